@@ -1,0 +1,181 @@
+//! Which `Host` and `Origin` a local listener answers to: the defence against DNS rebinding.
+
+use std::net::IpAddr;
+
+/// The hosts and origins a listener answers to.
+///
+/// A page on a foreign site can make a browser send requests to a loopback address, under a host name that the attacker
+/// controls. The `Host` header still names that host, so it is the primary check; `Origin`, where a browser sends it, is
+/// the second.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostPolicy {
+    /// Host names allowed besides loopback, without port, lower case.
+    pub allowed_hosts: Vec<String>,
+    /// Origins allowed besides loopback ones, such as `https://inspector.example`.
+    pub allowed_origins: Vec<String>,
+    /// Whether any host is answered to: for a listener that was bound to a non-loopback address on purpose and whose names
+    /// cannot be known. Origins are checked all the same.
+    pub any_host: bool,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No `Host`, or more than one.
+    HostCount(usize),
+    /// This host is not answered to.
+    Host(String),
+    /// This origin is not answered to.
+    Origin(String),
+}
+
+impl HostPolicy {
+    /// Checks the `Host` headers and the `Origin` headers of one request.
+    ///
+    /// # Errors
+    /// Not exactly one host, a host that is neither loopback nor allowed, or an origin that is neither.
+    pub fn check<'a>(
+        &self,
+        hosts: impl IntoIterator<Item = &'a [u8]>,
+        origins: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<(), Refusal> {
+        let mut hosts = hosts.into_iter();
+        let host = hosts.next().ok_or(Refusal::HostCount(0))?;
+        let more = hosts.count();
+        if more > 0 {
+            return Err(Refusal::HostCount(1 + more));
+        }
+        if !self.any_host && !self.allows_host(host) {
+            return Err(Refusal::Host(shown(host)));
+        }
+        match origins.into_iter().find(|origin| !self.allows_origin(origin)) {
+            Some(origin) => Err(Refusal::Origin(shown(origin))),
+            None => Ok(()),
+        }
+    }
+
+    fn allows_host(&self, host: &[u8]) -> bool {
+        std::str::from_utf8(host).ok().and_then(host_name).is_some_and(|name| {
+            is_loopback(name) || self.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
+        })
+    }
+
+    fn allows_origin(&self, origin: &[u8]) -> bool {
+        let Ok(origin) = std::str::from_utf8(origin) else { return false };
+        let loopback = ["http://", "https://"]
+            .iter()
+            .find_map(|scheme| origin.strip_prefix(scheme))
+            .and_then(host_name)
+            .is_some_and(is_loopback);
+        loopback || self.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::HostCount(count) => write!(f, "expected one Host header, found {count}"),
+            Self::Host(host) => {
+                write!(
+                    f,
+                    "host {host:?} is not answered to: expected localhost, 127.0.0.1, [::1] or one of allowed_hosts"
+                )
+            }
+            Self::Origin(origin) => {
+                write!(f, "origin {origin:?} is not answered to: expected a loopback one or one of allowed_origins")
+            }
+        }
+    }
+}
+
+/// The name in `name`, `name:port` or `[v6]:port`; nothing if the rest is no port.
+fn host_name(authority: &str) -> Option<&str> {
+    let (name, rest) = match authority.strip_prefix('[') {
+        Some(inner) => inner.split_once(']')?,
+        None => match authority.find(':') {
+            Some(colon) => authority.split_at(colon),
+            None => (authority, ""),
+        },
+    };
+    let port_ok = rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+    (port_ok && !name.is_empty()).then_some(name)
+}
+
+fn is_loopback(name: &str) -> bool {
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn shown(raw: &[u8]) -> String {
+    crate::bounded(&String::from_utf8_lossy(raw), 256).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    #[expect(clippy::needless_pass_by_value, reason = "the calls read better with a value")]
+    fn check(policy: &HostPolicy, hosts: &[&str], origins: &[&str], expected: Result<(), Refusal>) {
+        let bytes = |list: &[&str]| list.iter().map(|s| s.as_bytes().to_vec()).collect::<Vec<_>>();
+        let (hosts, origins) = (bytes(hosts), bytes(origins));
+        let found = policy.check(hosts.iter().map(Vec::as_slice), origins.iter().map(Vec::as_slice));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn loopback_is_answered_to() {
+        let policy = HostPolicy::default();
+        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080", "127.1.2.3", "[::1]"] {
+            check(&policy, &[host], &[], Ok(()));
+        }
+        check(&policy, &["localhost:1"], &["http://localhost:5173"], Ok(()));
+        check(&policy, &["localhost:1"], &["https://127.0.0.1"], Ok(()));
+    }
+
+    #[test]
+    fn foreign_hosts_and_origins_are_refused() {
+        let policy = HostPolicy::default();
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:80",
+            "10.0.0.1",
+            "localhost:80@evil.example",
+            "",
+            "[::1",
+            "localhost:99999",
+        ] {
+            check(&policy, &[host], &[], Err(Refusal::Host(host.to_owned())));
+        }
+        for origin in [
+            "http://evil.example",
+            "null",
+            "http://localhost.evil.example",
+            "http://localhost@evil.example",
+            "file://localhost",
+        ] {
+            check(&policy, &["localhost"], &[origin], Err(Refusal::Origin(origin.to_owned())));
+        }
+        check(&policy, &[], &[], Err(Refusal::HostCount(0)));
+        check(&policy, &["localhost", "localhost"], &[], Err(Refusal::HostCount(2)));
+    }
+
+    #[test]
+    fn what_is_allowed_by_name_is_answered_to() {
+        let policy = HostPolicy {
+            allowed_hosts: vec!["mcp.internal".into()],
+            allowed_origins: vec!["https://inspector.example".into()],
+            any_host: false,
+        };
+        check(&policy, &["mcp.internal:9000"], &["https://inspector.example"], Ok(()));
+        check(
+            &policy,
+            &["mcp.internal"],
+            &["https://inspector.example.evil"],
+            Err(Refusal::Origin("https://inspector.example.evil".into())),
+        );
+        let open = HostPolicy { any_host: true, ..HostPolicy::default() };
+        check(&open, &["10.0.0.1:9000"], &[], Ok(()));
+        check(&open, &["10.0.0.1:9000"], &["http://evil.example"], Err(Refusal::Origin("http://evil.example".into())));
+    }
+}

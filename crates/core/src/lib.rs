@@ -1,0 +1,29 @@
+#![doc = include_str!("../README.md")]
+
+mod call;
+mod component;
+mod host;
+mod id;
+mod labels;
+mod method;
+mod outcome;
+mod protocol;
+mod ratio;
+mod ring;
+mod text;
+mod time;
+mod verdict;
+
+pub use call::{Call, CallRecord, Direction, Transport};
+pub use component::Component;
+pub use host::{HostPolicy, Refusal};
+pub use id::{RequestId, SpanId, TraceContext, TraceId};
+pub use labels::Labels;
+pub use method::Method;
+pub use outcome::{ErrorType, Outcome};
+pub use protocol::{Era, Protocol};
+pub use ratio::{InvalidRatio, Ratio};
+pub use ring::{NotStored, Ring};
+pub use text::bounded;
+pub use time::ClockAnchor;
+pub use verdict::{FaultId, Verdict};

@@ -1,0 +1,102 @@
+//! How a call ended.
+
+use std::borrow::Cow;
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A result that is no error.
+    Ok,
+    /// The server asks for more input before it can answer (`resultType: "input_required"`, since 2026-07-28): a result,
+    /// but not the final one.
+    InputRequired,
+    /// An error.
+    Error {
+        /// What kind of error.
+        kind: ErrorType,
+        /// The peer's own words, bounded to 1 KiB; never arguments or results.
+        message: Option<Box<str>>,
+    },
+    /// No answer when the session ended or the call's time was up, or the client gave a timeout as its reason to cancel.
+    Timeout,
+    /// The caller did not want the answer any more.
+    Cancelled,
+}
+
+impl Outcome {
+    /// An error without a message.
+    #[must_use]
+    pub const fn error(kind: ErrorType) -> Self {
+        Self::Error { kind, message: None }
+    }
+
+    /// The value of the label `outcome`: `ok`, `error`, `caller_error`, `timeout` or `cancelled`.
+    ///
+    /// `caller_error` keeps the caller's mistakes (see [`ErrorType::is_callers`]) apart from the server's failures.
+    #[must_use]
+    pub const fn as_label(&self) -> &'static str {
+        match self {
+            Self::Ok | Self::InputRequired => "ok",
+            Self::Error { kind, .. } if kind.is_callers() => "caller_error",
+            Self::Error { .. } => "error",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The error that counts against the server, if this outcome is one.
+    #[must_use]
+    pub const fn server_error(&self) -> Option<ErrorType> {
+        match self {
+            Self::Error { kind, .. } if !kind.is_callers() => Some(*kind),
+            Self::Timeout => Some(ErrorType::Timeout),
+            _ => None,
+        }
+    }
+}
+
+/// What kind of error a call ended with; `error.type` of the OpenTelemetry MCP conventions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorType {
+    /// A JSON-RPC error with this code.
+    Rpc(i64),
+    /// A tool result with `isError: true`.
+    Tool,
+    /// No answer in time.
+    Timeout,
+    /// The server could not be reached.
+    UpstreamUnreachable,
+    /// The connection broke, or the server answered with an HTTP error, before the answer was complete.
+    ConnectionLost,
+    /// The server answered with this HTTP status instead of a JSON-RPC message.
+    HttpStatus(u16),
+    /// A peer sent something that is no JSON-RPC message.
+    InvalidMessage,
+    /// The server process ended other than by exit code 0.
+    Crash,
+}
+
+impl ErrorType {
+    /// Whether the mistake is the caller's: -32700, -32600, -32601, -32602 and -32002.
+    ///
+    /// Such an error does not count against the server (OpenTelemetry semantic conventions for MCP, server side).
+    #[must_use]
+    pub const fn is_callers(self) -> bool {
+        matches!(self, Self::Rpc(-32700 | -32600 | -32601 | -32602 | -32002))
+    }
+
+    /// The value of the label `error_type`.
+    #[must_use]
+    pub fn as_label(self) -> Cow<'static, str> {
+        match self {
+            Self::Rpc(code) => Cow::Owned(code.to_string()),
+            Self::Tool => Cow::Borrowed("tool_error"),
+            Self::Timeout => Cow::Borrowed("timeout"),
+            Self::UpstreamUnreachable => Cow::Borrowed("upstream_unreachable"),
+            Self::ConnectionLost => Cow::Borrowed("connection_lost"),
+            Self::HttpStatus(status) => Cow::Owned(status.to_string()),
+            Self::InvalidMessage => Cow::Borrowed("invalid_message"),
+            Self::Crash => Cow::Borrowed("crash"),
+        }
+    }
+}

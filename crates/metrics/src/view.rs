@@ -1,0 +1,198 @@
+//! The critical metrics as the APIs show them: by their critical names, in their units, with the last window.
+
+use std::collections::BTreeMap;
+use std::time::{Instant, SystemTime};
+
+use mcpscope_core::Labels;
+
+use crate::Metrics;
+use crate::schema::{Desc, desc};
+use crate::snapshot::{FamilySnapshot, Snapshot, Value};
+use crate::window::{Stats, Window, WindowSeries};
+
+/// One critical metric.
+#[derive(Clone, Debug)]
+pub struct MetricView {
+    /// The critical name.
+    pub name: &'static str,
+    /// `1/s`, `ms`, `1` (a number) or `ratio`.
+    pub unit: &'static str,
+    /// `rate`, `histogram`, `gauge` or `ratio`.
+    pub kind: &'static str,
+    /// Its series.
+    pub series: Vec<MetricSeries>,
+}
+
+/// One series of a critical metric.
+#[derive(Clone, Debug)]
+pub struct MetricSeries {
+    /// The labels. In `error_rates_by_component`, `error_type` is empty for a component without errors.
+    pub labels: Labels,
+    /// The newest value: the rate or ratio of the last window (before the first one: since the start), the gauge's value
+    /// now, or the last duration in ms.
+    pub value: f64,
+    /// The last window; none before the first is closed or if nothing was recorded in it.
+    pub window: Option<Stats>,
+}
+
+/// The numbers at a glance (behaviour M5).
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// When it was made.
+    pub timestamp: SystemTime,
+    /// Number of raw records of critical metrics held.
+    pub critical_metrics: usize,
+    /// Number of raw records held.
+    pub total_metrics: usize,
+    /// The last window by critical name, over all series.
+    pub aggregates: BTreeMap<&'static str, Stats>,
+    /// Events since the last reset by critical name; gauges have none.
+    pub counters: BTreeMap<&'static str, u64>,
+}
+
+impl Metrics {
+    /// All seven critical metrics at `now`.
+    #[must_use]
+    pub fn views(&self, now: Instant) -> Vec<MetricView> {
+        let snapshot = self.snapshot(now);
+        let window = self.windows().newest();
+        let seconds = now.saturating_duration_since(self.anchor().mono).as_secs_f64();
+        Self::CRITICAL.iter().filter_map(|desc| view(desc, &snapshot, window.as_deref(), seconds)).collect()
+    }
+
+    /// One critical metric by name; none of that name if the answer is none.
+    #[must_use]
+    pub fn metrics(&self, name: &str, now: Instant) -> Option<MetricView> {
+        self.views(now).into_iter().find(|view| view.name == name)
+    }
+
+    /// The numbers at a glance.
+    #[must_use]
+    pub fn summary(&self, now: Instant) -> Summary {
+        let snapshot = self.snapshot(now);
+        let windows = self.windows();
+        let newest = windows.newest();
+        let mut aggregates = BTreeMap::new();
+        let mut counters = BTreeMap::new();
+        for family in Self::CRITICAL.iter().filter_map(|desc| family(&snapshot, desc)) {
+            let Some(name) = family.desc.critical else { continue };
+            let events = |s: &crate::SeriesSnapshot| windows.baseline.events_since(family.desc, &s.labels, &s.value);
+            if family.series.iter().all(|s| !matches!(s.value, Value::Gauge(_))) {
+                counters.insert(name, family.series.iter().map(events).sum());
+            }
+            let stats: Vec<Stats> = newest.iter().flat_map(|w| of(w, family.desc)).map(|s| s.stats).collect();
+            if let Some(total) = aggregate(&stats) {
+                aggregates.insert(name, total);
+            }
+        }
+        let held = self.raw_len();
+        let timestamp = self.anchor().wall_at(now);
+        // Today every raw record is one of a critical metric; the general recorder will add to the total only.
+        Summary { timestamp, critical_metrics: held, total_metrics: held, aggregates, counters }
+    }
+}
+
+fn family<'a>(snapshot: &'a Snapshot, desc: &Desc) -> Option<&'a FamilySnapshot> {
+    snapshot.families.iter().find(|f| f.desc == desc)
+}
+
+fn of<'a>(window: &'a Window, desc: &'a Desc) -> impl Iterator<Item = &'a WindowSeries> {
+    window.series.iter().filter(move |s| s.desc == desc)
+}
+
+fn view(desc: &'static Desc, snapshot: &Snapshot, window: Option<&Window>, seconds: f64) -> Option<MetricView> {
+    if *desc == desc::COMPONENT_ERRORS {
+        return Some(error_rates(snapshot, window));
+    }
+    let family = family(snapshot, desc)?;
+    let in_window = |labels: &Labels| window.and_then(|w| of(w, desc).find(|s| s.labels == *labels)).map(|s| s.stats);
+    let series = family.series.iter().map(|s| {
+        let stats = in_window(&s.labels);
+        let value = match &s.value {
+            Value::Gauge(value) => *value as f64,
+            Value::Histogram(values) => values.last_ns as f64 / 1e6,
+            Value::Counter(_) if window.is_some() => stats.map_or(0.0, |s| s.rate),
+            Value::Counter(total) => {
+                if seconds > 0.0 {
+                    *total as f64 / seconds
+                } else {
+                    0.0
+                }
+            }
+        };
+        MetricSeries { labels: s.labels.clone(), value, window: stats }
+    });
+    let series = series.collect();
+    let (unit, kind) = match desc.kind {
+        crate::Kind::Counter => ("1/s", "rate"),
+        crate::Kind::Gauge => ("1", "gauge"),
+        crate::Kind::Histogram => ("ms", "histogram"),
+    };
+    Some(MetricView { name: desc.critical?, unit, kind, series })
+}
+
+/// Errors over operations, by component, error type and whether injected.
+fn error_rates(snapshot: &Snapshot, window: Option<&Window>) -> MetricView {
+    // Counts since the start until there is a window, then those of the window.
+    let counts = |desc: &'static Desc| -> Vec<(Labels, u64)> {
+        match window {
+            Some(window) => of(window, desc).map(|s| (s.labels.clone(), s.stats.count)).collect(),
+            None => family(snapshot, desc)
+                .into_iter()
+                .flat_map(|f| &f.series)
+                .map(|s| (s.labels.clone(), if let Value::Counter(n) = s.value { n } else { 0 }))
+                .collect(),
+        }
+    };
+    let (errors, operations) = (counts(&desc::COMPONENT_ERRORS), counts(&desc::COMPONENT_OPERATIONS));
+    let total = |component: &str| -> u64 {
+        operations.iter().filter(|(labels, _)| labels.get("component") == Some(component)).map(|(_, n)| n).sum()
+    };
+    let mut series = Vec::new();
+    for component in mcpscope_core::Component::ALL.map(mcpscope_core::Component::as_str) {
+        let total = total(component);
+        let ratio = |n: u64| if total == 0 { 0.0 } else { (n as f64 / total as f64).min(1.0) };
+        let mut one = |labels, errors| {
+            let value = ratio(errors);
+            let stats = Stats {
+                min: value,
+                max: value,
+                avg: value,
+                count: total,
+                sum: errors as f64,
+                p50: value,
+                p90: value,
+                p95: value,
+                p99: value,
+                rate: 0.0,
+            };
+            series.push(MetricSeries { labels, value, window: window.is_some().then_some(stats) });
+        };
+        let mine: Vec<_> = errors.iter().filter(|(labels, _)| labels.get("component") == Some(component)).collect();
+        if mine.is_empty() {
+            one(Labels::new([("component", component), ("error_type", ""), ("injected", "false")]), 0);
+        }
+        mine.into_iter().for_each(|(labels, n)| one(labels.clone(), *n));
+    }
+    MetricView { name: "error_rates_by_component", unit: "ratio", kind: "ratio", series }
+}
+
+/// One line for several series. Percentiles cannot be added: the highest stands for all.
+fn aggregate(stats: &[Stats]) -> Option<Stats> {
+    let first = *stats.first()?;
+    let highest = |of: fn(&Stats) -> f64| stats.iter().map(of).fold(f64::MIN, f64::max);
+    let count = stats.iter().map(|s| s.count).sum();
+    let sum = stats.iter().map(|s| s.sum).sum::<f64>();
+    Some(Stats {
+        min: stats.iter().map(|s| s.min).fold(first.min, f64::min),
+        max: highest(|s| s.max),
+        avg: if count > 0 { sum / count as f64 } else { 0.0 },
+        count,
+        sum,
+        p50: highest(|s| s.p50),
+        p90: highest(|s| s.p90),
+        p95: highest(|s| s.p95),
+        p99: highest(|s| s.p99),
+        rate: stats.iter().map(|s| s.rate).sum(),
+    })
+}
