@@ -66,7 +66,7 @@ pub enum ErrorType {
     Timeout,
     /// The server could not be reached.
     UpstreamUnreachable,
-    /// The connection broke, or the server answered with an HTTP error, before the answer was complete.
+    /// The connection broke before the answer was complete.
     ConnectionLost,
     /// The server answered with this HTTP status instead of a JSON-RPC message.
     HttpStatus(u16),
@@ -77,12 +77,12 @@ pub enum ErrorType {
 }
 
 impl ErrorType {
-    /// Whether the mistake is the caller's: -32700, -32600, -32601, -32602 and -32002.
+    /// Whether the mistake is the caller's: -32700, -32600, -32601, -32602 and -32002, or an HTTP status from 400 to 499.
     ///
-    /// Such an error does not count against the server (OpenTelemetry semantic conventions for MCP, server side).
+    /// Such an error does not count against the server (OpenTelemetry semantic conventions for MCP and HTTP, server side).
     #[must_use]
     pub const fn is_callers(self) -> bool {
-        matches!(self, Self::Rpc(-32700 | -32600 | -32601 | -32602 | -32002))
+        matches!(self, Self::Rpc(-32700 | -32600 | -32601 | -32602 | -32002) | Self::HttpStatus(400..=499))
     }
 
     /// The value of the label `error_type`.

@@ -1,0 +1,210 @@
+//! What a probe counts, keeps and survives.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use mcpscope_core::{
+    Call, CallRecord, ClockAnchor, Direction, ErrorType, FaultId, Method, Outcome, Protocol, Transport, Verdict,
+};
+use mcpscope_hooks::{Injector, Lane, MessageFacts, Observer, Parts, Passage, Probe};
+use mcpscope_metrics::Metrics;
+use mcpscope_tracing::{Config, Filter, Status, Tracer};
+
+struct Bench {
+    now: Instant,
+    metrics: Metrics,
+    tracer: Tracer,
+    parts: Parts,
+}
+
+fn bench() -> Bench {
+    let now = Instant::now();
+    let anchor = ClockAnchor { mono: now, wall: SystemTime::UNIX_EPOCH };
+    let metrics = Metrics::new(&mcpscope_metrics::Config::default(), anchor);
+    let tracer = Tracer::new(&Config { max_traces: 4, ..Config::default() }, anchor, 1);
+    let parts =
+        Parts { metrics: Some(metrics.clone()), tracer: Some(tracer.clone()), ..Parts::new("s", Transport::Stdio) };
+    Bench { now, metrics, tracer, parts }
+}
+
+impl Bench {
+    #[track_caller]
+    fn has(&self, line: &str) {
+        let text = self.metrics.snapshot(self.now).to_prometheus();
+        assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+    }
+
+    fn call(&self, probe: &Probe, method: &str, target: Option<&str>, outcome: Outcome) {
+        probe.begin(call(method, target), self.now).finish(outcome, 1, self.now + Duration::from_millis(5));
+    }
+}
+
+fn call(method: &str, target: Option<&str>) -> Call {
+    Call {
+        server: "s".into(),
+        transport: Transport::Stdio,
+        direction: Direction::ToServer,
+        protocol: Some(Protocol::V2025_11_25),
+        method: Method::new(method),
+        id: None,
+        target: target.map(Into::into),
+        session: None,
+        request_bytes: 1,
+        context: None,
+    }
+}
+
+fn rpc(code: i64) -> Outcome {
+    Outcome::error(ErrorType::Rpc(code))
+}
+
+#[test]
+fn calls_count_where_they_belong() {
+    let bench = bench();
+    let probe = Probe::new(bench.parts.clone());
+    bench.call(&probe, "initialize", None, Outcome::Ok);
+    bench.call(&probe, "tools/list", None, Outcome::Ok);
+    bench.call(&probe, "tools/call", Some("echo"), Outcome::Ok);
+    bench.call(&probe, "tools/call", Some("echo"), Outcome::error(ErrorType::Tool));
+    bench.call(&probe, "tools/call", Some("echo"), rpc(-32603));
+    bench.call(&probe, "tools/call", Some("echo"), rpc(-32602));
+    bench.call(&probe, "tools/call", Some("echo"), Outcome::InputRequired);
+    drop(probe.begin(call("tools/call", Some("echo")), bench.now));
+    probe.notify(call("notifications/tools/list_changed", None), bench.now);
+    for line in [
+        "mcpscope_component_operations_total{component=\"json_rpc\",injected=\"false\"} 8",
+        "mcpscope_component_operations_total{component=\"tools\",injected=\"false\"} 6",
+        "mcpscope_component_operations_total{component=\"registry\",injected=\"false\"} 1",
+        "mcpscope_component_operations_total{component=\"session_manager\",injected=\"false\"} 1",
+        "mcpscope_component_errors_total{component=\"tools\",error_type=\"tool_error\",injected=\"false\"} 1",
+        "mcpscope_component_errors_total{component=\"tools\",error_type=\"-32603\",injected=\"false\"} 1",
+        "mcpscope_component_errors_total{component=\"json_rpc\",error_type=\"-32603\",injected=\"false\"} 1",
+        "mcpscope_session_creation_seconds_count{server=\"s\",protocol=\"2025-11-25\"} 1",
+        "mcpscope_registry_operations_total{server=\"s\",operation=\"list\"} 1",
+        "mcpscope_registry_operations_total{server=\"s\",operation=\"list_changed\"} 1",
+    ] {
+        bench.has(line);
+    }
+    for (outcome, count) in [("ok", 1), ("error", 2), ("caller_error", 1), ("cancelled", 1)] {
+        bench.has(&format!(
+            "mcpscope_tool_call_duration_seconds_count{{server=\"s\",tool=\"echo\",outcome=\"{outcome}\",injected=\"false\"}} {count}"
+        ));
+    }
+    let text = bench.metrics.snapshot(bench.now).to_prometheus();
+    assert!(!text.contains("error_type=\"-32602\""), "the caller's own error counts against no component");
+    assert!(!text.contains("component=\"json_rpc\",error_type=\"tool_error\""), "JSON-RPC did its part");
+}
+
+#[test]
+fn an_error_of_the_client_is_no_error_of_the_server() {
+    let bench = bench();
+    let probe = Probe::new(bench.parts.clone());
+    let asked = Call { direction: Direction::ToClient, ..call("sampling/createMessage", None) };
+    probe.begin(asked, bench.now).finish(rpc(-32603), 1, bench.now);
+    bench.has("mcpscope_component_operations_total{component=\"json_rpc\",injected=\"false\"} 1");
+    assert!(!bench.metrics.snapshot(bench.now).to_prometheus().contains("error_type=\"-32603\""));
+}
+
+#[test]
+fn what_is_open_is_counted_until_it_is_dropped() {
+    let bench = bench();
+    let probe = Probe::new(bench.parts.clone());
+    let open = (
+        probe.connection(bench.now),
+        probe.session(Protocol::V2025_06_18, bench.now),
+        probe.queued(Direction::ToClient, 3, bench.now),
+    );
+    bench.has("mcpscope_transport_connections{server=\"s\",transport=\"stdio\"} 1");
+    bench.has("mcpscope_active_sessions{server=\"s\",protocol=\"2025-06-18\"} 1");
+    bench.has("mcpscope_message_queue_depth{server=\"s\",direction=\"to_client\"} 3");
+    drop(open);
+    bench.has("mcpscope_transport_connections{server=\"s\",transport=\"stdio\"} 0");
+    bench.has("mcpscope_active_sessions{server=\"s\",protocol=\"2025-06-18\"} 0");
+    bench.has("mcpscope_message_queue_depth{server=\"s\",direction=\"to_client\"} 0");
+    bench.has("mcpscope_component_operations_total{component=\"session_manager\",injected=\"false\"} 1");
+}
+
+#[test]
+fn a_full_trace_store_counts_what_made_room() {
+    let bench = bench();
+    let probe = Probe::new(bench.parts.clone());
+    for _ in 0..10 {
+        bench.call(&probe, "ping", None, Outcome::Ok);
+    }
+    assert_eq!(bench.tracer.traces(&Filter::default()).len(), 4);
+    bench.has("mcpscope_dropped_total{what=\"trace_evicted\"} 6");
+    bench.has("mcpscope_component_operations_total{component=\"json_rpc\",injected=\"false\"} 10");
+}
+
+#[derive(Debug)]
+struct Panics;
+
+impl Observer for Panics {
+    fn on_call(&self, _: &CallRecord) {
+        panic!("provoked inside recording");
+    }
+}
+
+impl Injector for Panics {
+    fn is_active(&self) -> bool {
+        true
+    }
+
+    fn verdict(&self, _: &MessageFacts<'_>, _: Instant) -> Verdict {
+        panic!("provoked inside a decision");
+    }
+}
+
+fn facts() -> MessageFacts<'static> {
+    MessageFacts { server: "s", direction: Direction::ToServer, method: Some("ping"), target: None, id: None }
+}
+
+#[test]
+fn a_panic_inside_ends_inside_and_is_counted() {
+    let bench = bench();
+    let probe =
+        Probe::new(Parts { observer: Some(Arc::new(Panics)), injector: Some(Arc::new(Panics)), ..bench.parts.clone() });
+    assert_eq!(probe.admit(&facts(), None, &mut Lane::default(), bench.now), Passage::Now);
+    bench.call(&probe, "ping", None, Outcome::Ok);
+    bench.has("mcpscope_dropped_total{what=\"panic\"} 2");
+    bench.has("mcpscope_component_operations_total{component=\"json_rpc\",injected=\"false\"} 1");
+    assert_eq!(bench.tracer.traces(&Filter::default()).len(), 1, "recorded before the observer had its look");
+}
+
+#[derive(Debug)]
+struct Drops;
+
+impl Injector for Drops {
+    fn is_active(&self) -> bool {
+        true
+    }
+
+    fn verdict(&self, facts: &MessageFacts<'_>, _: Instant) -> Verdict {
+        if facts.method == Some("ping") { Verdict::Drop { fault: FaultId(9) } } else { Verdict::Pass }
+    }
+}
+
+#[test]
+fn what_a_fault_touched_is_labelled_injected() {
+    let bench = bench();
+    let probe = Probe::new(Parts { injector: Some(Arc::new(Drops)), ..bench.parts.clone() });
+    assert!(probe.holds());
+    let mut in_flight = probe.begin(call("tools/call", Some("echo")), bench.now);
+    let passage = probe.admit(&facts(), Some(&mut in_flight), &mut Lane::default(), bench.now);
+    assert_eq!(passage, Passage::Never);
+    in_flight.finish(Outcome::Timeout, 0, bench.now + Duration::from_secs(1));
+    bench.has("mcpscope_component_operations_total{component=\"tools\",injected=\"true\"} 1");
+    bench.has("mcpscope_component_errors_total{component=\"tools\",error_type=\"timeout\",injected=\"true\"} 1");
+    bench.has("mcpscope_component_operations_total{component=\"tools\",injected=\"false\"} 0");
+    let traces = bench.tracer.traces(&Filter { status: Some(Status::Timeout), ..Filter::default() });
+    assert!(traces.len() == 1 && traces[0].injected);
+}
+
+#[test]
+fn a_probe_of_nothing_is_off() {
+    let probe = Probe::new(Parts::new("s", Transport::Http));
+    assert!(!probe.is_on() && !probe.holds());
+    probe.begin(call("ping", None), Instant::now()).finish(Outcome::Ok, 0, Instant::now());
+}
