@@ -34,7 +34,6 @@ impl Method {
         match self.as_str() {
             "tools/call" => Some(Component::Tools),
             "initialize" => Some(Component::SessionManager),
-            "resources/unsubscribe" => Some(Component::Registry),
             _ => self.registry_operation().map(|_| Component::Registry),
         }
     }
@@ -44,7 +43,7 @@ impl Method {
     pub fn registry_operation(&self) -> Option<&'static str> {
         match self.as_str() {
             "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list" => Some("list"),
-            "resources/read" | "prompts/get" => Some("read"),
+            "resources/read" => Some("read"),
             "resources/subscribe" => Some("subscribe"),
             "subscriptions/listen" => Some("listen"),
             "server/discover" => Some("discover"),
@@ -80,7 +79,7 @@ mod tests {
 
     #[test]
     fn registry_operations_are_all_known_labels() {
-        for name in ["tools/list", "prompts/get", "resources/subscribe", "subscriptions/listen", "server/discover"] {
+        for name in ["tools/list", "resources/read", "resources/subscribe", "subscriptions/listen", "server/discover"] {
             let method = Method::new(name);
             let operation = method.registry_operation().unwrap();
             assert!(Method::REGISTRY_OPERATIONS.contains(&operation), "{name}: {operation}");

@@ -7,3 +7,9 @@ mod probe;
 pub use fault::{Injector, Lane, MessageFacts, Passage};
 pub use in_flight::InFlight;
 pub use probe::{Connection, Loss, Observer, Parts, Probe, Queued, Session};
+
+/// Reads the trace context that a message carries as `traceparent`; nothing if it is not valid.
+#[must_use]
+pub fn trace_context(traceparent: &str) -> Option<mcpscope_core::TraceContext> {
+    mcpscope_tracing::parse_traceparent(traceparent)
+}

@@ -192,6 +192,9 @@ impl Probe {
     pub fn notify(&self, call: Call, at: Instant) {
         self.guarded(|| {
             self.count_registry_operation(&call, at);
+            if let Some(component) = call.method.component() {
+                self.count(component, None, false, at);
+            }
             let Some(tracer) = &self.0.tracer else { return };
             let root = tracer.start(Component::Transport, call.context);
             if root.sampled {

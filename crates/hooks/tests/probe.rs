@@ -76,7 +76,7 @@ fn calls_count_where_they_belong() {
     for line in [
         "mcpscope_component_operations_total{component=\"json_rpc\",injected=\"false\"} 8",
         "mcpscope_component_operations_total{component=\"tools\",injected=\"false\"} 6",
-        "mcpscope_component_operations_total{component=\"registry\",injected=\"false\"} 1",
+        "mcpscope_component_operations_total{component=\"registry\",injected=\"false\"} 2",
         "mcpscope_component_operations_total{component=\"session_manager\",injected=\"false\"} 1",
         "mcpscope_component_errors_total{component=\"tools\",error_type=\"tool_error\",injected=\"false\"} 1",
         "mcpscope_component_errors_total{component=\"tools\",error_type=\"-32603\",injected=\"false\"} 1",

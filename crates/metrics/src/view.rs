@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use mcpscope_core::Labels;
 
 use crate::Metrics;
-use crate::schema::{Desc, desc};
+use crate::schema::{Desc, Kind, desc};
 use crate::snapshot::{FamilySnapshot, Snapshot, Value};
 use crate::window::{Stats, Window, WindowSeries};
 
@@ -77,11 +77,23 @@ impl Metrics {
         for family in Self::CRITICAL.iter().filter_map(|desc| family(&snapshot, desc)) {
             let Some(name) = family.desc.critical else { continue };
             let events = |s: &crate::SeriesSnapshot| windows.baseline.events_since(family.desc, &s.labels, &s.value);
-            if family.series.iter().all(|s| !matches!(s.value, Value::Gauge(_))) {
+            if family.desc.kind != Kind::Gauge {
                 counters.insert(name, family.series.iter().map(events).sum());
             }
-            let stats: Vec<Stats> = newest.iter().flat_map(|w| of(w, family.desc)).map(|s| s.stats).collect();
-            if let Some(total) = aggregate(&stats) {
+            let stats: Vec<Stats> = if *family.desc == desc::COMPONENT_ERRORS {
+                // Of a ratio, the ratios are what is aggregated, not the errors that it is made of.
+                let rates = newest.as_deref().map(|window| error_rates(&snapshot, Some(window)).series);
+                rates.into_iter().flatten().filter_map(|s| s.window).filter(|stats| stats.count > 0).collect()
+            } else {
+                newest.iter().flat_map(|w| of(w, family.desc)).map(|s| s.stats).collect()
+            };
+            if let Some(mut total) = aggregate(&stats) {
+                if *family.desc == desc::COMPONENT_ERRORS {
+                    // A component is in there once for each type of error; its operations count once.
+                    let operations = newest.iter().flat_map(|w| of(w, &desc::COMPONENT_OPERATIONS));
+                    total.count = operations.map(|s| s.stats.count).sum();
+                    total.avg = if total.count > 0 { total.sum / total.count as f64 } else { 0.0 };
+                }
                 aggregates.insert(name, total);
             }
         }
@@ -124,9 +136,9 @@ fn view(desc: &'static Desc, snapshot: &Snapshot, window: Option<&Window>, secon
     });
     let series = series.collect();
     let (unit, kind) = match desc.kind {
-        crate::Kind::Counter => ("1/s", "rate"),
-        crate::Kind::Gauge => ("1", "gauge"),
-        crate::Kind::Histogram => ("ms", "histogram"),
+        Kind::Counter => ("1/s", "rate"),
+        Kind::Gauge => ("1", "gauge"),
+        Kind::Histogram => ("ms", "histogram"),
     };
     Some(MetricView { name: desc.critical?, unit, kind, series })
 }

@@ -1,0 +1,17 @@
+#![doc = include_str!("../README.md")]
+
+mod document;
+mod environment;
+mod error;
+mod kind;
+mod load;
+mod settings;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+pub use environment::environment;
+pub use error::{ConfigError, ConfigErrors, Origin, Problem};
+pub use kind::{InvalidRatio, Ratio};
+pub use settings::{Dashboard, Metrics, Proxy, Settings, Tracing};

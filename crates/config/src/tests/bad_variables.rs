@@ -1,0 +1,55 @@
+use expect_test::{Expect, expect};
+
+use super::load;
+
+#[track_caller]
+#[expect(clippy::needless_pass_by_value, reason = "the calls read better with a value")]
+fn check(variables: &[(&str, &str)], expected: Expect) {
+    expected.assert_eq(&load(&[], variables).unwrap_err());
+}
+
+#[test]
+fn every_error_at_once() {
+    check(
+        &[
+            ("MCPSCOPE_TRACING_SAMPLING_RATE", "10%"),
+            ("MCPSCOPE_OBSERVABILITY_ENABLED", "no"),
+            ("MCPSCOPE_DASHBOARD_PORT", "99999"),
+            ("MCPSCOPE_DASHBOARD_HOST", ""),
+            ("MCPSCOPE_TRACING_MAX_TRACES", "-1"),
+            ("MCPSCOPE_TRACING_MAX_TRACE", "1"),
+            ("MCPSCOPE_PROXY_ALLOWED_HOSTS", "a.example, b.example:80"),
+            ("MCPSCOPE_PROXY_MAX_MESSAGE", "{ a: b"),
+            ("MCPSCOPE_CHAOS_MODE", "off"),
+            ("MCPSCOPE_TRACING_CAPTURE", "off"),
+            ("MCPSCOPE_CHAOSS", "off"),
+            ("MCPSCOPE_TRACING", "off"),
+            ("MCPSCOPE_METRICS_RETENTION", "5m\u{fffd}"),
+            ("OTHER", "whatever"),
+        ],
+        expect![[r#"
+            MCPSCOPE_CHAOSS: unknown variable
+            MCPSCOPE_CHAOS_MODE: not available in this version
+            MCPSCOPE_DASHBOARD_HOST: dashboard.host: expected a host name or an IP address, without port or brackets, found ""
+            MCPSCOPE_DASHBOARD_PORT: dashboard.port: expected a port from 0 (any free one) to 65535, found 99999
+            MCPSCOPE_METRICS_RETENTION: metrics.retention: is not UTF-8
+            MCPSCOPE_OBSERVABILITY_ENABLED: observability_enabled: expected true or false, found "no"
+            MCPSCOPE_PROXY_ALLOWED_HOSTS: proxy.allowed_hosts: expected a list of host names or IP addresses, without port or brackets, found "b.example:80"
+            MCPSCOPE_PROXY_MAX_MESSAGE: proxy.max_message: expected a size from 1B to 1TiB such as 512KiB or 16MiB, or a number of bytes, found "{ a: b"
+            MCPSCOPE_TRACING: unknown variable, did you mean `MCPSCOPE_TRACING_ENABLED`?
+            MCPSCOPE_TRACING_CAPTURE: not available in this version
+            MCPSCOPE_TRACING_MAX_TRACE: unknown variable, did you mean `MCPSCOPE_TRACING_MAX_TRACES`?
+            MCPSCOPE_TRACING_MAX_TRACES: tracing.max_traces: expected a whole number from 1 to 1000000, found -1
+            MCPSCOPE_TRACING_SAMPLING_RATE: tracing.sampling_rate: expected a number from 0 to 1, found "10%""#]],
+    );
+}
+
+#[test]
+fn settings_at_odds() {
+    check(
+        &[("MCPSCOPE_METRICS_RETENTION", "1s")],
+        expect![
+            "MCPSCOPE_METRICS_RETENTION: metrics.retention: retention (1s) is shorter than aggregation_interval (10s)"
+        ],
+    );
+}

@@ -1,0 +1,173 @@
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use serde_yaml::Value;
+
+use super::load;
+use crate::{
+    InvalidRatio, Ratio, Settings,
+    environment::{environment, variable},
+    settings::LATER,
+    tree::Tree,
+};
+
+#[test]
+fn nothing_given_means_the_defaults() {
+    let sections_only = "tracing:\nmetrics: {}\ndashboard: ~\n";
+    for files in [
+        &[][..],
+        &[""],
+        &["# only a comment\n"],
+        &["---\n"],
+        &["{}"],
+        &["null"],
+        &[sections_only],
+        &["\u{feff}# BOM\n"],
+    ] {
+        let files: Vec<&[u8]> = files.iter().map(|file| file.as_bytes()).collect();
+        assert_eq!(load(&files, &[]), Ok(Settings::default()), "{files:?}");
+    }
+}
+
+#[test]
+fn the_default_file_is_the_defaults() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/mcpscope.yaml");
+    let text = std::fs::read_to_string(path).unwrap();
+    assert_eq!(load(&[text.as_bytes()], &[]), Ok(Settings::default()));
+
+    fn paths(value: &Value, above: &str) -> BTreeSet<String> {
+        let Value::Mapping(map) = value else { return BTreeSet::from([above.to_owned()]) };
+        map.iter().flat_map(|(key, value)| paths(value, &format!("{above}/{}", key.as_str().unwrap()))).collect()
+    }
+    let named = paths(&serde_yaml::from_str(&text).unwrap(), "");
+    assert_eq!(named, paths(&serde_yaml::to_value(Settings::default()).unwrap(), ""), "the file names every key");
+
+    let lines: Vec<&str> = text.lines().collect();
+    for pair in lines.windows(2) {
+        let is_section = !pair[1].starts_with(' ') && pair[1].ends_with(':');
+        let is_key = pair[1].contains(": ") && !pair[1].trim_start().starts_with('#');
+        assert!(is_section || !is_key || pair[0].trim_start().starts_with("# "), "no comment above {:?}", pair[1]);
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_specification() {
+    let Settings { observability_enabled, tracing, metrics, dashboard, proxy } = Settings::default();
+    assert!(observability_enabled && tracing.enabled && metrics.enabled && dashboard.enabled);
+    assert_eq!((tracing.max_traces, tracing.max_bytes, tracing.sampling_rate.get()), (1000, 4_194_304, 0.1));
+    assert_eq!(tracing.critical_paths, ["json_rpc", "session_manager", "registry", "server"]);
+    assert_eq!(tracing.call_timeout, Duration::from_secs(300));
+    assert_eq!((metrics.aggregation_interval.as_secs(), metrics.retention.as_secs()), (10, 3600));
+    assert_eq!(metrics.max_label_values, 256);
+    assert_eq!((dashboard.host.as_str(), dashboard.port), ("localhost", 8080));
+    assert_eq!(proxy.max_message_bytes, 16_777_216);
+    assert_eq!((proxy.connect_timeout.as_secs(), proxy.header_timeout.as_secs()), (10, 10));
+    assert_eq!(proxy.idle_session.as_secs(), 1800);
+    for list in [dashboard.allowed_hosts, dashboard.allowed_origins, proxy.allowed_hosts, proxy.allowed_origins] {
+        assert!(list.is_empty());
+    }
+}
+
+#[test]
+fn later_layers_override_key_by_key() {
+    let first = b"tracing: { max_traces: 1, max_bytes: 1KiB, critical_paths: [tools] }\ndashboard: { port: 1 }\n";
+    let second = b"tracing: { max_traces: 2, critical_paths: [server] }\ndashboard: { port: 2 }\n";
+    let settings = load(&[first, second], &[("MCPSCOPE_TRACING_MAX_TRACES", "3")]).unwrap();
+    let mut expected = Settings::default();
+    expected.tracing.max_traces = 3;
+    expected.tracing.max_bytes = 1024;
+    expected.tracing.critical_paths = vec!["server".to_owned()];
+    expected.dashboard.port = 2;
+    assert_eq!(settings, expected);
+}
+
+#[test]
+fn every_kind_of_value() {
+    let file = b"
+observability_enabled: false
+tracing: { max_traces: 0x10, max_bytes: 1.5 KiB, sampling_rate: 1, critical_paths: [], call_timeout: 1500 }
+metrics: { aggregation_interval: 1s 500ms, retention: 365d }
+dashboard: { host: '::1', port: 0, allowed_hosts: [a_b.example, 10.0.0.7, '::2'] }
+proxy: { max_message: 100, allowed_origins: ['https://x.example', 'http://x.example:8080', 'vscode-webview://abc', 'http://[::2]:1'] }
+";
+    let settings = load(&[file], &[]).unwrap();
+    assert!(!settings.observability_enabled);
+    assert_eq!((settings.tracing.max_traces, settings.tracing.max_bytes), (16, 1536));
+    assert_eq!(settings.tracing.sampling_rate, Ratio::try_new(1.0).unwrap());
+    assert_eq!(settings.tracing.critical_paths, [""; 0]);
+    assert_eq!(settings.tracing.call_timeout, Duration::from_millis(1500));
+    assert_eq!(settings.metrics.aggregation_interval, Duration::from_millis(1500));
+    assert_eq!((settings.dashboard.host.as_str(), settings.dashboard.port), ("::1", 0));
+    assert_eq!(settings.dashboard.allowed_hosts, ["a_b.example", "10.0.0.7", "::2"]);
+    assert_eq!(settings.proxy.max_message_bytes, 100);
+    assert_eq!(settings.proxy.allowed_origins.len(), 4);
+}
+
+#[test]
+fn what_is_no_host_and_no_origin() {
+    let long = "a".repeat(64);
+    for host in
+        ["", "*", "a..b", ".", "-:", "a b", "256.1.1.1", "1.2.3", "[::1]", "::g", "b\u{fc}cher.example", "u@h", &long]
+    {
+        load(&[], &[("MCPSCOPE_DASHBOARD_HOST", host)]).unwrap_err();
+    }
+    for origin in [
+        "null",
+        "*",
+        "x.example",
+        "https://",
+        "https://x.example/",
+        "https://x.example:443",
+        "http://u@x.example",
+        "http://x.example?q",
+        "http://*.example",
+        "file:///etc",
+        "data:text",
+        "http://x.example:99999",
+    ] {
+        load(&[], &[("MCPSCOPE_PROXY_ALLOWED_ORIGINS", origin)]).unwrap_err();
+    }
+}
+
+#[test]
+fn every_key_has_a_variable_of_its_own() {
+    let tree = Tree::new();
+    let leaves = tree.leaves();
+    assert_eq!(leaves.len(), 22);
+    let names: BTreeSet<String> = leaves.iter().map(|path| variable(path)).collect();
+    assert_eq!(names.len(), leaves.len(), "{names:?}");
+    for path in &leaves {
+        // The default as text is accepted, so each kind of value can be written in a variable.
+        let text = match tree.get(path).unwrap() {
+            Value::Sequence(list) => list.iter().map(|value| value.as_str().unwrap()).collect::<Vec<_>>().join(","),
+            value => serde_yaml::to_string(value).unwrap().trim_end().trim_matches('\'').to_owned(),
+        };
+        assert_eq!(load(&[], &[(&variable(path), &text)]), Ok(Settings::default()), "{path}={text}");
+    }
+    let settings = load(&[], &[("MCPSCOPE_METRICS_RETENTION", "20000"), ("MCPSCOPE_PROXY_MAX_MESSAGE", "5")]).unwrap();
+    assert_eq!((settings.metrics.retention.as_secs(), settings.proxy.max_message_bytes), (20, 5), "bare numbers");
+}
+
+#[test]
+fn later_keys_are_not_known_yet() {
+    let tree = Tree::new();
+    for path in LATER {
+        assert!(tree.get(path).is_none(), "{path} is available now: strike it from the list");
+    }
+}
+
+#[test]
+fn the_environment_of_the_process() {
+    // Nothing may be set here, since tests share the process; but what there is must be ours.
+    assert!(environment(&[]).iter().all(|(name, _)| name.starts_with("MCPSCOPE_")));
+}
+
+#[test]
+fn ratios() {
+    for ratio in [0.0, 0.5, 1.0] {
+        assert_eq!(Ratio::try_new(ratio).unwrap().get(), ratio);
+    }
+    for ratio in [-0.1, 1.1, f64::INFINITY] {
+        assert_eq!(Ratio::try_new(ratio), Err(InvalidRatio(ratio)));
+    }
+    Ratio::try_new(f64::NAN).unwrap_err();
+}

@@ -1,0 +1,189 @@
+//! The accept loop: a limited number of connections, each in a task of its own.
+//!
+//! It is our own because warp's has no limit on connections and none on the time that a client may take.
+
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
+use std::io::{self, ErrorKind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use crate::stall::StallLimit;
+
+/// How long requests in flight may take to finish once the server stops.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How long to wait after accepting failed, most likely for want of file descriptors: only others can free some.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Longest request head, in bytes; a longer one is answered 431.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) max_connections: usize,
+    pub(crate) header_timeout: Duration,
+}
+
+/// Accepts and serves until `stop` ends, then finishes what is in flight.
+pub(crate) async fn run<S, B>(
+    listeners: Vec<TcpListener>,
+    service: &S,
+    limits: Limits,
+    on_panic: impl Fn(),
+    stop: impl Future<Output = ()>,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(MAX_HEAD_BYTES);
+    let slots = Arc::new(Semaphore::new(limits.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+    let mut door = Door { listeners, first: 0, slots };
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    let ended = |result: Result<(), JoinError>| {
+        if let Err(error) = result
+            && error.is_panic()
+        {
+            tracing::error!("a dashboard request panicked; its connection is closed");
+            on_panic();
+        }
+    };
+    let mut stop = pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            Some(result) = connections.join_next() => ended(result),
+            (stream, slot) = door.next() => {
+                let io = TokioIo::new(StallLimit::new(stream, limits.header_timeout));
+                let connection = graceful.watch(http.serve_connection(io, service.clone()));
+                connections.spawn(async move {
+                    let _slot = slot;
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "a dashboard connection failed");
+                    }
+                });
+            }
+        }
+    }
+    // From here on the port is free, and a client that comes now is told so.
+    drop(door);
+    let in_flight = async {
+        graceful.shutdown().await;
+        while let Some(result) = connections.join_next().await {
+            ended(result);
+        }
+    };
+    if timeout(GRACE, in_flight).await.is_err() {
+        tracing::debug!("dashboard connections that did not end in time are cut off");
+    }
+}
+
+struct Door {
+    listeners: Vec<TcpListener>,
+    /// The listener asked first, a different one each time, so that a busy one cannot shut the others out.
+    first: usize,
+    slots: Arc<Semaphore>,
+}
+
+impl Door {
+    /// The next connection, once there is a slot for it.
+    async fn next(&mut self) -> (TcpStream, OwnedSemaphorePermit) {
+        // The slot comes first: who finds none waits in the system's queue, at no cost to us.
+        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
+            // Nobody closes the semaphore.
+            return pending().await;
+        };
+        let mut failing = false;
+        loop {
+            match self.accept().await {
+                Ok(stream) => {
+                    // Answers are small and complete: nothing is gained by holding them back.
+                    let _ = stream.set_nodelay(true);
+                    return (stream, slot);
+                }
+                // That was this one client's connection; the next may be fine.
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
+                Err(error) => {
+                    if !failing {
+                        tracing::warn!(%error, "the dashboard cannot accept connections; trying again");
+                    }
+                    failing = true;
+                    sleep(BACK_OFF).await;
+                }
+            }
+        }
+    }
+
+    async fn accept(&mut self) -> io::Result<TcpStream> {
+        let first = self.first;
+        self.first = first.wrapping_add(1);
+        poll_fn(|cx| {
+            for n in 0..self.listeners.len() {
+                let listener = &self.listeners[first.wrapping_add(n) % self.listeners.len()];
+                if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                    return Poll::Ready(accepted.map(|(stream, _)| stream));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use hyper::service::service_fn;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_panics_ends_its_own_connection_only() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let service = service_fn(|request: Request<Incoming>| async move {
+            assert_ne!(request.uri().path(), "/panic", "provoked");
+            Ok::<_, Infallible>(Response::new(String::from("fine")))
+        });
+        let ask = async |path: &str| {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            let _ = stream.read_to_string(&mut answer).await;
+            answer
+        };
+        let client = async {
+            for _ in 0..5 {
+                assert_eq!(ask("/panic").await, "");
+                assert!(ask("/").await.ends_with("fine"));
+            }
+        };
+        let panics = AtomicUsize::new(0);
+        let count = || {
+            panics.fetch_add(1, Ordering::Relaxed);
+        };
+        // Fewer slots than panics: each gave its own back.
+        let limits = Limits { max_connections: 2, header_timeout: Duration::from_secs(10) };
+        run(vec![listener], &service, limits, count, client).await;
+        assert_eq!(panics.into_inner(), 5);
+    }
+}

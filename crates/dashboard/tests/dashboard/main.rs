@@ -1,0 +1,8 @@
+//! The dashboard over real sockets.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail")]
+
+mod endpoints;
+mod guard;
+mod limits;
+mod support;

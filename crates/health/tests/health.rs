@@ -1,0 +1,84 @@
+//! States and readiness as a writer and a reader see them.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::time::{Duration, Instant, SystemTime};
+
+use mcpscope_health::{Missing, Overall, Readiness, State, channel};
+
+fn second(n: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(n)
+}
+
+#[test]
+fn an_instance_with_nothing_in_it_is_healthy_and_ready() {
+    let started = Instant::now();
+    let (_reporter, view) = channel(started);
+    let report = view.report(started + Duration::from_secs(3), second(3));
+    assert_eq!((report.overall, report.health_percentage), (Overall::Healthy, 1.0));
+    assert_eq!((report.uptime, report.timestamp), (Duration::from_secs(3), second(3)));
+    assert_eq!(view.readiness(), Readiness { ready: true, missing: Vec::new() });
+}
+
+#[test]
+fn since_is_when_the_state_last_changed() {
+    let started = Instant::now();
+    let (reporter, view) = channel(started);
+    let registry = || view.report(started, second(0)).components["registry"].clone();
+    reporter.set("registry", State::Healthy, "Registry idle", second(1));
+    reporter.set("registry", State::Healthy, "Registry active", second(2));
+    assert_eq!((registry().message.as_str(), registry().since), ("Registry active", second(1)));
+    reporter.set("registry", State::Warning, "Registry failing", second(3));
+    assert_eq!((registry().state, registry().since), (State::Warning, second(3)));
+    reporter.set("registry", State::Healthy, "Registry active", second(4));
+    assert_eq!((registry().state, registry().since), (State::Healthy, second(4)));
+}
+
+#[test]
+fn a_component_counts_until_it_is_removed() {
+    let started = Instant::now();
+    let (reporter, view) = channel(started);
+    reporter.set("registry", State::Healthy, "", second(1));
+    reporter.set("chaos", State::Critical, "gone", second(1));
+    assert_eq!(view.report(started, second(1)).overall, Overall::Warning);
+    reporter.remove("chaos");
+    reporter.remove("never registered");
+    let report = view.report(started, second(1));
+    assert_eq!(report.overall, Overall::Healthy);
+    assert_eq!(report.components.keys().collect::<Vec<_>>(), ["registry"]);
+}
+
+#[test]
+fn every_condition_must_be_met() {
+    let (reporter, view) = channel(Instant::now());
+    let missing =
+        || view.readiness().missing.into_iter().map(|m| format!("{}: {}", m.name, m.reason)).collect::<Vec<_>>();
+    let listener = reporter.require("listener");
+    let child = reporter.require("server a");
+    assert_eq!(missing(), ["listener: not yet", "server a: not yet"]);
+    listener.met();
+    assert_eq!(missing(), ["server a: not yet"]);
+    child.met();
+    assert!(view.readiness().ready);
+    child.unmet("restarting");
+    assert_eq!(missing(), ["server a: restarting"]);
+    child.met();
+    assert!(view.readiness().ready);
+}
+
+#[test]
+fn a_task_that_dies_makes_the_instance_unready_for_good() {
+    let (reporter, view) = channel(Instant::now());
+    let requirement = reporter.require("relay");
+    requirement.met();
+    let died = std::thread::spawn(move || {
+        let _held = requirement;
+        panic!("provoked");
+    });
+    assert!(died.join().is_err());
+    // Neither another holder of the same name nor time brings it back.
+    let again = reporter.require("relay");
+    again.met();
+    let gone = Missing { name: "relay".into(), reason: "gone".into() };
+    assert_eq!(view.readiness(), Readiness { ready: false, missing: vec![gone] });
+}

@@ -1,0 +1,433 @@
+//! Requests and their answers, matched by direction and id within one connection or session.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use mcpscope_core::{Call, Component, Direction, Era, ErrorType, Outcome, Protocol, RequestId};
+use mcpscope_hooks::{InFlight, Lane, Loss, MessageFacts, Passage, Probe, Session};
+
+use crate::clients::Clients;
+use crate::scan::{Message, Params, scan};
+
+/// Requests in flight that are followed, per conversation; a bound against peers that never answer.
+const MAX_PENDING: usize = 65_536;
+
+/// One stdio pair, one HTTP session, or one HTTP exchange that belongs to no session.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    probe: Probe,
+    clients: Arc<Clients>,
+    /// Tells clients apart that give the same name: the address they come from.
+    peer: Box<str>,
+    /// The session's id, once there is one.
+    id: OnceLock<Arc<str>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    pending: HashMap<(Direction, RequestId), Pending>,
+    /// What `initialize` settled on.
+    protocol: Option<Protocol>,
+    /// Whether an `initialize` that succeeds opens a session here.
+    has_session: bool,
+    session: Option<Session>,
+    last_seen: Instant,
+}
+
+#[derive(Debug)]
+struct Pending {
+    in_flight: InFlight,
+    /// The client as it calls itself in a stateless request.
+    client: Option<Box<str>>,
+}
+
+/// How the message travels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Travel {
+    pub(crate) direction: Direction,
+    /// When the message was first seen.
+    pub(crate) at: Instant,
+    /// The revision that the transport names, where it does.
+    pub(crate) protocol: Option<Protocol>,
+}
+
+/// What was seen in some bytes.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    pub(crate) passage: Passage,
+    /// The requests that began, to be ended if their exchange breaks off.
+    pub(crate) begun: Vec<RequestId>,
+}
+
+impl Observed {
+    /// What instrumentation that failed has to say: nothing.
+    pub(crate) const NOTHING: Self = Self { passage: Passage::Now, begun: Vec::new() };
+}
+
+impl Conversation {
+    /// A conversation in which `initialize` opens a session at once (stdio), or only after [`Conversation::name`] (HTTP).
+    pub(crate) fn new(probe: Probe, clients: Arc<Clients>, peer: &str, has_session: bool, now: Instant) -> Self {
+        let state = State { pending: HashMap::new(), protocol: None, has_session, session: None, last_seen: now };
+        Self { probe, clients, peer: peer.into(), id: OnceLock::new(), state: Mutex::new(state) }
+    }
+
+    /// The conversation turns out to be this session.
+    pub(crate) fn name(&self, id: &str) {
+        let _ = self.id.set(id.into());
+        self.lock().has_session = true;
+    }
+
+    /// Whether the conversation is a session with a name.
+    pub(crate) fn is_named(&self) -> bool {
+        self.id.get().is_some()
+    }
+
+    /// The conversation is a session that was opened before mcpscope saw it.
+    pub(crate) fn adopt(&self, id: &str, protocol: Option<Protocol>, at: Instant) {
+        self.name(id);
+        let mut state = self.lock();
+        // A client without the header speaks 2025-03-26 (specification, 2025-06-18, Protocol Version Header).
+        let protocol = protocol.unwrap_or(Protocol::V2025_03_26);
+        state.protocol.get_or_insert(protocol);
+        state.session.get_or_insert_with(|| self.probe.session(protocol, at));
+    }
+
+    /// Whether nothing was seen since `since`.
+    pub(crate) fn idle_since(&self, since: Instant) -> bool {
+        self.lock().last_seen < since
+    }
+
+    /// Looks at one message (or batch) and says when its bytes may go on.
+    pub(crate) fn observe(&self, bytes: &[u8], travel: Travel, lane: &mut Lane) -> Observed {
+        let Ok(messages) = scan(bytes) else {
+            self.probe.operation(Component::Transport, Some(ErrorType::InvalidMessage), travel.at);
+            let facts = self.facts(travel.direction, None, None, None);
+            return Observed { passage: self.probe.admit(&facts, None, lane, travel.at), begun: Vec::new() };
+        };
+        let mut observed = Observed::NOTHING;
+        for message in messages {
+            self.probe.operation(Component::Transport, None, travel.at);
+            let passage = match message {
+                Message::Request { id, method, params } => {
+                    let call = self.call(travel, method, id.clone(), &params, bytes.len());
+                    match id.filter(|_| self.lock().pending.len() < MAX_PENDING) {
+                        Some(id) => {
+                            observed.begun.push(id.clone());
+                            self.begin(call, id, params.client.as_deref(), travel, lane)
+                        }
+                        None => {
+                            self.probe.lost(Loss::UntrackedCall, travel.at);
+                            let facts =
+                                self.facts(travel.direction, Some(call.method.as_str()), call.target.as_deref(), None);
+                            self.probe.admit(&facts, None, lane, travel.at)
+                        }
+                    }
+                }
+                Message::Notification { method, params } => {
+                    let call = self.call(travel, method, None, &params, bytes.len());
+                    let facts = self.facts(travel.direction, Some(call.method.as_str()), call.target.as_deref(), None);
+                    let passage = self.probe.admit(&facts, None, lane, travel.at);
+                    if let Some(id) = &params.cancels {
+                        let outcome = if params.timed_out { Outcome::Timeout } else { Outcome::Cancelled };
+                        self.end(travel.direction, id, outcome, travel.at);
+                    }
+                    self.probe.notify(call, travel.at);
+                    passage
+                }
+                Message::Response { id, outcome, protocol } => {
+                    self.answer(id.as_ref(), outcome, protocol, bytes.len() as u64, travel, lane)
+                }
+            };
+            observed.passage = later(observed.passage, passage);
+        }
+        observed
+    }
+
+    /// Ends a call that got no answer; one that has ended already is left alone.
+    pub(crate) fn end(&self, direction: Direction, id: &RequestId, outcome: Outcome, at: Instant) {
+        let pending = self.lock().pending.remove(&(direction, id.clone()));
+        if let Some(pending) = pending {
+            pending.in_flight.finish(outcome, 0, at);
+        }
+    }
+
+    /// Ends the calls that have waited for `timeout`; a stream that is meant to stay open is none of them.
+    pub(crate) fn expire(&self, timeout: Duration, now: Instant) {
+        let expired = |_: &(Direction, RequestId), pending: &mut Pending| {
+            let long_lived = pending.in_flight.call().is_some_and(|call| call.method.is_long_lived());
+            !long_lived && now.saturating_duration_since(pending.in_flight.started()) >= timeout
+        };
+        let expired: Vec<_> = self.lock().pending.extract_if(expired).collect();
+        for (_, pending) in expired {
+            pending.in_flight.finish(Outcome::Timeout, 0, now);
+        }
+    }
+
+    fn begin(&self, call: Call, id: RequestId, client: Option<&str>, travel: Travel, lane: &mut Lane) -> Passage {
+        let (method, target) = (call.method.clone(), call.target.clone());
+        let modern = call.protocol.is_some_and(|protocol| protocol.era() == Era::Modern);
+        let client = (modern && travel.direction == Direction::ToServer)
+            .then(|| format!("{} {}", self.peer, client.unwrap_or_default()).into());
+        let mut in_flight = self.probe.begin(call, travel.at);
+        let facts = self.facts(travel.direction, Some(method.as_str()), target.as_deref(), Some(&id));
+        let passage = self.probe.admit(&facts, Some(&mut in_flight), lane, travel.at);
+        // One that reuses an id in flight ends the call before it: nobody can tell their answers apart.
+        let reused = self.lock().pending.insert((travel.direction, id), Pending { in_flight, client });
+        drop(reused);
+        passage
+    }
+
+    fn answer(
+        &self,
+        id: Option<&RequestId>,
+        outcome: Outcome,
+        protocol: Option<Protocol>,
+        bytes: u64,
+        travel: Travel,
+        lane: &mut Lane,
+    ) -> Passage {
+        let asked = travel.direction.reverse();
+        let pending = id.and_then(|id| self.lock().pending.remove(&(asked, id.clone())));
+        let Some(Pending { mut in_flight, client }) = pending else {
+            self.probe.lost(Loss::UnmatchedResponse, travel.at);
+            return self.probe.admit(&self.facts(travel.direction, None, None, id), None, lane, travel.at);
+        };
+        let (method, target) = in_flight.call().map(|call| (call.method.clone(), call.target.clone())).unzip();
+        let target = target.flatten();
+        let facts = self.facts(travel.direction, method.as_ref().map(|m| m.as_str()), target.as_deref(), id);
+        let passage = self.probe.admit(&facts, Some(&mut in_flight), lane, travel.at);
+        let settled =
+            matches!(outcome, Outcome::Ok | Outcome::InputRequired | Outcome::Error { kind: ErrorType::Tool, .. });
+        if settled {
+            self.settle(&mut in_flight, protocol, client, travel);
+        }
+        in_flight.finish(outcome, bytes, travel.at);
+        passage
+    }
+
+    /// Learns from a result what it says of session and client.
+    fn settle(&self, in_flight: &mut InFlight, settled: Option<Protocol>, client: Option<Box<str>>, travel: Travel) {
+        let Some(call) = in_flight.call_mut() else { return };
+        if call.method.as_str() == "initialize" {
+            let protocol = settled.or(call.protocol).unwrap_or(Protocol::Other);
+            call.protocol = Some(protocol);
+            let mut state = self.lock();
+            state.protocol = Some(protocol);
+            if state.has_session {
+                // A client that initializes again starts over.
+                state.session = Some(self.probe.session(protocol, travel.at));
+            }
+        }
+        if let (Some(client), Some(protocol)) = (client, call.protocol) {
+            self.clients.seen(&self.probe, client, protocol, travel.at);
+        }
+    }
+
+    fn call(
+        &self,
+        travel: Travel,
+        method: mcpscope_core::Method,
+        id: Option<RequestId>,
+        params: &Params,
+        bytes: usize,
+    ) -> Call {
+        let mut state = self.lock();
+        state.last_seen = travel.at;
+        Call {
+            server: Arc::clone(self.probe.server()),
+            transport: self.probe.transport(),
+            direction: travel.direction,
+            protocol: params.protocol.or(state.protocol).or(travel.protocol),
+            method,
+            id,
+            target: params.target.clone(),
+            session: self.id.get().cloned(),
+            request_bytes: bytes as u64,
+            context: params.traceparent.as_deref().and_then(mcpscope_hooks::trace_context),
+        }
+    }
+
+    fn facts<'a>(
+        &'a self,
+        direction: Direction,
+        method: Option<&'a str>,
+        target: Option<&'a str>,
+        id: Option<&'a RequestId>,
+    ) -> MessageFacts<'a> {
+        MessageFacts { server: self.probe.server(), direction, method, target, id }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic inside can at worst have left out one entry.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let pending: Vec<_> = self.lock().pending.drain().collect();
+        for (_, pending) in pending {
+            pending.in_flight.finish(Outcome::Timeout, 0, now);
+        }
+    }
+}
+
+/// A batch travels as one: as late as its latest message, and not at all if one of them is to be lost.
+fn later(a: Passage, b: Passage) -> Passage {
+    match (a, b) {
+        (Passage::Never, _) | (_, Passage::Never) => Passage::Never,
+        (Passage::At(a), Passage::At(b)) => Passage::At(a.max(b)),
+        (Passage::At(at), Passage::Now) | (Passage::Now, Passage::At(at)) => Passage::At(at),
+        (Passage::Now, Passage::Now) => Passage::Now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use mcpscope_core::{ClockAnchor, Transport};
+    use mcpscope_hooks::Parts;
+    use mcpscope_metrics::Metrics;
+
+    use super::*;
+
+    struct Bench {
+        now: Instant,
+        metrics: Metrics,
+        probe: Probe,
+        clients: Arc<Clients>,
+        conversation: Conversation,
+    }
+
+    fn bench() -> Bench {
+        let now = Instant::now();
+        let anchor = ClockAnchor { mono: now, wall: SystemTime::UNIX_EPOCH };
+        let metrics = Metrics::new(&mcpscope_metrics::Config::default(), anchor);
+        let probe = Probe::new(Parts { metrics: Some(metrics.clone()), ..Parts::new("s", Transport::Stdio) });
+        let clients = Arc::new(Clients::default());
+        let conversation = Conversation::new(probe.clone(), Arc::clone(&clients), "", true, now);
+        Bench { now, metrics, probe, clients, conversation }
+    }
+
+    impl Bench {
+        fn client(&self, json: &str) -> Observed {
+            self.message(Direction::ToServer, json)
+        }
+
+        fn server(&self, json: &str) -> Observed {
+            self.message(Direction::ToClient, json)
+        }
+
+        fn message(&self, direction: Direction, json: &str) -> Observed {
+            let travel = Travel { direction, at: self.now, protocol: None };
+            self.conversation.observe(json.as_bytes(), travel, &mut Lane::default())
+        }
+
+        #[track_caller]
+        fn has(&self, line: &str) {
+            let text = self.metrics.snapshot(self.now).to_prometheus();
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+
+        #[track_caller]
+        fn has_calls(&self, tool: &str, outcome: &str, count: u64) {
+            self.has(&format!("mcpscope_tool_call_duration_seconds_count{{server=\"s\",tool=\"{tool}\",outcome=\"{outcome}\",injected=\"false\"}} {count}"));
+        }
+    }
+
+    #[test]
+    fn a_handshake_opens_a_session_that_lasts_as_long_as_the_pair() {
+        let bench = bench();
+        bench.client(r#"{"id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#);
+        bench.server(r#"{"id":0,"result":{"protocolVersion":"2025-06-18"}}"#);
+        bench.has("mcpscope_active_sessions{server=\"s\",protocol=\"2025-06-18\"} 1");
+        bench.has("mcpscope_session_creation_seconds_count{server=\"s\",protocol=\"2025-06-18\"} 1");
+        let Bench { now, metrics, conversation, .. } = bench;
+        drop(conversation);
+        let text = metrics.snapshot(now).to_prometheus();
+        assert!(text.contains("mcpscope_active_sessions{server=\"s\",protocol=\"2025-06-18\"} 0"));
+    }
+
+    #[test]
+    fn answers_find_their_requests_by_direction_and_id() {
+        let bench = bench();
+        bench.client(r#"{"id":1,"method":"tools/call","params":{"name":"a"}}"#);
+        bench.client(r#"{"id":"1","method":"tools/call","params":{"name":"b"}}"#);
+        bench.server(r#"{"id":1,"method":"sampling/createMessage"}"#);
+        bench.server(r#"{"id":"1","result":{"isError":true}}"#);
+        bench.client(r#"{"id":1,"result":{}}"#);
+        bench.server(r#"{"id":1,"result":{}}"#);
+        bench.has_calls("a", "ok", 1);
+        bench.has_calls("b", "error", 1);
+        bench.server(r#"{"id":1,"result":{}}"#);
+        bench.has("mcpscope_dropped_total{what=\"unmatched_response\"} 1");
+        bench.has("mcpscope_component_operations_total{component=\"transport\",injected=\"false\"} 7");
+    }
+
+    #[test]
+    fn a_batch_counts_message_by_message() {
+        let bench = bench();
+        let observed = bench.client(r#"[{"id":1,"method":"tools/call","params":{"name":"a"}},{"id":2,"method":"tools/call","params":{"name":"a"}}]"#);
+        assert_eq!(observed.begun, [RequestId::Integer(1), RequestId::Integer(2)]);
+        bench.server(r#"[{"id":2,"result":{}},{"id":1,"error":{"code":-32603,"message":"x"}}]"#);
+        bench.has_calls("a", "ok", 1);
+        bench.has_calls("a", "error", 1);
+    }
+
+    #[test]
+    fn calls_end_by_cancellation_timeout_and_the_end_of_the_pair() {
+        let bench = bench();
+        for (id, tool) in [(1, "a"), (2, "b"), (3, "c"), (4, "d")] {
+            bench.client(&format!(r#"{{"id":{id},"method":"tools/call","params":{{"name":"{tool}"}}}}"#));
+        }
+        bench.client(r#"{"method":"notifications/cancelled","params":{"requestId":1}}"#);
+        bench.client(r#"{"method":"notifications/cancelled","params":{"requestId":2,"reason":"timed out"}}"#);
+        bench.has_calls("a", "cancelled", 1);
+        bench.has_calls("b", "timeout", 1);
+        bench.client(r#"{"id":9,"method":"subscriptions/listen"}"#);
+        bench.conversation.end(
+            Direction::ToServer,
+            &RequestId::Integer(3),
+            Outcome::error(ErrorType::ConnectionLost),
+            bench.now,
+        );
+        bench.conversation.end(Direction::ToServer, &RequestId::Integer(3), Outcome::Cancelled, bench.now);
+        bench.has_calls("c", "error", 1);
+        bench.conversation.expire(Duration::from_secs(300), bench.now + Duration::from_secs(300));
+        bench.has_calls("d", "timeout", 1);
+        bench.has("mcpscope_component_operations_total{component=\"json_rpc\",injected=\"false\"} 4");
+    }
+
+    #[test]
+    fn stateless_clients_are_counted_once_they_are_answered_and_for_five_minutes() {
+        let bench = bench();
+        let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"c","version":"1"}}"#;
+        bench.client(&format!(r#"{{"id":1,"method":"server/discover","params":{{{meta}}}}}"#));
+        bench.server(r#"{"id":1,"error":{"code":-32601,"message":"no such method"}}"#);
+        bench.has("mcpscope_active_sessions{server=\"s\",protocol=\"2026-07-28\"} 0");
+        for id in 2..5 {
+            bench.client(&format!(r#"{{"id":{id},"method":"server/discover","params":{{{meta}}}}}"#));
+            bench.server(&format!(r#"{{"id":{id},"result":{{}}}}"#));
+        }
+        bench.has("mcpscope_active_sessions{server=\"s\",protocol=\"2026-07-28\"} 1");
+        bench.has("mcpscope_session_creation_seconds_count{server=\"s\",protocol=\"2026-07-28\"} 3");
+        bench.clients.expire(bench.now + Duration::from_secs(299));
+        bench.has("mcpscope_active_sessions{server=\"s\",protocol=\"2026-07-28\"} 1");
+        bench.clients.expire(bench.now + Duration::from_secs(300));
+        bench.has("mcpscope_active_sessions{server=\"s\",protocol=\"2026-07-28\"} 0");
+        assert!(bench.probe.is_on());
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_counted_and_passes() {
+        let bench = bench();
+        assert_eq!(bench.client("garbage").passage, Passage::Now);
+        bench.client(r#"{"id":null,"method":"ping"}"#);
+        bench.has("mcpscope_component_errors_total{component=\"transport\",error_type=\"invalid_message\",injected=\"false\"} 1");
+        bench.has("mcpscope_dropped_total{what=\"untracked_call\"} 1");
+    }
+}

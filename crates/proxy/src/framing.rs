@@ -1,0 +1,366 @@
+//! Splits a byte stream into messages while the bytes pass.
+//!
+//! The relay writes what it reads; a [`Tap`] keeps a copy of the message under way, shows each complete message to a
+//! judge before its last byte goes on, and tells when the bytes may go. Only while a fault is active are bytes held back
+//! until their message is complete.
+
+use mcpscope_hooks::Passage;
+
+/// How messages are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// One message a line (stdio).
+    Line,
+    /// Server-sent events: the `data` lines up to an empty line.
+    Sse,
+    /// The whole body is one message.
+    Body,
+}
+
+/// What becomes of the bytes that were fed in.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fate<'a> {
+    /// They go on at once, as they are.
+    Now(&'a [u8]),
+    /// Each part goes on at its time, in this order.
+    Parts(Vec<(Vec<u8>, Passage)>),
+}
+
+/// What the tap shows to its judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen<'a> {
+    /// A complete message.
+    Message(&'a [u8]),
+    /// A message that is too large to look at; it has passed, or is passing.
+    Oversized,
+}
+
+/// Watches one direction of one stream.
+#[derive(Debug)]
+pub(crate) struct Tap {
+    framing: Framing,
+    max_message: usize,
+    /// The frame under way.
+    frame: Vec<u8>,
+    /// How many bytes of the frame have gone on already.
+    passed: usize,
+    /// The frame is over the limit: its bytes pass, nothing is kept of it.
+    oversized: bool,
+    line: SseLine,
+}
+
+/// Where in a line of an event stream the next byte falls. Lines end with CR, LF or CRLF.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum SseLine {
+    #[default]
+    Empty,
+    Filled,
+    /// After CR, ending an empty line if `empty`; an LF that follows belongs to it.
+    AfterCr {
+        empty: bool,
+    },
+}
+
+impl Tap {
+    /// A tap that looks at messages of at most `max_message` bytes.
+    pub(crate) fn new(framing: Framing, max_message: usize) -> Self {
+        Self { framing, max_message, frame: Vec::new(), passed: 0, oversized: false, line: SseLine::default() }
+    }
+
+    pub(crate) fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Takes the next bytes. `hold` says whether a fault is active; `judge` sees every message that they complete.
+    pub(crate) fn feed<'a>(
+        &mut self,
+        chunk: &'a [u8],
+        hold: bool,
+        mut judge: impl FnMut(Seen<'_>) -> Passage,
+    ) -> Fate<'a> {
+        let mut parts = Vec::new();
+        let parting = hold || self.passed < self.frame.len();
+        let mut rest = chunk;
+        while let Some(length) = self.frame_end(rest) {
+            let (end, after) = rest.split_at(length);
+            rest = after;
+            self.complete(end, parting.then_some(&mut parts), &mut judge);
+        }
+        self.keep(rest, parting.then_some(&mut parts), &mut judge);
+        if !parting {
+            self.passed = self.frame.len();
+            return Fate::Now(chunk);
+        }
+        if !hold && self.passed < self.frame.len() {
+            let held = self.frame.get(self.passed..).unwrap_or_default().to_vec();
+            parts.push((held, Passage::Now));
+            self.passed = self.frame.len();
+        }
+        Fate::Parts(parts)
+    }
+
+    /// The stream has ended: what is left goes on. `judge` sees it if it is a message.
+    pub(crate) fn end(&mut self, mut judge: impl FnMut(Seen<'_>) -> Passage) -> Vec<(Vec<u8>, Passage)> {
+        let mut parts = Vec::new();
+        if self.oversized {
+            self.oversized = false;
+        } else if !self.frame.is_empty() {
+            self.complete(&[], Some(&mut parts), &mut judge);
+        }
+        parts
+    }
+
+    /// The bytes of `chunk` up to and including the end of the frame under way, if it ends there.
+    fn frame_end(&mut self, chunk: &[u8]) -> Option<usize> {
+        match self.framing {
+            Framing::Line => memchr::memchr(b'\n', chunk).map(|at| at + 1),
+            Framing::Body => None,
+            Framing::Sse => {
+                for (at, byte) in chunk.iter().enumerate() {
+                    let ended = match (self.line, *byte) {
+                        // The LF of a CRLF: nothing new, but after an empty line the frame ends behind it.
+                        (SseLine::AfterCr { empty }, b'\n') => {
+                            self.line = SseLine::Empty;
+                            if empty {
+                                return Some(at + 1);
+                            }
+                            continue;
+                        }
+                        // The frame ended with the CR before this byte, which belongs to the next.
+                        (SseLine::AfterCr { empty: true }, _) => {
+                            self.line = SseLine::Empty;
+                            return Some(at);
+                        }
+                        (line, b'\r') => {
+                            self.line = SseLine::AfterCr { empty: line != SseLine::Filled };
+                            continue;
+                        }
+                        (line, b'\n') => line != SseLine::Filled,
+                        _ => {
+                            self.line = SseLine::Filled;
+                            continue;
+                        }
+                    };
+                    self.line = SseLine::Empty;
+                    if ended {
+                        return Some(at + 1);
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    fn complete(
+        &mut self,
+        end: &[u8],
+        parts: Option<&mut Vec<(Vec<u8>, Passage)>>,
+        judge: &mut impl FnMut(Seen<'_>) -> Passage,
+    ) {
+        if self.oversized {
+            self.oversized = false;
+            if let Some(parts) = parts {
+                parts.push((end.to_vec(), Passage::Now));
+            }
+            return;
+        }
+        if self.frame.len() + end.len() > self.max_message {
+            judge(Seen::Oversized);
+            if let Some(parts) = parts {
+                let mut bytes = self.frame.split_off(self.passed);
+                bytes.extend_from_slice(end);
+                parts.push((bytes, Passage::Now));
+            }
+            self.reset();
+            return;
+        }
+        // The common case, a message within one chunk, is judged where it lies.
+        let frame = if self.frame.is_empty() {
+            end
+        } else {
+            self.frame.extend_from_slice(end);
+            &self.frame
+        };
+        let passage = match self.framing {
+            Framing::Line => judged(frame.trim_ascii(), judge),
+            Framing::Body => judged(frame, judge),
+            Framing::Sse => judged(&sse_data(frame), judge),
+        };
+        if let Some(parts) = parts {
+            // Of a message that has begun to pass, the rest must follow.
+            let passage = if self.passed > 0 { Passage::Now } else { passage };
+            let bytes = frame.get(self.passed..).unwrap_or_default().to_vec();
+            parts.push((bytes, passage));
+        }
+        self.reset();
+    }
+
+    /// Keeps the beginning of a frame.
+    fn keep(
+        &mut self,
+        bytes: &[u8],
+        parts: Option<&mut Vec<(Vec<u8>, Passage)>>,
+        judge: &mut impl FnMut(Seen<'_>) -> Passage,
+    ) {
+        if !self.oversized && self.frame.len() + bytes.len() > self.max_message {
+            judge(Seen::Oversized);
+            let held = self.frame.split_off(self.passed.min(self.frame.len()));
+            self.reset();
+            self.oversized = true;
+            if let Some(parts) = parts {
+                parts.push((held, Passage::Now));
+                parts.push((bytes.to_vec(), Passage::Now));
+            }
+        } else if self.oversized {
+            if let Some(parts) = parts {
+                parts.push((bytes.to_vec(), Passage::Now));
+            }
+        } else {
+            self.frame.extend_from_slice(bytes);
+        }
+    }
+
+    fn reset(&mut self) {
+        // A large message must not keep its memory for ever.
+        const KEPT: usize = 64 * 1024;
+        self.frame.clear();
+        self.frame.shrink_to(KEPT);
+        self.passed = 0;
+    }
+}
+
+fn judged(message: &[u8], judge: &mut impl FnMut(Seen<'_>) -> Passage) -> Passage {
+    // Empty lines, comments and events without data are no messages.
+    if message.is_empty() { Passage::Now } else { judge(Seen::Message(message)) }
+}
+
+/// The data of an event: its `data` lines without the field name, joined by line feeds.
+fn sse_data(event: &[u8]) -> Vec<u8> {
+    let mut data = Vec::new();
+    // A byte order mark may precede the first event.
+    let event = event.strip_prefix(b"\xef\xbb\xbf").unwrap_or(event);
+    for line in event.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        let value = match line.strip_prefix(b"data") {
+            Some([b':', b' ', value @ ..] | [b':', value @ ..]) => value,
+            _ => continue,
+        };
+        if !data.is_empty() {
+            data.push(b'\n');
+        }
+        data.extend_from_slice(value);
+    }
+    data
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Feeds `input` in pieces; returns what went on and what was judged.
+    fn run(framing: Framing, max: usize, pieces: &[&[u8]], hold: impl Fn(usize) -> bool) -> (Vec<u8>, Vec<String>) {
+        let (mut out, mut seen) = (Vec::new(), Vec::new());
+        let mut tap = Tap::new(framing, max);
+        let mut judge = |what: Seen<'_>| {
+            seen.push(match what {
+                Seen::Message(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+                Seen::Oversized => "oversized".to_owned(),
+            });
+            Passage::Now
+        };
+        for (at, piece) in pieces.iter().enumerate() {
+            match tap.feed(piece, hold(at), &mut judge) {
+                Fate::Now(bytes) => out.extend_from_slice(bytes),
+                Fate::Parts(parts) => parts.iter().for_each(|(bytes, _)| out.extend_from_slice(bytes)),
+            }
+        }
+        tap.end(&mut judge).iter().for_each(|(bytes, _)| out.extend_from_slice(bytes));
+        (out, seen)
+    }
+
+    #[test]
+    fn lines_are_judged_before_their_end_goes_on() {
+        let (out, seen) = run(Framing::Line, 100, &[b"a\nb", b"c\r\n\n", b"d"], |_| false);
+        assert_eq!((out.as_slice(), seen), (b"a\nbc\r\n\nd".as_slice(), vec!["a".into(), "bc".into(), "d".into()]));
+    }
+
+    #[test]
+    fn events_are_told_apart_by_every_kind_of_line_end() {
+        for end in ["\n", "\r", "\r\n"] {
+            let stream = format!(": hi{end}{end}event: m{end}data: 1{end}data:2{end}{end}data: 3{end}{end}");
+            for size in 1..stream.len() {
+                let pieces: Vec<&[u8]> = stream.as_bytes().chunks(size).collect();
+                for hold in [false, true] {
+                    let (out, seen) = run(Framing::Sse, 100, &pieces, |_| hold);
+                    assert_eq!(
+                        (String::from_utf8(out).unwrap(), seen),
+                        (stream.clone(), vec!["1\n2".into(), "3".into()]),
+                        "{end:?} {size}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_fault_holds_and_drops_whole_messages() {
+        let mut tap = Tap::new(Framing::Line, 100);
+        let drop_b = |seen: Seen<'_>| if seen == Seen::Message(b"bb") { Passage::Never } else { Passage::Now };
+        let Fate::Parts(parts) = tap.feed(b"a\nb", true, drop_b) else { panic!("held") };
+        assert_eq!(parts, [(b"a\n".to_vec(), Passage::Now)]);
+        let Fate::Parts(parts) = tap.feed(b"b\nc\n", true, drop_b) else { panic!("held") };
+        assert_eq!(parts, [(b"bb\n".to_vec(), Passage::Never), (b"c\n".to_vec(), Passage::Now)]);
+    }
+
+    #[test]
+    fn of_a_message_that_has_begun_to_pass_the_rest_follows() {
+        let mut tap = Tap::new(Framing::Line, 100);
+        assert_eq!(tap.feed(b"be", false, |_| Passage::Never), Fate::Now(b"be"));
+        let Fate::Parts(parts) = tap.feed(b"gun\nx\n", true, |_| Passage::Never) else { panic!("held") };
+        assert_eq!(parts, [(b"gun\n".to_vec(), Passage::Now), (b"x\n".to_vec(), Passage::Never)]);
+    }
+
+    #[test]
+    fn what_is_too_large_passes_unseen_and_costs_no_memory() {
+        let mut tap = Tap::new(Framing::Line, 1000);
+        let mut oversized = 0;
+        for _ in 0..1000 {
+            tap.feed(&[b'x'; 500], false, |seen| {
+                oversized += usize::from(seen == Seen::Oversized);
+                Passage::Now
+            });
+            assert!(tap.frame.capacity() <= 64 * 1024);
+        }
+        let mut seen = Vec::new();
+        tap.feed(b"end\nnext\n", false, |what| {
+            seen.push(format!("{what:?}"));
+            Passage::Now
+        });
+        assert_eq!((oversized, seen), (1, vec![format!("{:?}", Seen::Message(b"next"))]));
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_come_out_as_they_went_in(
+            pieces in prop::collection::vec((prop::collection::vec(prop_oneof![Just(b'\n'), Just(b'\r'), Just(b'd'), any::<u8>()], 0..40), any::<bool>()), 0..20),
+            framing in prop_oneof![Just(Framing::Line), Just(Framing::Sse), Just(Framing::Body)],
+            max in prop_oneof![1_usize..30, Just(10_000)],
+        ) {
+            let input: Vec<u8> = pieces.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
+            let slices: Vec<&[u8]> = pieces.iter().map(|(bytes, _)| bytes.as_slice()).collect();
+            let (out, _) = run(framing, max, &slices, |at| pieces[at].1);
+            prop_assert_eq!(out, input);
+        }
+
+        #[test]
+        fn the_same_messages_are_seen_however_the_bytes_are_split(
+            lines in prop::collection::vec("[a-z]{1,20}", 0..10), size in 1_usize..30, hold in any::<bool>(),
+        ) {
+            let input = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+            let pieces: Vec<&[u8]> = input.as_bytes().chunks(size).collect();
+            let (_, seen) = run(Framing::Line, 1000, &pieces, |_| hold);
+            prop_assert_eq!(seen, lines);
+        }
+    }
+}

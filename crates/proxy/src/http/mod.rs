@@ -1,0 +1,202 @@
+//! The HTTP relay: Streamable HTTP, and HTTP+SSE before it, request by request as they come.
+
+mod body;
+mod exchange;
+mod reply;
+mod sessions;
+mod upstream;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use mcpscope_core::HostPolicy;
+use mcpscope_hooks::Probe;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+
+pub use upstream::{InvalidUpstream, Upstream};
+
+use crate::clients::Clients;
+use crate::{Limits, SWEEP};
+use exchange::ClientConnection;
+use sessions::Sessions;
+
+/// Connections served at once; further ones wait in the listener's backlog.
+const MAX_CONNECTIONS: usize = 8192;
+
+/// How long to wait after the system refused to accept a connection, which is mostly for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the upstream gets as `Host`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostHeader {
+    /// What the client sent if the upstream is on a loopback address, else the upstream's authority.
+    #[default]
+    Auto,
+    /// What the client sent.
+    Keep,
+    /// The upstream's authority.
+    Upstream,
+}
+
+/// How an HTTP relay works.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where requests go.
+    pub upstream: Upstream,
+    /// What the upstream gets as `Host`.
+    pub host_header: HostHeader,
+    /// Which hosts and origins are answered to.
+    pub hosts: HostPolicy,
+    /// What bounds the observation.
+    pub limits: Limits,
+    /// How long connecting to the upstream may take. Default: [`Config::DEFAULT_CONNECT_TIMEOUT`].
+    pub connect_timeout: Duration,
+    /// How long a client may take to send a request's headers, or leave a connection unused. Default:
+    /// [`Config::DEFAULT_HEADER_TIMEOUT`].
+    pub header_timeout: Duration,
+    /// How long a session may be unused before it counts as ended. Default: [`Config::DEFAULT_IDLE_SESSION`].
+    pub idle_session: Duration,
+    /// How long exchanges under way may take to end once the relay is to stop. Default: [`Config::DEFAULT_GRACE`].
+    pub grace: Duration,
+}
+
+impl Config {
+    /// 10 s.
+    pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+    /// 10 s.
+    pub const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+    /// 30 min.
+    pub const DEFAULT_IDLE_SESSION: Duration = Duration::from_secs(30 * 60);
+    /// 5 s.
+    pub const DEFAULT_GRACE: Duration = Duration::from_secs(5);
+
+    /// The defaults, in front of this upstream.
+    #[must_use]
+    pub fn new(upstream: Upstream) -> Self {
+        Self {
+            upstream,
+            host_header: HostHeader::default(),
+            hosts: HostPolicy::default(),
+            limits: Limits::default(),
+            connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
+            header_timeout: Self::DEFAULT_HEADER_TIMEOUT,
+            idle_session: Self::DEFAULT_IDLE_SESSION,
+            grace: Self::DEFAULT_GRACE,
+        }
+    }
+}
+
+/// What all connections of one relay share.
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    probe: Probe,
+    sessions: Sessions,
+    clients: Arc<Clients>,
+}
+
+/// Relays what comes in on `listeners` until `stop`, then lets exchanges under way end within [`Config::grace`].
+///
+/// # Errors
+/// None of the listeners can accept any more.
+pub async fn serve(
+    listeners: Vec<TcpListener>,
+    config: Config,
+    probe: Probe,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let shared =
+        Arc::new(Shared { config, probe, sessions: Sessions::default(), clients: Arc::new(Clients::default()) });
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (stopping, stopped) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let mut sweep = tokio::time::interval(SWEEP);
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            _ = sweep.tick() => shared.sweep(Instant::now()),
+            // A panic in a connection has ended that connection only.
+            Some(_) = connections.join_next() => {}
+            accepted = accept(&listeners, &permits) => match accepted {
+                Ok((stream, peer, permit)) => {
+                    connections.spawn(connection(stream, peer, permit, Arc::clone(&shared), stopped.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listeners);
+    let _ = stopping.send(true);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(shared.config.grace, all_ended).await.is_err() {
+        tracing::info!("exchanges still under way were cut off");
+    }
+    Ok(())
+}
+
+async fn accept(
+    listeners: &[TcpListener],
+    permits: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
+    let accepts = listeners.iter().map(|listener| Box::pin(listener.accept()));
+    let ((stream, peer), ..) = match futures_util::future::select_all(accepts).await {
+        (Ok(accepted), ..) => (accepted, ()),
+        (Err(error), ..) => return Err(error),
+    };
+    Ok((stream, peer, permit))
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    _permit: OwnedSemaphorePermit,
+    shared: Arc<Shared>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    // Small messages must not wait for an acknowledgement; a socket that refuses just works as before.
+    let _ = stream.set_nodelay(true);
+    let _counted = shared.probe.connection(Instant::now());
+    let header_timeout = shared.config.header_timeout;
+    let client = Arc::new(ClientConnection::new(shared, peer));
+    let service = service_fn(move |request| Arc::clone(&client).handle(request));
+    let serving = http1::Builder::new()
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let served = tokio::select! {
+        served = &mut serving => served,
+        // In a block of its own: the guard that it returns must not live across an await.
+        () = async { drop(stopped.wait_for(|stopped| *stopped).await) } => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%peer, %error, "a client connection ended");
+    }
+}
+
+impl Shared {
+    fn sweep(&self, now: Instant) {
+        self.probe.guarded(|| {
+            self.sessions.sweep(self.config.idle_session, self.config.limits.call_timeout, now);
+            self.clients.expire(now);
+        });
+    }
+}

@@ -1,0 +1,208 @@
+//! The server behind the relay.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::HeaderValue;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use url::{Host, Url};
+
+use super::body::Body;
+
+/// Where requests go: an `http` URL.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    host: Host<String>,
+    port: u16,
+    path: String,
+    authority: HeaderValue,
+}
+
+/// The URL cannot be an upstream.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidUpstream {
+    /// It is no URL.
+    #[error("{url:?} is no URL: {source}")]
+    Url {
+        /// As it was given.
+        url: String,
+        /// What is wrong.
+        source: url::ParseError,
+    },
+    /// Its scheme is not supported.
+    #[error("{url:?} has the scheme {scheme:?}: expected http (https upstreams are not available in this version)")]
+    Scheme {
+        /// As it was given.
+        url: String,
+        /// The scheme found.
+        scheme: String,
+    },
+    /// It names no host, or a user, or a part that requests have of their own.
+    #[error("{url:?} is no upstream: expected http://HOST[:PORT][/PATH]")]
+    Shape {
+        /// As it was given.
+        url: String,
+    },
+}
+
+impl Upstream {
+    /// Reads `http://HOST[:PORT][/PATH]`.
+    ///
+    /// # Errors
+    /// It is no URL of that shape.
+    pub fn parse(text: &str) -> Result<Self, InvalidUpstream> {
+        let url = Url::parse(text).map_err(|source| InvalidUpstream::Url { url: text.to_owned(), source })?;
+        if url.scheme() != "http" {
+            return Err(InvalidUpstream::Scheme { url: text.to_owned(), scheme: url.scheme().to_owned() });
+        }
+        let shape = || InvalidUpstream::Shape { url: text.to_owned() };
+        let plain =
+            url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+        let host = url.host().filter(|_| plain).ok_or_else(shape)?.to_owned();
+        let authority = url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
+        let authority = HeaderValue::try_from(authority).map_err(|_| shape())?;
+        Ok(Self { host, port: url.port().unwrap_or(80), path: url.path().to_owned(), authority })
+    }
+
+    /// Host and port as in a `Host` header.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        self.authority.to_str().unwrap_or_default()
+    }
+
+    /// The path of the MCP endpoint, beginning with `/`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn host_header(&self) -> HeaderValue {
+        self.authority.clone()
+    }
+
+    /// Whether it is on this machine.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        match &self.host {
+            Host::Domain(name) => name.eq_ignore_ascii_case("localhost"),
+            Host::Ipv4(address) => address.is_loopback(),
+            Host::Ipv6(address) => address.is_loopback(),
+        }
+    }
+
+    async fn connect(&self, timeout: Duration) -> io::Result<TcpStream> {
+        let connect = async {
+            match &self.host {
+                Host::Domain(name) => TcpStream::connect((name.as_str(), self.port)).await,
+                Host::Ipv4(address) => TcpStream::connect((IpAddr::from(*address), self.port)).await,
+                Host::Ipv6(address) => TcpStream::connect((IpAddr::from(*address), self.port)).await,
+            }
+        };
+        let stream = tokio::time::timeout(timeout, connect).await.map_err(|_| {
+            io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {} s", timeout.as_secs_f64()))
+        })??;
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+}
+
+/// The one upstream connection of one client connection.
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    sender: Option<SendRequest<Body>>,
+    /// The connection's driver: ends with the client's connection.
+    driver: JoinSet<()>,
+}
+
+/// Why no answer came.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// No connection; the request was not sent.
+    #[error("cannot connect: {0}")]
+    Connect(#[source] io::Error),
+    /// The connection broke before the answer's head.
+    #[error("the connection broke before an answer: {0}")]
+    Broken(#[source] hyper::Error),
+}
+
+impl Connection {
+    /// Sends a request; connects first if there is no connection any more.
+    ///
+    /// A request is never sent twice: only one of which nothing was written to a connection that turned out to be closed
+    /// goes to a new one. On failure to connect the request comes back.
+    pub(super) async fn send(
+        &mut self,
+        mut request: http::Request<Body>,
+        upstream: &Upstream,
+        timeout: Duration,
+    ) -> Result<http::Response<hyper::body::Incoming>, (Failure, Option<http::Request<Body>>)> {
+        if let Some(mut sender) = self.sender.take()
+            && sender.ready().await.is_ok()
+        {
+            match sender.try_send_request(request).await {
+                Ok(response) => {
+                    self.sender = Some(sender);
+                    return Ok(response);
+                }
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err((Failure::Broken(error.into_error()), None)),
+                },
+            }
+        }
+        let stream = match upstream.connect(timeout).await {
+            Ok(stream) => stream,
+            Err(error) => return Err((Failure::Connect(error), Some(request))),
+        };
+        let handshake = http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| (Failure::Broken(error), None))?;
+        self.driver = JoinSet::new();
+        self.driver.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an upstream connection ended");
+            }
+        });
+        match sender.try_send_request(request).await {
+            Ok(response) => {
+                self.sender = Some(sender);
+                Ok(response)
+            }
+            Err(mut error) => {
+                let unsent = error.take_message();
+                Err((Failure::Broken(error.into_error()), unsent))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_http_urls() {
+        let upstream = Upstream::parse("http://localhost:3001/mcp").unwrap();
+        assert_eq!((upstream.authority(), upstream.path(), upstream.is_loopback()), ("localhost:3001", "/mcp", true));
+        let upstream = Upstream::parse("http://mcp.example").unwrap();
+        assert_eq!((upstream.authority(), upstream.path(), upstream.port), ("mcp.example", "/", 80));
+        assert_eq!(Upstream::parse("http://[::1]:1/").unwrap().authority(), "[::1]:1");
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_others() {
+        for (url, hint) in [
+            ("localhost:3001", "expected http"),
+            ("https://mcp.example", "https upstreams are not available in this version"),
+            ("http://user@mcp.example/", "expected http://HOST[:PORT][/PATH]"),
+            ("http://mcp.example/?a=b", "expected http://HOST[:PORT][/PATH]"),
+            ("", "is no URL"),
+        ] {
+            let error = Upstream::parse(url).unwrap_err().to_string();
+            assert!(error.contains(hint), "{error}");
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! The stdio relay: a child process behind two threads that move bytes on raw descriptors.
+//!
+//! Threads and blocking descriptors rather than the runtime: `O_NONBLOCK` on an inherited descriptor would change it for
+//! every process that shares it, and `tokio::io::stdin` is many times slower.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mcpscope_core::{Component, Direction, ErrorType};
+use mcpscope_hooks::{Connection, Lane, Loss, Passage, Probe};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use tokio::sync::oneshot;
+
+use crate::clients::Clients;
+use crate::conversation::{Conversation, Observed, Travel};
+use crate::framing::{Fate, Framing, Seen, Tap};
+use crate::{Limits, SWEEP};
+
+/// Bytes read at once: the capacity of a Linux pipe.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// How long after the child's end its output is waited for, if a grandchild holds it open.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// The client's side of the relay.
+#[derive(Debug)]
+pub struct ClientEnd {
+    /// What the client writes.
+    pub input: OwnedFd,
+    /// What the client reads.
+    pub output: OwnedFd,
+}
+
+/// Why a stdio relay could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StdioError {
+    /// The command could not be started.
+    #[error("cannot start {command:?}: {source}")]
+    Spawn {
+        /// The command as it was given.
+        command: String,
+        /// Not found, not allowed, ...
+        source: io::Error,
+    },
+    /// The system refused a thread or a pipe.
+    #[error("cannot set up the relay: {0}")]
+    Setup(#[from] io::Error),
+}
+
+/// A running child and the relay in front of it.
+#[derive(Debug)]
+pub struct StdioRelay {
+    child: ChildHandle,
+    observed: Option<Arc<Watch>>,
+    exited: oneshot::Receiver<io::Result<ExitStatus>>,
+    output_done: oneshot::Receiver<()>,
+    /// Dropped to stop the threads.
+    stop: io::PipeWriter,
+    connection: Option<Connection>,
+}
+
+/// Sends signals to the child.
+#[derive(Clone, Debug)]
+pub struct ChildHandle(Arc<ChildState>);
+
+#[derive(Debug)]
+struct ChildState {
+    /// None once the child is reaped, when its number may be another's.
+    pid: Mutex<Option<Pid>>,
+    signalled: AtomicBool,
+}
+
+impl ChildHandle {
+    /// The process id; none once the child has ended.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.lock().map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
+    /// Passes a signal on to the child's process group; nothing happens if it has ended.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = *self.lock() {
+            self.0.signalled.store(true, Ordering::Relaxed);
+            if let Err(error) = kill_process_group(pid, signal) {
+                tracing::warn!(?signal, %error, "cannot signal the server");
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Pid>> {
+        self.0.pid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What both directions share to observe.
+#[derive(Debug)]
+struct Watch {
+    probe: Probe,
+    clients: Arc<Clients>,
+    conversation: Conversation,
+    limits: Limits,
+}
+
+/// Starts `command` as a stdio MCP server and relays between it and `client`.
+///
+/// The child's stdin and stdout are ours; its stderr is as `command` says (inherited unless changed). It gets a process
+/// group of its own, so that signals reach its descendants too.
+///
+/// # Errors
+/// The command cannot be started, or the system refuses threads or pipes.
+pub fn spawn(mut command: Command, client: ClientEnd, probe: &Probe, limits: Limits) -> Result<StdioRelay, StdioError> {
+    let now = Instant::now();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().map_err(|source| StdioError::Spawn {
+        command: command.get_program().to_string_lossy().into_owned(),
+        source,
+    })?;
+    probe.operation(Component::Server, None, now);
+    let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(io::Error::other("the child has no pipes").into());
+    };
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let handle = ChildHandle(Arc::new(ChildState { pid: Mutex::new(pid), signalled: AtomicBool::new(false) }));
+    let watch = probe.is_on().then(|| {
+        let clients = Arc::new(Clients::default());
+        let conversation = Conversation::new(probe.clone(), Arc::clone(&clients), "", true, now);
+        Arc::new(Watch { probe: probe.clone(), clients, conversation, limits })
+    });
+    let (stopped, stop) = io::pipe()?;
+    let (output_sender, output_done) = oneshot::channel();
+    let (exit_sender, exited) = oneshot::channel();
+
+    let to_server = Pump::new(client.input, stdin.into(), stopped.try_clone()?, Direction::ToServer, watch.clone());
+    let to_client = Pump::new(stdout.into(), client.output, stopped, Direction::ToClient, watch.clone());
+    thread::Builder::new().name("mcpscope-in".into()).spawn(move || to_server.run())?;
+    thread::Builder::new().name("mcpscope-out".into()).spawn(move || {
+        to_client.run();
+        // The receiver may be gone, with the relay.
+        let _ = output_sender.send(());
+    })?;
+    let reaper = handle.clone();
+    thread::Builder::new().name("mcpscope-wait".into()).spawn(move || {
+        let _ = exit_sender.send(reap(&mut child, &reaper));
+    })?;
+    let connection = watch.as_ref().map(|watch| watch.probe.connection(now));
+    Ok(StdioRelay { child: handle, observed: watch, exited, output_done, stop, connection })
+}
+
+/// Waits for the end of the child without reaping it first: until its number is taken out of the handle, no signal may
+/// reach another process that has got the number.
+fn reap(child: &mut Child, handle: &ChildHandle) -> io::Result<ExitStatus> {
+    let pid = *handle.lock();
+    if let Some(pid) = pid {
+        while let Err(error) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+            if error != rustix::io::Errno::INTR {
+                return Err(error.into());
+            }
+        }
+    }
+    let mut pid = handle.lock();
+    *pid = None;
+    child.wait()
+}
+
+impl StdioRelay {
+    /// A handle to signal the child.
+    #[must_use]
+    pub fn child(&self) -> ChildHandle {
+        self.child.clone()
+    }
+
+    /// Relays until the child has ended and all of its output is passed on.
+    ///
+    /// # Errors
+    /// The child's end could not be waited for.
+    pub async fn wait(self) -> io::Result<ExitStatus> {
+        let Self { child, observed, mut exited, output_done, stop, connection } = self;
+        let mut sweep = tokio::time::interval(SWEEP);
+        let status = loop {
+            tokio::select! {
+                status = &mut exited => break status.map_err(io::Error::other)??,
+                _ = sweep.tick() => if let Some(watch) = &observed {
+                    watch.sweep();
+                },
+            }
+        };
+        let mut output_done = output_done;
+        if tokio::time::timeout(LINGER, &mut output_done).await.is_err() {
+            drop(stop);
+            // What was read must still be written, however slowly the client reads: the child would wait just as long.
+            let _ = output_done.await;
+        }
+        drop(connection);
+        if let Some(watch) = &observed {
+            let crashed = !status.success() && !child.0.signalled.load(Ordering::Relaxed);
+            watch.probe.operation(Component::Server, crashed.then_some(ErrorType::Crash), Instant::now());
+        }
+        Ok(status)
+    }
+}
+
+impl Watch {
+    fn sweep(&self) {
+        let now = Instant::now();
+        self.probe.guarded(|| {
+            self.conversation.expire(self.limits.call_timeout, now);
+            self.clients.expire(now);
+        });
+    }
+
+    fn observe(&self, seen: Seen<'_>, direction: Direction, lane: &mut Lane, at: Instant) -> Observed {
+        let observe = || match seen {
+            Seen::Message(bytes) => self.conversation.observe(bytes, Travel { direction, at, protocol: None }, lane),
+            Seen::Oversized => {
+                self.probe.lost(Loss::OversizedMessage, at);
+                Observed::NOTHING
+            }
+        };
+        self.probe.guarded(observe).unwrap_or(Observed::NOTHING)
+    }
+}
+
+/// Moves bytes one way.
+struct Pump {
+    from: OwnedFd,
+    to: OwnedFd,
+    /// Hangs up when the relay is to stop.
+    stopped: io::PipeReader,
+    direction: Direction,
+    watch: Option<Arc<Watch>>,
+}
+
+enum Ready {
+    Input,
+    Stopped,
+}
+
+impl Pump {
+    fn new(
+        from: OwnedFd,
+        to: OwnedFd,
+        stopped: io::PipeReader,
+        direction: Direction,
+        watch: Option<Arc<Watch>>,
+    ) -> Self {
+        Self { from, to, stopped, direction, watch }
+    }
+
+    /// Runs until the input ends, the output is closed or the relay stops. Dropping the descriptors passes the end on.
+    fn run(self) {
+        let direction = self.direction;
+        if let Err(error) = self.relay() {
+            // A closed pipe is how every stdio session ends.
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                tracing::warn!(direction = direction.as_str(), %error, "the relay ended");
+            }
+        }
+    }
+
+    fn relay(self) -> io::Result<()> {
+        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut side = self.watch.as_ref().map(|watch| Side {
+            watch,
+            direction: self.direction,
+            tap: Tap::new(Framing::Line, watch.limits.max_message),
+            lane: Lane::default(),
+        });
+        while let Ready::Input = self.ready()? {
+            let read = match rustix::io::read(&self.from, &mut buffer) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let chunk = buffer.get(..read).unwrap_or_default();
+            match &mut side {
+                Some(side) => self.relay_observed(side, chunk)?,
+                None => write_all(&self.to, chunk)?,
+            }
+        }
+        if let Some(mut side) = side {
+            let at = Instant::now();
+            let Side { watch, direction, tap, lane } = &mut side;
+            let parts = tap.end(|seen| watch.observe(seen, *direction, lane, at).passage);
+            // Before the end of the stream the bytes have passed already, unless a fault held them.
+            self.write_parts(parts.into_iter().filter(|(bytes, _)| !bytes.is_empty()))?;
+        }
+        Ok(())
+    }
+
+    fn relay_observed(&self, side: &mut Side<'_>, chunk: &[u8]) -> io::Result<()> {
+        let at = Instant::now();
+        let Side { watch, direction, tap, lane } = side;
+        let mut messages = 0;
+        let fate = tap.feed(chunk, watch.probe.holds(), |seen| {
+            messages += 1;
+            watch.observe(seen, *direction, lane, at).passage
+        });
+        let _queued = watch.probe.queued(*direction, messages, at);
+        match fate {
+            Fate::Now(bytes) => write_all(&self.to, bytes),
+            Fate::Parts(parts) => self.write_parts(parts),
+        }
+    }
+
+    fn write_parts(&self, parts: impl IntoIterator<Item = (Vec<u8>, Passage)>) -> io::Result<()> {
+        for (bytes, passage) in parts {
+            match passage {
+                Passage::Never => continue,
+                Passage::At(due) => self.wait_until(due)?,
+                Passage::Now => {}
+            }
+            write_all(&self.to, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for input; what can be read is read even if the relay is to stop.
+    fn ready(&self) -> io::Result<Ready> {
+        let mut fds = [PollFd::new(&self.from, PollFlags::IN), PollFd::new(&self.stopped, PollFlags::IN)];
+        while let Err(error) = poll(&mut fds, None) {
+            if error != rustix::io::Errno::INTR {
+                return Err(error.into());
+            }
+        }
+        Ok(if fds[0].revents().is_empty() { Ready::Stopped } else { Ready::Input })
+    }
+
+    /// Waits for a time, or until the relay is to stop.
+    fn wait_until(&self, due: Instant) -> io::Result<()> {
+        loop {
+            let left = due.saturating_duration_since(Instant::now());
+            let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            match poll(&mut [PollFd::new(&self.stopped, PollFlags::IN)], Some(&timeout)) {
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// What a pump needs to observe its direction.
+struct Side<'a> {
+    watch: &'a Watch,
+    direction: Direction,
+    tap: Tap,
+    lane: Lane,
+}
+
+fn write_all(to: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(&to, bytes) {
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR) => {}
+            // Someone else may have made an inherited descriptor non-blocking.
+            Err(rustix::io::Errno::AGAIN) => {
+                let _ = poll(&mut [PollFd::new(&to, PollFlags::OUT)], None);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

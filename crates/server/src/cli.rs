@@ -1,0 +1,117 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::listen::DashboardAt;
+
+/// See what an MCP server really does: exact metrics, traces and health of its traffic, without a code change.
+#[derive(Debug, Parser)]
+#[command(name = "mcpscope", version, disable_help_subcommand = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show everything on a built-in MCP server with built-in client traffic
+    Demo(DemoArgs),
+    /// Wrap a stdio MCP server: stdin and stdout are MCP, everything else goes to stderr
+    Run(RunArgs),
+    /// Stand in front of a Streamable HTTP MCP server
+    Proxy(ProxyArgs),
+    /// The demo's server over stdio, as the demo starts it
+    #[command(hide = true)]
+    DemoServer {
+        /// Seed of its random behaviour
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+/// Options of demo, run and proxy.
+#[derive(Args, Debug)]
+pub(crate) struct Common {
+    /// Configuration file; may be repeated, later files override earlier ones
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Vec<PathBuf>,
+    /// Where the dashboard listens (loopback only), or `off` [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR|off")]
+    pub(crate) dashboard: Option<DashboardAt>,
+    /// Write the addresses of all listeners to this file as JSON once they are bound
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+    /// What is logged to stderr
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    pub(crate) log: LogLevel,
+    /// How it is logged
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Name of the server in labels and traces [default: the command's file name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// The stdio MCP server and its arguments
+    #[arg(required = true, last = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ProxyArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Name of the server in labels and traces [default: the upstream's host and port]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// The MCP server: http://HOST[:PORT][/PATH]
+    #[arg(long, value_name = "URL")]
+    pub(crate) upstream: String,
+    /// Where clients connect instead; port 0 takes any free one
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: String,
+    /// The Host header that the upstream gets; by default it is kept for a loopback upstream only
+    #[arg(long, value_name = "keep|upstream")]
+    pub(crate) host_header: Option<HostHeader>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Where MCP clients can connect to the demo's server; port 0 takes any free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000")]
+    pub(crate) listen: String,
+    /// Seed of the random traffic
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum HostHeader {
+    Keep,
+    Upstream,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}

@@ -1,0 +1,158 @@
+//! `mcpscope demo`: a real MCP server under real traffic, with everything visible.
+
+use std::io::IsTerminal as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mcpscope_core::Transport;
+use mcpscope_demo::{HTTP_PATH, serve_stdio, traffic_http, traffic_io};
+use mcpscope_hooks::Probe;
+use mcpscope_proxy::http::{HostHeader, Upstream};
+use mcpscope_proxy::{Limits, stdio};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::announce::Listeners;
+use crate::cli::DemoArgs;
+use crate::failure::{Failure, say};
+use crate::figures::Figures;
+use crate::instance::{Instance, Taken};
+use crate::listen::{Address, bind_or_fail};
+use crate::proxy::relay;
+use crate::signals;
+
+/// How often a line of figures is printed.
+const FIGURES: Duration = Duration::from_secs(5);
+/// Before the stdio server is started again.
+const RESTART: Duration = Duration::from_secs(1);
+/// How long the parts may take to end.
+const END: Duration = Duration::from_secs(4);
+
+pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
+    let listen: Address =
+        args.listen.parse().map_err(|error: anyhow::Error| Failure::usage(error.context("--listen")))?;
+    let instance = Instance::new(&args.common)?;
+    let dashboard = instance.bind_dashboard(&args.common, Taken::Fails)?;
+    let bound = bind_or_fail(&listen, "--listen")?;
+    let stop = CancellationToken::new();
+    signals::cancel_on_end(stop.clone()).map_err(Failure::internal)?;
+
+    let server = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.map_err(Failure::unavailable)?;
+    let server_addr = server.local_addr().map_err(Failure::internal)?;
+    let upstream = Upstream::parse(&format!("http://{server_addr}{HTTP_PATH}")).map_err(Failure::internal)?;
+    let url = format!("http://{}{HTTP_PATH}", bound.addr);
+    let listeners = Listeners {
+        dashboard: dashboard.as_ref().map(|bound| format!("http://{}/", bound.addr)),
+        proxies: vec![("demo".to_owned(), url.clone())],
+    };
+    let metrics_url = listeners.dashboard.as_ref().map(|dashboard| format!("{dashboard}metrics"));
+    // The client ends first, then the relay, then the server: nothing is cut off.
+    let (relay_stop, server_stop) = (CancellationToken::new(), CancellationToken::new());
+    let relay = relay(&instance, "demo", upstream, HostHeader::Auto, bound, relay_stop.clone())?;
+    let stdio_probe = instance.probe("demo-stdio", Transport::Stdio);
+    let limits = instance.limits();
+    let traffic = instance.traffic();
+    let observing = instance.observe(dashboard)?;
+    traffic.running();
+    listeners.announce(args.common.ready_file.as_deref())?;
+    if let Some(url) = metrics_url {
+        say(format_args!("metrics {url}"));
+    }
+
+    let mut servers = JoinSet::new();
+    let mut clients = JoinSet::new();
+    servers.spawn(mcpscope_demo_http(server, args.seed, server_stop.clone()));
+    servers.spawn(async move { relay.await.context("the demo's proxy ended") });
+    let (client_stop, seed) = (stop.clone(), args.seed);
+    clients.spawn(async move { traffic_http(url, seed, client_stop).await.context("the demo's HTTP traffic ended") });
+    clients.spawn(stdio_traffic(stdio_probe, limits, seed, stop.clone()));
+    if let Some(metrics) = instance.metrics.clone().filter(|_| std::io::stderr().is_terminal()) {
+        clients.spawn(print_figures(Figures::new(metrics), stop.clone()));
+    }
+
+    // Any part that ends by itself before the stop is a failure of the demo.
+    let failed = tokio::select! {
+        () = stop.cancelled() => None,
+        Some(ended) = servers.join_next() => Some(ended),
+        Some(ended) = clients.join_next() => Some(ended),
+    };
+    stop.cancel();
+    let wind_down = async {
+        while clients.join_next().await.is_some() {}
+        relay_stop.cancel();
+        server_stop.cancel();
+        while servers.join_next().await.is_some() {}
+    };
+    if tokio::time::timeout(END, wind_down).await.is_err() {
+        tracing::warn!("parts of the demo did not end in time");
+    }
+    drop(traffic);
+    observing.end().await;
+    match failed {
+        Some(ended) => {
+            ended.map_err(Failure::internal)?.map_err(Failure::internal)?;
+            Err(Failure::internal(anyhow::anyhow!("a part of the demo ended early")))
+        }
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// The demo's server over this process's stdin and stdout.
+pub(crate) async fn stdio_server(seed: u64) -> Result<ExitCode, Failure> {
+    serve_stdio(seed).await.map_err(Failure::internal)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn mcpscope_demo_http(
+    listener: tokio::net::TcpListener,
+    seed: u64,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    mcpscope_demo::http(listener, seed, stop).await.context("the demo's HTTP server ended")
+}
+
+/// Keeps a stdio server running behind the relay, and a client in front of it.
+async fn stdio_traffic(probe: Probe, limits: Limits, seed: u64, stop: CancellationToken) -> anyhow::Result<()> {
+    while !stop.is_cancelled() {
+        if let Err(error) = stdio_session(&probe, limits, seed, stop.clone()).await {
+            tracing::warn!(error = format!("{error:#}"), "the demo's stdio session ended");
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(RESTART) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn stdio_session(probe: &Probe, limits: Limits, seed: u64, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+    command.args(["demo-server", "--seed", &seed.to_string()]);
+    let (client, relay_end) = UnixStream::pair()?;
+    client.set_nonblocking(true)?;
+    let (read, write) = tokio::net::UnixStream::from_std(client)?.into_split();
+    let input = OwnedFd::from(relay_end);
+    let ends = stdio::ClientEnd { output: input.try_clone()?, input };
+    let relay = stdio::spawn(command, ends, probe, limits)?;
+    let child = relay.child();
+    let (traffic, ended) = tokio::join!(traffic_io(read, write, seed, stop), async {
+        let ended = relay.wait().await;
+        drop(child);
+        ended
+    });
+    let status = ended.context("the demo's stdio server cannot be waited for")?;
+    traffic.with_context(|| format!("the demo's stdio server ended with {status}"))
+}
+
+async fn print_figures(mut figures: Figures, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + FIGURES, FIGURES);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = tick.tick() => say(figures.line()),
+        }
+    }
+}

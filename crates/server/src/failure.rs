@@ -1,0 +1,56 @@
+//! How the program ends when it cannot do its work.
+
+use std::fmt::Display;
+
+/// Why the program ends, and with which exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    error: anyhow::Error,
+}
+
+impl Failure {
+    /// Bad usage or configuration (sysexits' EX_USAGE).
+    pub(crate) const USAGE: u8 = 64;
+    /// A listener cannot be bound (EX_UNAVAILABLE).
+    const UNAVAILABLE: u8 = 69;
+    /// Something that should not happen (EX_SOFTWARE).
+    const INTERNAL: u8 = 70;
+
+    pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self { code: Self::USAGE, error: error.into() }
+    }
+
+    pub(crate) fn unavailable(error: impl Into<anyhow::Error>) -> Self {
+        Self { code: Self::UNAVAILABLE, error: error.into() }
+    }
+
+    pub(crate) fn internal(error: impl Into<anyhow::Error>) -> Self {
+        Self { code: Self::INTERNAL, error: error.into() }
+    }
+
+    /// The command to run cannot be started: 127 if there is none of that name, 126 if it is not allowed, as in a shell.
+    pub(crate) fn command(source: &std::io::Error, error: impl Into<anyhow::Error>) -> Self {
+        let code = match source.kind() {
+            std::io::ErrorKind::NotFound => 127,
+            std::io::ErrorKind::PermissionDenied => 126,
+            _ => Self::INTERNAL,
+        };
+        Self { code, error: error.into() }
+    }
+
+    pub(crate) const fn code(&self) -> u8 {
+        self.code
+    }
+
+    /// Says on stderr why the program ends.
+    pub(crate) fn report(&self) {
+        say(format_args!("mcpscope: {:#}", self.error));
+    }
+}
+
+/// Prints one line on stderr. Stdout belongs to the protocol; a closed stderr must not end the program.
+pub(crate) fn say(line: impl Display) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

@@ -1,0 +1,56 @@
+//! `mcpscope`: see what an MCP server really does.
+
+mod announce;
+mod cli;
+mod demo;
+mod failure;
+mod figures;
+mod instance;
+mod listen;
+mod logging;
+mod proxy;
+mod run;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { Failure::USAGE } else { 0 };
+            // Nobody is left to tell if even this cannot be printed.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.report();
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+    match cli.command {
+        Command::Run(args) => block_on(run::run(args)),
+        Command::Proxy(args) => block_on(proxy::proxy(args)),
+        Command::Demo(args) => block_on(demo::demo(args)),
+        Command::DemoServer { seed } => block_on(demo::stdio_server(seed)),
+    }
+}
+
+fn block_on(work: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::internal)?;
+    let result = runtime.block_on(work);
+    // A thread may still be blocked on the client's pipe; the end of the process is the end of it.
+    runtime.shutdown_background();
+    result
+}

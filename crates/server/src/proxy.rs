@@ -1,0 +1,70 @@
+//! `mcpscope proxy`: in front of a Streamable HTTP MCP server.
+
+use std::process::ExitCode;
+
+use mcpscope_core::Transport;
+use mcpscope_proxy::http::{self, Config, HostHeader, Upstream};
+use tokio_util::sync::CancellationToken;
+
+use crate::announce::Listeners;
+use crate::cli::{self, ProxyArgs};
+use crate::failure::Failure;
+use crate::instance::{Instance, Taken, server_name};
+use crate::listen::{Address, Bound, bind_or_fail};
+use crate::signals;
+
+pub(crate) async fn proxy(args: ProxyArgs) -> Result<ExitCode, Failure> {
+    let upstream = Upstream::parse(&args.upstream)
+        .map_err(|error| Failure::usage(anyhow::anyhow!(error).context("--upstream")))?;
+    let listen: Address =
+        args.listen.parse().map_err(|error: anyhow::Error| Failure::usage(error.context("--listen")))?;
+    let instance = Instance::new(&args.common)?;
+    let name = server_name(args.name.as_deref(), upstream.authority());
+    let dashboard = instance.bind_dashboard(&args.common, Taken::Fails)?;
+    let bound = bind_or_fail(&listen, "--listen")?;
+    let traffic = instance.traffic();
+    let stop = CancellationToken::new();
+    signals::cancel_on_end(stop.clone()).map_err(Failure::internal)?;
+
+    let listeners = Listeners {
+        dashboard: dashboard.as_ref().map(|bound| format!("http://{}/", bound.addr)),
+        proxies: vec![(name.to_string(), format!("http://{}{}", bound.addr, upstream.path()))],
+    };
+    let host_header = match args.host_header {
+        None => HostHeader::Auto,
+        Some(cli::HostHeader::Keep) => HostHeader::Keep,
+        Some(cli::HostHeader::Upstream) => HostHeader::Upstream,
+    };
+    let relay = relay(&instance, &name, upstream, host_header, bound, stop.clone())?;
+    let observing = instance.observe(dashboard)?;
+    traffic.running();
+    listeners.announce(args.common.ready_file.as_deref())?;
+    relay.await.map_err(Failure::internal)?;
+    drop(traffic);
+    observing.end().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The relay in front of one upstream, as a future.
+pub(crate) fn relay(
+    instance: &Instance,
+    name: &str,
+    upstream: Upstream,
+    host_header: HostHeader,
+    bound: Bound,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = std::io::Result<()>> + Send + use<>, Failure> {
+    let proxy = &instance.settings.proxy;
+    let config = Config {
+        host_header,
+        hosts: instance.proxy_hosts(bound.addr),
+        limits: instance.limits(),
+        connect_timeout: proxy.connect_timeout,
+        header_timeout: proxy.header_timeout,
+        idle_session: proxy.idle_session,
+        ..Config::new(upstream)
+    };
+    let probe = instance.probe(name, Transport::Http);
+    let listeners = bound.into_tokio().map_err(Failure::internal)?;
+    Ok(http::serve(listeners, config, probe, stop.cancelled_owned()))
+}

@@ -1,0 +1,72 @@
+//! `mcpscope run`: in place of a stdio MCP server.
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Command, ExitCode, ExitStatus};
+
+use anyhow::{Context as _, anyhow};
+use mcpscope_core::Transport;
+use mcpscope_proxy::stdio::{self, ClientEnd, StdioError};
+
+use crate::announce::Listeners;
+use crate::cli::RunArgs;
+use crate::failure::Failure;
+use crate::instance::{Instance, Taken, server_name};
+use crate::signals;
+
+pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
+    let instance = Instance::new(&args.common)?;
+    let (program, arguments) = args.command.split_first().ok_or_else(|| Failure::usage(anyhow!("no command")))?;
+    let file_name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
+    let name = server_name(args.name.as_deref(), &file_name);
+    let dashboard = instance.bind_dashboard(&args.common, Taken::MovesTheDefault)?;
+    let traffic = instance.traffic();
+    // Before the child starts: none of its signals may be lost or end us instead.
+    let mut signals = signals::forwarded().map_err(Failure::internal)?;
+
+    let client = take_stdio().map_err(Failure::internal)?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let probe = instance.probe(&name, Transport::Stdio);
+    let relay = stdio::spawn(command, client, &probe, instance.limits()).map_err(|error| match &error {
+        StdioError::Spawn { source, .. } => Failure::command(source, anyhow!("{error}")),
+        StdioError::Setup(_) => Failure::internal(error),
+    })?;
+    traffic.running();
+    let listeners = Listeners {
+        dashboard: dashboard.as_ref().map(|bound| format!("http://{}/", bound.addr)),
+        ..Listeners::default()
+    };
+    let observing = instance.observe(dashboard)?;
+    listeners.announce(args.common.ready_file.as_deref())?;
+
+    let child = relay.child();
+    let ended = relay.wait();
+    tokio::pin!(ended);
+    let status = loop {
+        tokio::select! {
+            status = &mut ended => break status.map_err(Failure::internal)?,
+            Some(signal) = signals.recv() => child.signal(signal),
+        }
+    };
+    observing.end().await;
+    Ok(exit_code(status))
+}
+
+/// Takes stdin and stdout away from this process: from here on they belong to the protocol, so that nothing else can write
+/// to stdout by mistake, and closing our copy is the end of file that the client sees.
+fn take_stdio() -> anyhow::Result<ClientEnd> {
+    let input = std::io::stdin().as_fd().try_clone_to_owned().context("cannot take stdin")?;
+    let output = std::io::stdout().as_fd().try_clone_to_owned().context("cannot take stdout")?;
+    rustix::stdio::dup2_stdin(File::open("/dev/null").context("cannot open the null device")?)?;
+    rustix::stdio::dup2_stdout(std::io::stderr())?;
+    Ok(ClientEnd { input, output })
+}
+
+/// The child's exit code, or 128 and the number of the signal that ended it, as in a shell.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1))
+}

@@ -1,0 +1,57 @@
+//! Signals from outside.
+
+use std::io;
+
+use rustix::process::Signal;
+use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Cancels the token at the first SIGINT or SIGTERM. The system's own handling is back after that: a second one ends the
+/// program at once.
+#[expect(clippy::disallowed_methods, reason = "the server may spawn, and end the process when a person insists")]
+pub(crate) fn cancel_on_end(token: CancellationToken) -> io::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        token.cancel();
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        crate::failure::say("mcpscope: ended at once by a second signal");
+        std::process::exit(130);
+    });
+    Ok(())
+}
+
+/// The signals that a wrapped server gets as if it had been started without mcpscope.
+#[expect(clippy::disallowed_methods, reason = "the server may spawn")]
+pub(crate) fn forwarded() -> io::Result<mpsc::UnboundedReceiver<Signal>> {
+    let kinds = [
+        (SignalKind::interrupt(), Signal::INT),
+        (SignalKind::terminate(), Signal::TERM),
+        (SignalKind::hangup(), Signal::HUP),
+        (SignalKind::quit(), Signal::QUIT),
+        (SignalKind::user_defined1(), Signal::USR1),
+        (SignalKind::user_defined2(), Signal::USR2),
+    ];
+    let streams: Vec<(Stream, Signal)> =
+        kinds.into_iter().map(|(kind, number)| Ok((signal(kind)?, number))).collect::<io::Result<_>>()?;
+    // Bounded by the system, which merges signals of one kind that wait.
+    let (sender, receiver) = mpsc::unbounded_channel();
+    for (mut stream, number) in streams {
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                if sender.send(number).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    Ok(receiver)
+}

@@ -1,0 +1,77 @@
+//! The project's own commands: `cargo xtask help` lists them.
+//!
+//! A tool for people and CI, not part of the product: it prints, reads the environment and depends on none of our crates.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command-line tool is for")]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod command;
+mod fuzz;
+mod steps;
+mod test_env;
+mod tidy;
+mod workspace;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "The project's own commands")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run everything that CI runs, and report every step that failed
+    Test {
+        /// Run only this step; may be given several times
+        #[arg(long, value_name = "STEP")]
+        only: Vec<String>,
+        /// List the steps
+        #[arg(long)]
+        list: bool,
+    },
+    /// Find or install what the tests need, and nothing else
+    Setup,
+    /// Check the layers, the invariants and the shape of the tree
+    Tidy,
+    /// Run the benchmarks of one name; without a name, list them
+    Bench {
+        /// NAME, or CRATE/NAME where two crates have a benchmark of that name
+        name: Option<String>,
+        /// Passed on to the benchmark
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Fuzz one target, or each in turn
+    Fuzz {
+        target: Option<String>,
+        /// How long to fuzz each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().task {
+        Task::Test { list: true, .. } => {
+            steps::list();
+            Ok(())
+        }
+        Task::Test { only, .. } => steps::run(&only),
+        Task::Setup => test_env::setup(),
+        Task::Tidy => tidy::run(),
+        Task::Bench { name: None, .. } => bench::list(),
+        Task::Bench { name: Some(name), args } => bench::run(&name, &args),
+        Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
