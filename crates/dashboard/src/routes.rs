@@ -196,7 +196,10 @@ fn metrics(asked: &Asked<'_>) -> Answer {
     let sources = asked.sources;
     let views = sources.metrics()?.views(asked.now);
     let uptime = views::whole_ms(sources.health.uptime(asked.now));
-    json(StatusCode::OK, &views::Metrics::new(&views, sources.timestamp(asked.now), uptime))
+    json(
+        StatusCode::OK,
+        &views::Metrics::new(&views, sources.timestamp(asked.now), uptime, sources.health.usage(asked.now)),
+    )
 }
 
 fn summary(asked: &Asked<'_>) -> Answer {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use mcpscope_core::Labels;
-use mcpscope_health::{ComponentReport, Readiness, Report};
+use mcpscope_health::{ComponentReport, Readiness, Report, Usage};
 use mcpscope_metrics::{MetricSeries, MetricView, RawRecord, Stats};
 use serde::Serialize;
 
@@ -92,14 +92,15 @@ impl<'a> From<&'a ComponentReport> for Component<'a> {
     }
 }
 
-/// `metrics` of the shapes, without `memory_usage` and `cpu_usage`: nothing measures these two yet, and a key that is
-/// not there is truer than a number that is not measured.
+/// `metrics` of the shapes. `memory_usage` is `null` where the system does not tell.
 #[derive(Debug, Serialize)]
 pub(crate) struct Metrics<'a> {
     #[serde(flatten)]
     metrics: BTreeMap<&'static str, Metric<'a>>,
     timestamp: u64,
     system_uptime: u64,
+    memory_usage: Option<u64>,
+    cpu_usage: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -131,8 +132,14 @@ struct Window {
 }
 
 impl<'a> Metrics<'a> {
-    pub(crate) fn new(views: &'a [MetricView], timestamp: u64, system_uptime: u64) -> Self {
-        Self { metrics: views.iter().map(|view| (view.name, view.into())).collect(), timestamp, system_uptime }
+    pub(crate) fn new(views: &'a [MetricView], timestamp: u64, system_uptime: u64, usage: Usage) -> Self {
+        Self {
+            metrics: views.iter().map(|view| (view.name, view.into())).collect(),
+            timestamp,
+            system_uptime,
+            memory_usage: usage.resident_bytes,
+            cpu_usage: usage.cpu_ratio,
+        }
     }
 }
 

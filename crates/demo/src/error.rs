@@ -1,3 +1,5 @@
+//! How serving and driving the demo can fail.
+
 use rmcp::{
     ServiceError,
     service::{ClientInitializeError, ServerInitializeError},

@@ -6,17 +6,19 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::readiness::{Condition, Missing, NOT_YET, Readiness, Requirement};
 use crate::report::{ComponentReport, Report, State};
+use crate::usage::{Usage, UsageMeter};
 
 /// The two ends of an instance's health; `started` is when the instance began.
 #[must_use]
 pub fn channel(started: Instant) -> (Reporter, View) {
-    let shared = Arc::new(Shared { started, states: Mutex::new(States::default()) });
+    let shared = Arc::new(Shared { started, usage: UsageMeter::new(started), states: Mutex::new(States::default()) });
     (Reporter(Arc::clone(&shared)), View(shared))
 }
 
 #[derive(Debug)]
 pub(crate) struct Shared {
     started: Instant,
+    usage: UsageMeter,
     states: Mutex<States>,
 }
 
@@ -70,7 +72,7 @@ impl Reporter {
     }
 }
 
-/// Reads states and conditions; changes nothing. Cheap to clone.
+/// Reads states, conditions and the process's use of the machine. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct View(Arc<Shared>);
 
@@ -86,6 +88,12 @@ impl View {
     #[must_use]
     pub fn uptime(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.0.started)
+    }
+
+    /// What this process takes of the machine at `now`.
+    #[must_use]
+    pub fn usage(&self, now: Instant) -> Usage {
+        self.0.usage.read(now)
     }
 
     /// Whether the instance can serve, and if not, what is missing.

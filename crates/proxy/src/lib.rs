@@ -3,6 +3,9 @@
 mod clients;
 mod conversation;
 mod framing;
+#[cfg(feature = "_fuzz")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 mod scan;
 pub mod stdio;

@@ -1,3 +1,5 @@
+//! Files with mistakes: every mistake, with its place and what was expected.
+
 use std::{error::Error as _, fs, path::PathBuf};
 
 use expect_test::{Expect, expect};

@@ -1,3 +1,5 @@
+//! Variables with mistakes.
+
 use expect_test::{Expect, expect};
 
 use super::load;

@@ -1,3 +1,5 @@
+//! Files, environment and defaults in their order, and the default file.
+
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use serde_yaml::Value;

@@ -1,3 +1,5 @@
+//! What no input may do: panic, hang or take memory without bound.
+
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;

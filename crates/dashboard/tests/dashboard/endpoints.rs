@@ -137,7 +137,9 @@ async fn metrics_by_critical_name() {
     expect![[r#"
         [
             "active_sessions_count",
+            "cpu_usage",
             "error_rates_by_component",
+            "memory_usage",
             "message_queue_depth",
             "registry_operations_per_second",
             "session_creation_latency_ms",
@@ -158,10 +160,10 @@ async fn the_summary() {
         {
           "aggregates": {
             "error_rates_by_component": {
-              "avg": 1.0,
-              "count": 1,
-              "max": 1.0,
-              "min": 1.0,
+              "avg": 0.5,
+              "count": 2,
+              "max": 0.5,
+              "min": 0.5,
               "sum": 1.0
             },
             "registry_operations_per_second": {
@@ -246,85 +248,82 @@ async fn raw_records_newest_first() {
 #[tokio::test]
 async fn traces_newest_first() {
     expect![[r#"
-        {
-          "timestamp": "<timestamp>",
-          "traces": [
-            {
-              "details": {
-                "error_class": "tool_error",
-                "method": "tools/call",
-                "request_bytes": "100",
-                "response_bytes": "200"
-              },
-              "duration_ms": 30.0,
-              "id": "953aeb70673e29cb73d33b666a1e21da",
-              "injected": false,
+        [
+          {
+            "details": {
+              "error_class": "tool_error",
               "method": "tools/call",
-              "operation": "tools/call add",
-              "server": "everything",
-              "spans": [
-                {
-                  "attributes": {
-                    "error.type": "tool_error",
-                    "gen_ai.operation.name": "execute_tool",
-                    "gen_ai.tool.name": "add",
-                    "jsonrpc.request.id": "1",
-                    "mcp.method.name": "tools/call",
-                    "mcp.protocol.version": "2025-11-25",
-                    "network.transport": "pipe"
-                  },
-                  "duration_us": 30000,
-                  "events": [],
-                  "id": "3fdabe86cbbeaa11",
-                  "kind": "server",
-                  "name": "tools/call add",
-                  "parent": null,
-                  "start_us": 0,
-                  "status": "error"
-                }
-              ],
-              "status": "error",
-              "timestamp": 1800000002000,
-              "tool": "add"
+              "request_bytes": "100",
+              "response_bytes": "200"
             },
-            {
-              "details": {
-                "method": "tools/call",
-                "request_bytes": "100",
-                "response_bytes": "200"
-              },
-              "duration_ms": 12.0,
-              "id": "63cbe1e459320dd7044c3cd7f43c661c",
-              "injected": false,
+            "duration_ms": 30.0,
+            "id": "953aeb70673e29cb73d33b666a1e21da",
+            "injected": false,
+            "method": "tools/call",
+            "operation": "tools/call add",
+            "server": "everything",
+            "spans": [
+              {
+                "attributes": {
+                  "error.type": "tool_error",
+                  "gen_ai.operation.name": "execute_tool",
+                  "gen_ai.tool.name": "add",
+                  "jsonrpc.request.id": "1",
+                  "mcp.method.name": "tools/call",
+                  "mcp.protocol.version": "2025-11-25",
+                  "network.transport": "pipe"
+                },
+                "duration_us": 30000,
+                "events": [],
+                "id": "3fdabe86cbbeaa11",
+                "kind": "server",
+                "name": "tools/call add",
+                "parent": null,
+                "start_us": 0,
+                "status": "error"
+              }
+            ],
+            "status": "error",
+            "timestamp": 1800000002000,
+            "tool": "add"
+          },
+          {
+            "details": {
               "method": "tools/call",
-              "operation": "tools/call echo",
-              "server": "everything",
-              "spans": [
-                {
-                  "attributes": {
-                    "gen_ai.operation.name": "execute_tool",
-                    "gen_ai.tool.name": "echo",
-                    "jsonrpc.request.id": "1",
-                    "mcp.method.name": "tools/call",
-                    "mcp.protocol.version": "2025-11-25",
-                    "network.transport": "pipe"
-                  },
-                  "duration_us": 12000,
-                  "events": [],
-                  "id": "e6984080bab12a02",
-                  "kind": "server",
-                  "name": "tools/call echo",
-                  "parent": null,
-                  "start_us": 0,
-                  "status": "ok"
-                }
-              ],
-              "status": "ok",
-              "timestamp": 1800000001000,
-              "tool": "echo"
-            }
-          ]
-        }
+              "request_bytes": "100",
+              "response_bytes": "200"
+            },
+            "duration_ms": 12.0,
+            "id": "63cbe1e459320dd7044c3cd7f43c661c",
+            "injected": false,
+            "method": "tools/call",
+            "operation": "tools/call echo",
+            "server": "everything",
+            "spans": [
+              {
+                "attributes": {
+                  "gen_ai.operation.name": "execute_tool",
+                  "gen_ai.tool.name": "echo",
+                  "jsonrpc.request.id": "1",
+                  "mcp.method.name": "tools/call",
+                  "mcp.protocol.version": "2025-11-25",
+                  "network.transport": "pipe"
+                },
+                "duration_us": 12000,
+                "events": [],
+                "id": "e6984080bab12a02",
+                "kind": "server",
+                "name": "tools/call echo",
+                "parent": null,
+                "start_us": 0,
+                "status": "ok"
+              }
+            ],
+            "status": "ok",
+            "timestamp": 1800000001000,
+            "tool": "echo"
+          }
+        ]
     "#]]
     .assert_eq(&json(&with_two_calls().await, "/api/v1/traces").await);
 }
@@ -336,7 +335,7 @@ async fn traces_by_every_parameter() {
         let answer = running.get(&format!("/api/v1/traces?{query}")).await;
         assert_eq!(answer.status, 200, "{query}: {}", answer.body);
         let value: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
-        let tools = value["traces"].as_array().unwrap().iter().map(|t| t["tool"].as_str().unwrap().to_owned());
+        let tools = value.as_array().unwrap().iter().map(|t| t["tool"].as_str().unwrap().to_owned());
         tools.collect::<Vec<_>>().join(" ")
     };
     for (query, expected) in [

@@ -1,3 +1,5 @@
+//! The traffic against real servers.
+
 #![allow(
     clippy::disallowed_methods,
     reason = "tests spawn the parts that they connect; the runtime of a test ends with it"

@@ -70,7 +70,7 @@ def test_health(proxy):
     assert health["overall"] in {"healthy", "degraded", "warning", "critical"}
     assert 0 <= health["health_percentage"] <= 1
     assert recent(health["timestamp"]) and 0 <= health["uptime"] < 60_000
-    assert set(health["components"]) >= {"registry", "sessions", "transports", "observability"}
+    assert set(health["components"]) >= {"transports", "observability"}
     for component in health["components"].values():
         assert {"status", "message", "since"} <= set(component) <= {"status", "message", "since", "rate", "count"}
         assert component["status"] in {"healthy", "warning", "critical"}

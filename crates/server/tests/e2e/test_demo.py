@@ -32,10 +32,9 @@ def test_live_figures_of_both_servers_within_ten_seconds(demo):
 
 def test_every_behaviour_of_the_built_in_tools_shows(demo):
     """Its tools differ, so that there is something to see: some calls fail."""
-    outcomes = lambda: demo.metrics().by("outcome", "mcpscope_tool_call_duration_seconds_count")  # noqa: E731
-    wait_until(lambda: {"ok", "error"} <= set(outcomes()), within=30, what="good and failed calls")
-    tools = demo.metrics().by("tool", "mcpscope_tool_call_duration_seconds_count")
-    assert {"echo", "add"} <= set(tools)
+    seen = lambda label: set(demo.metrics().by(label, "mcpscope_tool_call_duration_seconds_count"))  # noqa: E731
+    wait_until(lambda: {"ok", "error"} <= seen("outcome"), within=30, what="good and failed calls")
+    wait_until(lambda: {"echo", "add", "slow", "flaky"} <= seen("tool"), within=30, what="calls of several tools")
 
 
 @pytest.mark.parametrize(("mode", "protocol"), [("legacy", "2025-11-25"), ("2026-07-28", "2026-07-28")])

@@ -113,9 +113,9 @@ def status_kib(pid: int, field: str) -> int:
 
 
 def test_a_message_over_the_limit_is_relayed_whole_in_flat_memory(instances):
-    """20 MiB there and back, over the 16 MiB up to which messages are looked into."""
+    """100 MiB there and back. Up to 16 MiB of a message are kept to look at it, in each direction; no more ever."""
     head, tail = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"big","x":"', b'"}}\n'
-    message = head + b"x" * (20 * MIB) + tail
+    message = head + b"x" * (100 * MIB) + tail
     # Echoed by `cat`, a request and an answer of ours make one whole exchange in each direction.
     small = b'{"jsonrpc":"2.0","id":2,"method":"tools/list"}\n{"jsonrpc":"2.0","id":2,"result":{"tools":[]}}\n'
     instance = instances.run("--name", "big", command=["cat"])
@@ -138,7 +138,7 @@ def test_a_message_over_the_limit_is_relayed_whole_in_flat_memory(instances):
     writer.join(10)
     # The peak, so that no moment in between is missed.
     grown = status_kib(pipe.pid, "VmHWM") - before
-    assert grown < 24 * 1024, f"grew by {grown} KiB"
+    assert grown < 40 * 1024, f"grew by {grown} KiB"
 
     # `cat` sends it back, so each message is seen once in each direction.
     settles_at(2, lambda: instance.metrics().sum("mcpscope_dropped_total", what="oversized_message"))

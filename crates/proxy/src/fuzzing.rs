@@ -1,0 +1,52 @@
+//! What the fuzz targets of this project drive. Not for users: it can change or go without notice.
+
+use mcpscope_hooks::Passage;
+
+use crate::framing::{self, Fate, Framing, Seen};
+
+/// Watches one direction of one stream.
+#[derive(Debug)]
+pub struct Tap(framing::Tap);
+
+/// Bytes, and when they may go on.
+pub type Part = (Vec<u8>, Passage);
+
+impl Tap {
+    /// One message a line, of at most `max_message` bytes.
+    #[must_use]
+    pub fn lines(max_message: usize) -> Self {
+        Self(framing::Tap::new(Framing::Line, max_message))
+    }
+
+    /// Server-sent events of at most `max_message` bytes.
+    #[must_use]
+    pub fn events(max_message: usize) -> Self {
+        Self(framing::Tap::new(Framing::Sse, max_message))
+    }
+
+    /// One message of at most `max_message` bytes.
+    #[must_use]
+    pub fn body(max_message: usize) -> Self {
+        Self(framing::Tap::new(Framing::Body, max_message))
+    }
+
+    /// Takes the next bytes; `judge` sees every message that they complete, or nothing of one that is too large.
+    pub fn feed(&mut self, chunk: &[u8], hold: bool, mut judge: impl FnMut(Option<&[u8]>) -> Passage) -> Vec<Part> {
+        match self.0.feed(chunk, hold, |seen| judge(message(seen))) {
+            Fate::Now(bytes) => vec![(bytes.to_vec(), Passage::Now)],
+            Fate::Parts(parts) => parts,
+        }
+    }
+
+    /// The stream has ended; returns what was held.
+    pub fn end(&mut self, mut judge: impl FnMut(Option<&[u8]>) -> Passage) -> Vec<Part> {
+        self.0.end(|seen| judge(message(seen)))
+    }
+}
+
+fn message(seen: Seen<'_>) -> Option<&[u8]> {
+    match seen {
+        Seen::Message(bytes) => Some(bytes),
+        Seen::Oversized => None,
+    }
+}
