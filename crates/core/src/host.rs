@@ -30,13 +30,15 @@ pub enum Refusal {
 }
 
 impl HostPolicy {
-    /// Checks the `Host` headers and the `Origin` headers of one request.
+    /// Checks one request: its `Host` headers, the authority of its target if that is absolute (`GET http://host/path`,
+    /// where it wins over the header, RFC 9112), and its `Origin` headers.
     ///
     /// # Errors
     /// Not exactly one host, a host that is neither loopback nor allowed, or an origin that is neither.
     pub fn check<'a>(
         &self,
         hosts: impl IntoIterator<Item = &'a [u8]>,
+        authority: Option<&str>,
         origins: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<(), Refusal> {
         let mut hosts = hosts.into_iter();
@@ -45,8 +47,10 @@ impl HostPolicy {
         if more > 0 {
             return Err(Refusal::HostCount(1 + more));
         }
-        if !self.any_host && !self.allows_host(host) {
-            return Err(Refusal::Host(shown(host)));
+        for name in std::iter::once(host).chain(authority.map(str::as_bytes)) {
+            if !self.any_host && !self.allows_host(name) {
+                return Err(Refusal::Host(shown(name)));
+            }
         }
         match origins.into_iter().find(|origin| !self.allows_origin(origin)) {
             Some(origin) => Err(Refusal::Origin(shown(origin))),
@@ -118,7 +122,7 @@ mod tests {
     fn check(policy: &HostPolicy, hosts: &[&str], origins: &[&str], expected: Result<(), Refusal>) {
         let bytes = |list: &[&str]| list.iter().map(|s| s.as_bytes().to_vec()).collect::<Vec<_>>();
         let (hosts, origins) = (bytes(hosts), bytes(origins));
-        let found = policy.check(hosts.iter().map(Vec::as_slice), origins.iter().map(Vec::as_slice));
+        let found = policy.check(hosts.iter().map(Vec::as_slice), None, origins.iter().map(Vec::as_slice));
         assert_eq!(found, expected);
     }
 
@@ -158,6 +162,14 @@ mod tests {
         }
         check(&policy, &[], &[], Err(Refusal::HostCount(0)));
         check(&policy, &["localhost", "localhost"], &[], Err(Refusal::HostCount(2)));
+    }
+
+    #[test]
+    fn an_absolute_target_passes_the_same_check() {
+        let policy = HostPolicy::default();
+        let check = |authority| policy.check([b"localhost".as_slice()], Some(authority), []);
+        assert_eq!(check("127.0.0.1:80"), Ok(()));
+        assert_eq!(check("evil.example"), Err(Refusal::Host("evil.example".into())));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use http::header::{CACHE_CONTROL, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use hyper::service::Service;
 use mcpscope_core::{HostPolicy, Refusal};
@@ -28,12 +29,7 @@ impl<S> Guarded<S> {
 
     fn check<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
         let all = |name: HeaderName| request.headers().get_all(name).into_iter().map(HeaderValue::as_bytes);
-        self.policy.check(all(HOST), all(ORIGIN))?;
-        // `GET http://host/path`: RFC 9112 lets this name win over the header, so it has to pass as well.
-        match request.uri().authority() {
-            Some(authority) => self.policy.check([authority.as_str().as_bytes()], []),
-            None => Ok(()),
-        }
+        self.policy.check(all(HOST), request.uri().authority().map(Authority::as_str), all(ORIGIN))
     }
 }
 

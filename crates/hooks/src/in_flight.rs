@@ -43,6 +43,11 @@ impl InFlight {
         self.end(outcome, response_bytes, at);
     }
 
+    /// Forgets the call: it turned out to be none, or to be answered elsewhere.
+    pub fn discard(mut self) {
+        self.call = None;
+    }
+
     fn end(&mut self, outcome: Outcome, response_bytes: u64, at: Instant) {
         let Some(call) = self.call.take() else { return };
         let root = self.root.unwrap_or(NO_TRACE);

@@ -23,8 +23,10 @@ pub trait Observer: fmt::Debug + Send + Sync {
 /// What the observation lost; the traffic went on all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// A message over `max_message`: relayed, not looked at.
+    /// A message that is too large, or a batch of too many: relayed, not looked at.
     OversizedMessage,
+    /// An answer in a content encoding: relayed, not looked at.
+    EncodedMessage,
     /// A panic inside the instrumentation.
     Panic,
     /// A trace that found no place.
@@ -40,8 +42,9 @@ pub enum Loss {
 }
 
 impl Loss {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::OversizedMessage,
+        Self::EncodedMessage,
         Self::Panic,
         Self::Trace,
         Self::TraceEvicted,
@@ -55,6 +58,7 @@ impl Loss {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::OversizedMessage => "oversized_message",
+            Self::EncodedMessage => "encoded_message",
             Self::Panic => "panic",
             Self::Trace => "trace",
             Self::TraceEvicted => "trace_evicted",

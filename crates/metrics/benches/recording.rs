@@ -1,41 +1,150 @@
-//! What recording and rendering cost.
-
-#![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
+//! What recording and rendering cost, beside `prometheus-client` and the bare atomic addition.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
-use criterion::{Criterion, criterion_group, criterion_main};
 use mcpscope_core::{ClockAnchor, Component};
-use mcpscope_metrics::{Config, Metrics};
+use mcpscope_metrics::{Config, HistogramSnapshot, Metrics};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
 
-fn recording(c: &mut Criterion) {
-    let start = Instant::now();
-    let metrics = Metrics::new(&Config::default(), ClockAnchor { mono: start, wall: SystemTime::now() });
-    let counter = metrics.component_operations(Component::Tools, false);
-    c.bench_function("counter, handle", |b| b.iter(|| black_box(&counter).increment(start)));
-    let histogram = metrics.tool_calls("s", "echo", "ok", false);
-    c.bench_function("histogram with raw record, handle", |b| {
-        b.iter(|| black_box(&histogram).record(black_box(Duration::from_micros(1234)), start));
-    });
-    c.bench_function("resolve a handle by four labels", |b| {
-        b.iter(|| metrics.tool_calls(black_box("s"), black_box("echo"), "ok", false));
-    });
-}
+mod harness;
+use harness::{Race, Report};
 
-fn rendering(c: &mut Criterion) {
-    let start = Instant::now();
-    let metrics = Metrics::new(
-        &Config { max_label_values: 1000, ..Config::default() },
-        ClockAnchor { mono: start, wall: SystemTime::now() },
-    );
-    for n in 0..1000 {
-        metrics.tool_calls("s", &format!("tool{n}"), "ok", false).record(Duration::from_millis(n), start);
+type Labels<const N: usize> = [(&'static str, String); N];
+type PeerHistograms<const N: usize> = Family<Labels<N>, Histogram, fn() -> Histogram>;
+
+const SAMPLE: Duration = Duration::from_micros(1234);
+const COUNTERS: u64 = 10_000;
+const HISTOGRAMS: u64 = 1_000;
+
+fn main() -> std::io::Result<()> {
+    if !harness::wanted() {
+        return Ok(());
     }
-    c.bench_function("snapshot of 1,000 histograms", |b| b.iter(|| metrics.snapshot(start)));
-    let snapshot = metrics.snapshot(start);
-    c.bench_function("text of 1,000 histograms", |b| b.iter(|| snapshot.to_prometheus()));
+    let mut report = Report::new("recording");
+    for threads in [1, 2] {
+        report.add(counter(threads));
+        report.add(counter_by_labels(threads));
+        report.add(histogram(threads));
+        report.add(histogram_by_labels(threads));
+    }
+    report.add(text_of_counters());
+    report.add(text_of_histograms());
+    report.finish()
 }
 
-criterion_group!(benches, recording, rendering);
-criterion_main!(benches);
+fn counter(threads: usize) -> harness::Table {
+    let (metrics, now) = metrics();
+    let ours = metrics.component_operations(Component::Tools, false);
+    let peer = Counter::<u64>::default();
+    let floor = AtomicU64::new(0);
+    Race::new("counter +1, handle", threads)
+        .case("mcpscope", || black_box(&ours).increment(now))
+        .case("prometheus-client", || black_box(&peer).inc())
+        .case("floor: relaxed fetch_add", || black_box(&floor).fetch_add(1, Relaxed))
+        .run()
+}
+
+fn counter_by_labels(threads: usize) -> harness::Table {
+    let (metrics, now) = metrics();
+    let peer = Family::<[(&'static str, &'static str); 2], Counter>::default();
+    Race::new("counter +1, by 2 labels", threads)
+        .case("mcpscope", || metrics.component_operations(black_box(Component::Tools), false).increment(now))
+        .case("prometheus-client Family, static labels", || {
+            peer.get_or_create(&[("component", black_box("tools")), ("injected", "false")]).inc()
+        })
+        .run()
+}
+
+fn histogram(threads: usize) -> harness::Table {
+    let (metrics, now) = metrics();
+    let ours = metrics.tool_calls("s", "echo", "ok", false);
+    let peer = peer_histogram();
+    let floor = AtomicU64::new(0);
+    Race::new("histogram record, handle", threads)
+        .case("mcpscope, with the raw record", || black_box(&ours).record(black_box(SAMPLE), now))
+        .case("prometheus-client", || black_box(&peer).observe(black_box(SAMPLE).as_secs_f64()))
+        .case("floor: relaxed fetch_add", || black_box(&floor).fetch_add(1, Relaxed))
+        .run()
+}
+
+fn histogram_by_labels(threads: usize) -> harness::Table {
+    let (metrics, now) = metrics();
+    let peer: PeerHistograms<4> = Family::new_with_constructor(peer_histogram);
+    let (server, tool) = ("s", "echo");
+    Race::new("histogram record, by 4 labels", threads)
+        .case("mcpscope, with the raw record", || {
+            metrics.tool_calls(black_box(server), black_box(tool), "ok", false).record(black_box(SAMPLE), now);
+        })
+        .case("prometheus-client Family, string labels", || {
+            let labels = peer_labels(black_box(server), black_box(tool));
+            peer.get_or_create(&labels).observe(black_box(SAMPLE).as_secs_f64());
+        })
+        .run()
+}
+
+fn text_of_counters() -> harness::Table {
+    let (metrics, now) = metrics();
+    let peer = Family::<Labels<2>, Counter>::default();
+    for n in 0..COUNTERS {
+        let server = format!("server{}", n / 8);
+        let operations = mcpscope_core::Method::REGISTRY_OPERATIONS;
+        let operation = operations[n as usize % operations.len()];
+        metrics.registry_operations(&server, operation).increment(now);
+        peer.get_or_create(&[("server", server), ("operation", operation.to_owned())]).inc_by(n);
+    }
+    let mut registry = Registry::default();
+    registry.register("mcpscope_registry_operations", "Operations", peer);
+    Race::new("text of 10,000 counters", 1)
+        .case("mcpscope, snapshot and text", || metrics.snapshot(now).to_prometheus())
+        .case("prometheus-client", || text(&registry))
+        .run()
+}
+
+fn text_of_histograms() -> harness::Table {
+    let (metrics, now) = metrics();
+    let peer: PeerHistograms<4> = Family::new_with_constructor(peer_histogram);
+    for n in 0..HISTOGRAMS {
+        let (tool, sample) = (format!("tool{n}"), Duration::from_millis(n));
+        metrics.tool_calls("s", &tool, "ok", false).record(sample, now);
+        peer.get_or_create(&peer_labels("s", &tool)).observe(sample.as_secs_f64());
+    }
+    let mut registry = Registry::default();
+    registry.register("mcpscope_tool_call_duration_seconds", "Durations", peer);
+    Race::new("text of 1,000 histograms with 17 bounds", 1)
+        .case("mcpscope, snapshot and text", || metrics.snapshot(now).to_prometheus())
+        .case("prometheus-client", || text(&registry))
+        .run()
+}
+
+fn metrics() -> (Metrics, Instant) {
+    let now = Instant::now();
+    let config = Config { max_label_values: 2_000, ..Config::default() };
+    (Metrics::new(&config, ClockAnchor { mono: now, wall: SystemTime::now() }), now)
+}
+
+/// With the bounds that ours has.
+fn peer_histogram() -> Histogram {
+    Histogram::new(HistogramSnapshot::BOUNDS_NS.iter().map(|bound_ns| *bound_ns as f64 / 1e9))
+}
+
+fn peer_labels(server: &str, tool: &str) -> Labels<4> {
+    [
+        ("server", server.to_owned()),
+        ("tool", tool.to_owned()),
+        ("outcome", "ok".to_owned()),
+        ("injected", "false".to_owned()),
+    ]
+}
+
+fn text(registry: &Registry) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = encode(&mut text, registry);
+    text
+}

@@ -4,20 +4,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use mcpscope_core::{Call, Component, Direction, Era, ErrorType, Outcome, Protocol, RequestId};
-use mcpscope_hooks::{InFlight, Lane, Loss, MessageFacts, Passage, Probe, Session};
+use mcpscope_core::{Call, Component, Direction, Era, ErrorType, Method, Outcome, Protocol, RequestId, TraceContext};
+use mcpscope_hooks::{InFlight, Lane, Loss, MessageFacts, Passage, Session};
 
-use crate::clients::Clients;
-use crate::scan::{Message, Params, scan};
-
-/// Requests in flight that are followed, per conversation; a bound against peers that never answer.
-const MAX_PENDING: usize = 65_536;
+use crate::relay::{Place, Relay};
+use crate::scan::{Message, Params, ScanError, scan};
 
 /// One stdio pair, one HTTP session, or one HTTP exchange that belongs to no session.
 #[derive(Debug)]
 pub(crate) struct Conversation {
-    probe: Probe,
-    clients: Arc<Clients>,
+    relay: Arc<Relay>,
     /// Tells clients apart that give the same name: the address they come from.
     peer: Box<str>,
     /// The session's id, once there is one.
@@ -33,12 +29,15 @@ struct State {
     /// Whether an `initialize` that succeeds opens a session here.
     has_session: bool,
     session: Option<Session>,
+    /// Event streams that are open: as long as there is one, the session is in use.
+    streams: usize,
     last_seen: Instant,
 }
 
 #[derive(Debug)]
 struct Pending {
     in_flight: InFlight,
+    _place: Place,
     /// The client as it calls itself in a stateless request.
     client: Option<Box<str>>,
 }
@@ -51,6 +50,8 @@ pub(crate) struct Travel {
     pub(crate) at: Instant,
     /// The revision that the transport names, where it does.
     pub(crate) protocol: Option<Protocol>,
+    /// The trace context that the transport carries; that of the message itself wins.
+    pub(crate) context: Option<TraceContext>,
 }
 
 /// What was seen in some bytes.
@@ -68,9 +69,10 @@ impl Observed {
 
 impl Conversation {
     /// A conversation in which `initialize` opens a session at once (stdio), or only after [`Conversation::name`] (HTTP).
-    pub(crate) fn new(probe: Probe, clients: Arc<Clients>, peer: &str, has_session: bool, now: Instant) -> Self {
-        let state = State { pending: HashMap::new(), protocol: None, has_session, session: None, last_seen: now };
-        Self { probe, clients, peer: peer.into(), id: OnceLock::new(), state: Mutex::new(state) }
+    pub(crate) fn new(relay: Arc<Relay>, peer: &str, has_session: bool, now: Instant) -> Self {
+        let state =
+            State { pending: HashMap::new(), protocol: None, has_session, session: None, streams: 0, last_seen: now };
+        Self { relay, peer: peer.into(), id: OnceLock::new(), state: Mutex::new(state) }
     }
 
     /// The conversation turns out to be this session.
@@ -91,49 +93,80 @@ impl Conversation {
         // A client without the header speaks 2025-03-26 (specification, 2025-06-18, Protocol Version Header).
         let protocol = protocol.unwrap_or(Protocol::V2025_03_26);
         state.protocol.get_or_insert(protocol);
-        state.session.get_or_insert_with(|| self.probe.session(protocol, at));
+        state.session.get_or_insert_with(|| self.relay.probe.session(protocol, at));
     }
 
-    /// Whether nothing was seen since `since`.
+    /// Whether nothing was seen since `since`, and nothing is open.
     pub(crate) fn idle_since(&self, since: Instant) -> bool {
-        self.lock().last_seen < since
+        let state = self.lock();
+        state.streams == 0 && state.last_seen < since
+    }
+
+    /// An event stream of this conversation opened (1) or closed (-1).
+    pub(crate) fn stream(&self, change: isize, at: Instant) {
+        let mut state = self.lock();
+        state.streams = state.streams.saturating_add_signed(change);
+        state.last_seen = at;
+    }
+
+    /// The session has ended, whoever still holds the conversation: what is pending will not be answered.
+    pub(crate) fn close(&self, at: Instant) {
+        let (session, pending) = {
+            let mut state = self.lock();
+            state.has_session = false;
+            (state.session.take(), std::mem::take(&mut state.pending))
+        };
+        drop(session);
+        for pending in pending.into_values() {
+            pending.in_flight.finish(Outcome::Timeout, 0, at);
+        }
+    }
+
+    /// Forgets a call that will be made again elsewhere.
+    pub(crate) fn forget(&self, direction: Direction, id: &RequestId) {
+        let pending = self.lock().pending.remove(&(direction, id.clone()));
+        if let Some(pending) = pending {
+            pending.in_flight.discard();
+        }
     }
 
     /// Looks at one message (or batch) and says when its bytes may go on.
     pub(crate) fn observe(&self, bytes: &[u8], travel: Travel, lane: &mut Lane) -> Observed {
-        let Ok(messages) = scan(bytes) else {
-            self.probe.operation(Component::Transport, Some(ErrorType::InvalidMessage), travel.at);
-            let facts = self.facts(travel.direction, None, None, None);
-            return Observed { passage: self.probe.admit(&facts, None, lane, travel.at), begun: Vec::new() };
+        let messages = match scan(bytes) {
+            Ok(messages) => messages,
+            Err(ScanError::Invalid) => vec![Message::Invalid],
+            Err(ScanError::TooMany) => {
+                self.relay.probe.lost(Loss::OversizedMessage, travel.at);
+                return Observed { passage: self.admit(travel, lane, None, None, None), begun: Vec::new() };
+            }
         };
         let mut observed = Observed::NOTHING;
         for message in messages {
-            self.probe.operation(Component::Transport, None, travel.at);
+            let invalid = (message == Message::Invalid).then_some(ErrorType::InvalidMessage);
+            self.relay.probe.operation(Component::Transport, invalid, travel.at);
             let passage = match message {
+                Message::Invalid => self.admit(travel, lane, None, None, None),
                 Message::Request { id, method, params } => {
                     let call = self.call(travel, method, id.clone(), &params, bytes.len());
-                    match id.filter(|_| self.lock().pending.len() < MAX_PENDING) {
-                        Some(id) => {
+                    if id.is_none() {
+                        self.relay.probe.lost(Loss::UntrackedCall, travel.at);
+                    }
+                    match id.and_then(|id| Some((id, self.relay.place(travel.at)?))) {
+                        Some((id, place)) => {
                             observed.begun.push(id.clone());
-                            self.begin(call, id, params.client.as_deref(), travel, lane)
+                            self.begin(call, id, place, params.client.as_deref(), travel, lane)
                         }
-                        None => {
-                            self.probe.lost(Loss::UntrackedCall, travel.at);
-                            let facts =
-                                self.facts(travel.direction, Some(call.method.as_str()), call.target.as_deref(), None);
-                            self.probe.admit(&facts, None, lane, travel.at)
-                        }
+                        None => self.admit(travel, lane, Some(&call.method), call.target.as_deref(), None),
                     }
                 }
                 Message::Notification { method, params } => {
                     let call = self.call(travel, method, None, &params, bytes.len());
-                    let facts = self.facts(travel.direction, Some(call.method.as_str()), call.target.as_deref(), None);
-                    let passage = self.probe.admit(&facts, None, lane, travel.at);
+                    let passage = self.admit(travel, lane, Some(&call.method), call.target.as_deref(), None);
                     if let Some(id) = &params.cancels {
                         let outcome = if params.timed_out { Outcome::Timeout } else { Outcome::Cancelled };
                         self.end(travel.direction, id, outcome, travel.at);
                     }
-                    self.probe.notify(call, travel.at);
+                    self.relay.probe.notify(call, travel.at);
                     passage
                 }
                 Message::Response { id, outcome, protocol } => {
@@ -165,16 +198,24 @@ impl Conversation {
         }
     }
 
-    fn begin(&self, call: Call, id: RequestId, client: Option<&str>, travel: Travel, lane: &mut Lane) -> Passage {
+    fn begin(
+        &self,
+        call: Call,
+        id: RequestId,
+        place: Place,
+        client: Option<&str>,
+        travel: Travel,
+        lane: &mut Lane,
+    ) -> Passage {
         let (method, target) = (call.method.clone(), call.target.clone());
         let modern = call.protocol.is_some_and(|protocol| protocol.era() == Era::Modern);
         let client = (modern && travel.direction == Direction::ToServer)
             .then(|| format!("{} {}", self.peer, client.unwrap_or_default()).into());
-        let mut in_flight = self.probe.begin(call, travel.at);
+        let mut in_flight = self.relay.probe.begin(call, travel.at);
         let facts = self.facts(travel.direction, Some(method.as_str()), target.as_deref(), Some(&id));
-        let passage = self.probe.admit(&facts, Some(&mut in_flight), lane, travel.at);
+        let passage = self.relay.probe.admit(&facts, Some(&mut in_flight), lane, travel.at);
         // One that reuses an id in flight ends the call before it: nobody can tell their answers apart.
-        let reused = self.lock().pending.insert((travel.direction, id), Pending { in_flight, client });
+        let reused = self.lock().pending.insert((travel.direction, id), Pending { in_flight, _place: place, client });
         drop(reused);
         passage
     }
@@ -190,14 +231,17 @@ impl Conversation {
     ) -> Passage {
         let asked = travel.direction.reverse();
         let pending = id.and_then(|id| self.lock().pending.remove(&(asked, id.clone())));
-        let Some(Pending { mut in_flight, client }) = pending else {
-            self.probe.lost(Loss::UnmatchedResponse, travel.at);
-            return self.probe.admit(&self.facts(travel.direction, None, None, id), None, lane, travel.at);
+        let Some(Pending { mut in_flight, client, .. }) = pending else {
+            // An error without an id is about a message whose id could not be read: it answers no request.
+            if id.is_some() {
+                self.relay.probe.lost(Loss::UnmatchedResponse, travel.at);
+            }
+            return self.admit(travel, lane, None, None, id);
         };
         let (method, target) = in_flight.call().map(|call| (call.method.clone(), call.target.clone())).unzip();
         let target = target.flatten();
         let facts = self.facts(travel.direction, method.as_ref().map(|m| m.as_str()), target.as_deref(), id);
-        let passage = self.probe.admit(&facts, Some(&mut in_flight), lane, travel.at);
+        let passage = self.relay.probe.admit(&facts, Some(&mut in_flight), lane, travel.at);
         let settled =
             matches!(outcome, Outcome::Ok | Outcome::InputRequired | Outcome::Error { kind: ErrorType::Tool, .. });
         if settled {
@@ -217,27 +261,20 @@ impl Conversation {
             state.protocol = Some(protocol);
             if state.has_session {
                 // A client that initializes again starts over.
-                state.session = Some(self.probe.session(protocol, travel.at));
+                state.session = Some(self.relay.probe.session(protocol, travel.at));
             }
         }
         if let (Some(client), Some(protocol)) = (client, call.protocol) {
-            self.clients.seen(&self.probe, client, protocol, travel.at);
+            self.relay.clients.seen(&self.relay.probe, client, protocol, travel.at);
         }
     }
 
-    fn call(
-        &self,
-        travel: Travel,
-        method: mcpscope_core::Method,
-        id: Option<RequestId>,
-        params: &Params,
-        bytes: usize,
-    ) -> Call {
+    fn call(&self, travel: Travel, method: Method, id: Option<RequestId>, params: &Params, bytes: usize) -> Call {
         let mut state = self.lock();
         state.last_seen = travel.at;
         Call {
-            server: Arc::clone(self.probe.server()),
-            transport: self.probe.transport(),
+            server: Arc::clone(self.relay.probe.server()),
+            transport: self.relay.probe.transport(),
             direction: travel.direction,
             protocol: params.protocol.or(state.protocol).or(travel.protocol),
             method,
@@ -245,8 +282,21 @@ impl Conversation {
             target: params.target.clone(),
             session: self.id.get().cloned(),
             request_bytes: bytes as u64,
-            context: params.traceparent.as_deref().and_then(mcpscope_hooks::trace_context),
+            context: params.traceparent.as_deref().and_then(mcpscope_hooks::trace_context).or(travel.context),
         }
+    }
+
+    /// Asks for a verdict on a message that belongs to no call.
+    fn admit(
+        &self,
+        travel: Travel,
+        lane: &mut Lane,
+        method: Option<&Method>,
+        target: Option<&str>,
+        id: Option<&RequestId>,
+    ) -> Passage {
+        let facts = self.facts(travel.direction, method.map(Method::as_str), target, id);
+        self.relay.probe.admit(&facts, None, lane, travel.at)
     }
 
     fn facts<'a>(
@@ -256,7 +306,7 @@ impl Conversation {
         target: Option<&'a str>,
         id: Option<&'a RequestId>,
     ) -> MessageFacts<'a> {
-        MessageFacts { server: self.probe.server(), direction, method, target, id }
+        MessageFacts { server: self.relay.probe.server(), direction, method, target, id }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -267,11 +317,7 @@ impl Conversation {
 
 impl Drop for Conversation {
     fn drop(&mut self) {
-        let now = Instant::now();
-        let pending: Vec<_> = self.lock().pending.drain().collect();
-        for (_, pending) in pending {
-            pending.in_flight.finish(Outcome::Timeout, 0, now);
-        }
+        self.close(Instant::now());
     }
 }
 
@@ -290,16 +336,16 @@ mod tests {
     use std::time::SystemTime;
 
     use mcpscope_core::{ClockAnchor, Transport};
-    use mcpscope_hooks::Parts;
+    use mcpscope_hooks::{Parts, Probe};
     use mcpscope_metrics::Metrics;
 
     use super::*;
+    use crate::Limits;
 
     struct Bench {
         now: Instant,
         metrics: Metrics,
-        probe: Probe,
-        clients: Arc<Clients>,
+        relay: Arc<Relay>,
         conversation: Conversation,
     }
 
@@ -308,9 +354,9 @@ mod tests {
         let anchor = ClockAnchor { mono: now, wall: SystemTime::UNIX_EPOCH };
         let metrics = Metrics::new(&mcpscope_metrics::Config::default(), anchor);
         let probe = Probe::new(Parts { metrics: Some(metrics.clone()), ..Parts::new("s", Transport::Stdio) });
-        let clients = Arc::new(Clients::default());
-        let conversation = Conversation::new(probe.clone(), Arc::clone(&clients), "", true, now);
-        Bench { now, metrics, probe, clients, conversation }
+        let relay = Relay::new(probe, Limits::default());
+        let conversation = Conversation::new(Arc::clone(&relay), "", true, now);
+        Bench { now, metrics, relay, conversation }
     }
 
     impl Bench {
@@ -323,7 +369,7 @@ mod tests {
         }
 
         fn message(&self, direction: Direction, json: &str) -> Observed {
-            let travel = Travel { direction, at: self.now, protocol: None };
+            let travel = Travel { direction, at: self.now, protocol: None, context: None };
             self.conversation.observe(json.as_bytes(), travel, &mut Lane::default())
         }
 
@@ -415,11 +461,47 @@ mod tests {
         }
         bench.has("mcpscope_active_sessions{server=\"s\",protocol=\"2026-07-28\"} 1");
         bench.has("mcpscope_session_creation_seconds_count{server=\"s\",protocol=\"2026-07-28\"} 3");
-        bench.clients.expire(bench.now + Duration::from_secs(299));
+        bench.relay.clients.expire(bench.now + Duration::from_secs(299));
         bench.has("mcpscope_active_sessions{server=\"s\",protocol=\"2026-07-28\"} 1");
-        bench.clients.expire(bench.now + Duration::from_secs(300));
+        bench.relay.clients.expire(bench.now + Duration::from_secs(300));
         bench.has("mcpscope_active_sessions{server=\"s\",protocol=\"2026-07-28\"} 0");
-        assert!(bench.probe.is_on());
+    }
+
+    #[test]
+    fn a_closed_session_is_over_whoever_still_holds_it() {
+        let bench = bench();
+        bench.client(r#"{"id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#);
+        bench.server(r#"{"id":0,"result":{"protocolVersion":"2025-11-25"}}"#);
+        bench.client(r#"{"id":1,"method":"tools/call","params":{"name":"a"}}"#);
+        bench.conversation.close(bench.now);
+        bench.has("mcpscope_active_sessions{server=\"s\",protocol=\"2025-11-25\"} 0");
+        bench.has_calls("a", "timeout", 1);
+    }
+
+    #[test]
+    fn a_session_with_an_open_stream_is_not_idle() {
+        let Bench { now, conversation, .. } = bench();
+        let later = now + Duration::from_secs(1);
+        assert!(conversation.idle_since(later));
+        conversation.stream(1, now);
+        assert!(!conversation.idle_since(later));
+        conversation.stream(-1, now);
+        assert!(conversation.idle_since(later));
+    }
+
+    #[test]
+    fn a_flood_of_requests_is_followed_up_to_a_bound() {
+        let bench = bench();
+        let batch = |from: usize| {
+            let requests: Vec<_> = (from..from + 1000).map(|id| format!(r#"{{"id":{id},"method":"ping"}}"#)).collect();
+            format!("[{}]", requests.join(","))
+        };
+        for at in 0..20 {
+            bench.client(&batch(at * 1000));
+        }
+        bench.has("mcpscope_dropped_total{what=\"untracked_call\"} 3616");
+        bench.conversation.close(bench.now);
+        assert_eq!(bench.client(&batch(0)).begun.len(), 1000, "places are free again");
     }
 
     #[test]

@@ -4,7 +4,31 @@
 //! judge before its last byte goes on, and tells when the bytes may go. Only while a fault is active are bytes held back
 //! until their message is complete.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use mcpscope_hooks::Passage;
+
+/// Memory for the copies of messages under way, shared by all taps of a relay: many large messages at once must not add
+/// up without bound. Who finds it used up treats the message as too large.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    left: AtomicUsize,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self { left: AtomicUsize::new(bytes) }
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.left.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
 
 /// How messages are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +55,8 @@ pub(crate) enum Fate<'a> {
 pub(crate) enum Seen<'a> {
     /// A complete message.
     Message(&'a [u8]),
+    /// The data of an `endpoint` event, with which HTTP+SSE (2024-11-05) says where requests go.
+    Endpoint(&'a [u8]),
     /// A message that is too large to look at; it has passed, or is passing.
     Oversized,
 }
@@ -40,6 +66,9 @@ pub(crate) enum Seen<'a> {
 pub(crate) struct Tap {
     framing: Framing,
     max_message: usize,
+    budget: Arc<Budget>,
+    /// What was taken from the budget for the frame.
+    taken: usize,
     /// The frame under way.
     frame: Vec<u8>,
     /// How many bytes of the frame have gone on already.
@@ -62,9 +91,18 @@ enum SseLine {
 }
 
 impl Tap {
-    /// A tap that looks at messages of at most `max_message` bytes.
-    pub(crate) fn new(framing: Framing, max_message: usize) -> Self {
-        Self { framing, max_message, frame: Vec::new(), passed: 0, oversized: false, line: SseLine::default() }
+    /// A tap that looks at messages of at most `max_message` bytes, as long as the budget lasts.
+    pub(crate) fn new(framing: Framing, max_message: usize, budget: Arc<Budget>) -> Self {
+        Self {
+            framing,
+            max_message,
+            budget,
+            taken: 0,
+            frame: Vec::new(),
+            passed: 0,
+            oversized: false,
+            line: SseLine::default(),
+        }
     }
 
     pub(crate) fn framing(&self) -> Framing {
@@ -182,9 +220,12 @@ impl Tap {
             &self.frame
         };
         let passage = match self.framing {
-            Framing::Line => judged(frame.trim_ascii(), judge),
-            Framing::Body => judged(frame, judge),
-            Framing::Sse => judged(&sse_data(frame), judge),
+            Framing::Line => judged(Seen::Message(frame.trim_ascii()), judge),
+            Framing::Body => judged(Seen::Message(frame), judge),
+            Framing::Sse => {
+                let (is_endpoint, data) = sse_event(frame);
+                judged(if is_endpoint { Seen::Endpoint(&data) } else { Seen::Message(&data) }, judge)
+            }
         };
         if let Some(parts) = parts {
             // Of a message that has begun to pass, the rest must follow.
@@ -202,7 +243,7 @@ impl Tap {
         parts: Option<&mut Vec<(Vec<u8>, Passage)>>,
         judge: &mut impl FnMut(Seen<'_>) -> Passage,
     ) {
-        if !self.oversized && self.frame.len() + bytes.len() > self.max_message {
+        if !self.oversized && !self.has_room_for(bytes.len()) {
             judge(Seen::Oversized);
             let held = self.frame.split_off(self.passed.min(self.frame.len()));
             self.reset();
@@ -220,36 +261,61 @@ impl Tap {
         }
     }
 
+    /// Whether the frame may grow by this much; takes it from the budget if so.
+    fn has_room_for(&mut self, bytes: usize) -> bool {
+        let fits = self.frame.len() + bytes <= self.max_message && self.budget.take(bytes);
+        if fits {
+            self.taken += bytes;
+        }
+        fits
+    }
+
     fn reset(&mut self) {
         // A large message must not keep its memory for ever.
         const KEPT: usize = 64 * 1024;
         self.frame.clear();
         self.frame.shrink_to(KEPT);
         self.passed = 0;
+        self.budget.give_back(std::mem::take(&mut self.taken));
     }
 }
 
-fn judged(message: &[u8], judge: &mut impl FnMut(Seen<'_>) -> Passage) -> Passage {
-    // Empty lines, comments and events without data are no messages.
-    if message.is_empty() { Passage::Now } else { judge(Seen::Message(message)) }
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.budget.give_back(self.taken);
+    }
 }
 
-/// The data of an event: its `data` lines without the field name, joined by line feeds.
-fn sse_data(event: &[u8]) -> Vec<u8> {
-    let mut data = Vec::new();
+fn judged(seen: Seen<'_>, judge: &mut impl FnMut(Seen<'_>) -> Passage) -> Passage {
+    match seen {
+        // Empty lines, comments and events without data are no messages.
+        Seen::Message([]) | Seen::Endpoint([]) => Passage::Now,
+        seen => judge(seen),
+    }
+}
+
+/// Whether an event is an `endpoint` event, and its data: the `data` lines without the field name, joined by line feeds.
+fn sse_event(event: &[u8]) -> (bool, Vec<u8>) {
+    let (mut is_endpoint, mut data) = (false, Vec::new());
     // A byte order mark may precede the first event.
     let event = event.strip_prefix(b"\xef\xbb\xbf").unwrap_or(event);
     for line in event.split(|byte| matches!(byte, b'\n' | b'\r')) {
-        let value = match line.strip_prefix(b"data") {
-            Some([b':', b' ', value @ ..] | [b':', value @ ..]) => value,
-            _ => continue,
-        };
-        if !data.is_empty() {
-            data.push(b'\n');
+        if let Some(value) = field(line, b"data") {
+            if !data.is_empty() {
+                data.push(b'\n');
+            }
+            data.extend_from_slice(value);
+        } else if let Some(kind) = field(line, b"event") {
+            is_endpoint = kind == b"endpoint";
         }
-        data.extend_from_slice(value);
     }
-    data
+    (is_endpoint, data)
+}
+
+/// The value of `name: value` or `name:value`.
+fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let value = line.strip_prefix(name)?.strip_prefix(b":")?;
+    Some(value.strip_prefix(b" ").unwrap_or(value))
 }
 
 #[cfg(test)]
@@ -258,13 +324,18 @@ mod tests {
 
     use super::*;
 
+    fn tap(framing: Framing, max: usize) -> Tap {
+        Tap::new(framing, max, Arc::new(Budget::new(1 << 20)))
+    }
+
     /// Feeds `input` in pieces; returns what went on and what was judged.
     fn run(framing: Framing, max: usize, pieces: &[&[u8]], hold: impl Fn(usize) -> bool) -> (Vec<u8>, Vec<String>) {
         let (mut out, mut seen) = (Vec::new(), Vec::new());
-        let mut tap = Tap::new(framing, max);
+        let mut tap = tap(framing, max);
         let mut judge = |what: Seen<'_>| {
             seen.push(match what {
                 Seen::Message(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+                Seen::Endpoint(bytes) => format!("endpoint {}", String::from_utf8_lossy(bytes)),
                 Seen::Oversized => "oversized".to_owned(),
             });
             Passage::Now
@@ -304,8 +375,14 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_is_told_by_its_event() {
+        let stream: &[u8] = b"event: endpoint\ndata: /messages?id=1\n\nevent: message\ndata: /not\n\n";
+        assert_eq!(run(Framing::Sse, 100, &[stream], |_| false).1, ["endpoint /messages?id=1", "/not"]);
+    }
+
+    #[test]
     fn a_fault_holds_and_drops_whole_messages() {
-        let mut tap = Tap::new(Framing::Line, 100);
+        let mut tap = tap(Framing::Line, 100);
         let drop_b = |seen: Seen<'_>| if seen == Seen::Message(b"bb") { Passage::Never } else { Passage::Now };
         let Fate::Parts(parts) = tap.feed(b"a\nb", true, drop_b) else { panic!("held") };
         assert_eq!(parts, [(b"a\n".to_vec(), Passage::Now)]);
@@ -315,7 +392,7 @@ mod tests {
 
     #[test]
     fn of_a_message_that_has_begun_to_pass_the_rest_follows() {
-        let mut tap = Tap::new(Framing::Line, 100);
+        let mut tap = tap(Framing::Line, 100);
         assert_eq!(tap.feed(b"be", false, |_| Passage::Never), Fate::Now(b"be"));
         let Fate::Parts(parts) = tap.feed(b"gun\nx\n", true, |_| Passage::Never) else { panic!("held") };
         assert_eq!(parts, [(b"gun\n".to_vec(), Passage::Now), (b"x\n".to_vec(), Passage::Never)]);
@@ -323,7 +400,7 @@ mod tests {
 
     #[test]
     fn what_is_too_large_passes_unseen_and_costs_no_memory() {
-        let mut tap = Tap::new(Framing::Line, 1000);
+        let mut tap = tap(Framing::Line, 1000);
         let mut oversized = 0;
         for _ in 0..1000 {
             tap.feed(&[b'x'; 500], false, |seen| {
@@ -338,6 +415,26 @@ mod tests {
             Passage::Now
         });
         assert_eq!((oversized, seen), (1, vec![format!("{:?}", Seen::Message(b"next"))]));
+    }
+
+    #[test]
+    fn messages_under_way_share_a_budget() {
+        let budget = Arc::new(Budget::new(1000));
+        let mut oversized = 0;
+        let mut taps: Vec<_> = (0..3).map(|_| Tap::new(Framing::Body, 900, Arc::clone(&budget))).collect();
+        for tap in &mut taps {
+            tap.feed(&[b'x'; 400], false, |seen| {
+                oversized += usize::from(seen == Seen::Oversized);
+                Passage::Now
+            });
+        }
+        assert_eq!(
+            (oversized, budget.left.load(Ordering::Relaxed)),
+            (1, 200),
+            "two have their copy, the third passes unseen"
+        );
+        drop(taps);
+        assert_eq!(budget.left.load(Ordering::Relaxed), 1000);
     }
 
     proptest! {

@@ -1,8 +1,10 @@
 //! What the fuzz targets of this project drive. Not for users: it can change or go without notice.
 
+use std::sync::Arc;
+
 use mcpscope_hooks::Passage;
 
-use crate::framing::{self, Fate, Framing, Seen};
+use crate::framing::{self, Budget, Fate, Framing, Seen};
 
 /// Watches one direction of one stream.
 #[derive(Debug)]
@@ -15,19 +17,19 @@ impl Tap {
     /// One message a line, of at most `max_message` bytes.
     #[must_use]
     pub fn lines(max_message: usize) -> Self {
-        Self(framing::Tap::new(Framing::Line, max_message))
+        Self(tap(Framing::Line, max_message))
     }
 
     /// Server-sent events of at most `max_message` bytes.
     #[must_use]
     pub fn events(max_message: usize) -> Self {
-        Self(framing::Tap::new(Framing::Sse, max_message))
+        Self(tap(Framing::Sse, max_message))
     }
 
     /// One message of at most `max_message` bytes.
     #[must_use]
     pub fn body(max_message: usize) -> Self {
-        Self(framing::Tap::new(Framing::Body, max_message))
+        Self(tap(Framing::Body, max_message))
     }
 
     /// Takes the next bytes; `judge` sees every message that they complete, or nothing of one that is too large.
@@ -46,7 +48,12 @@ impl Tap {
 
 fn message(seen: Seen<'_>) -> Option<&[u8]> {
     match seen {
-        Seen::Message(bytes) => Some(bytes),
+        Seen::Message(bytes) | Seen::Endpoint(bytes) => Some(bytes),
         Seen::Oversized => None,
     }
+}
+
+/// With a budget of its own that never runs out.
+fn tap(framing: Framing, max_message: usize) -> framing::Tap {
+    framing::Tap::new(framing, max_message, Arc::new(Budget::new(usize::MAX)))
 }

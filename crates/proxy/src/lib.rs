@@ -7,12 +7,15 @@ mod framing;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;
+mod relay;
 mod scan;
 pub mod stdio;
+mod traffic;
 
 use std::time::Duration;
 
-pub use scan::{InvalidMessage, Message, Params, scan};
+pub use scan::{Message, Params, ScanError, scan};
+pub use traffic::Traffic;
 
 /// How often calls, sessions and clients are looked over for those whose time is up.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -22,6 +25,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub struct Limits {
     /// A larger message is relayed without being looked at, in bytes. Default: [`Limits::DEFAULT_MAX_MESSAGE`].
     pub max_message: usize,
+    /// Memory for the copies of all messages under way in one relay, in bytes; while it is used up, messages that do not
+    /// arrive in one piece are relayed without being looked at. Default: [`Limits::DEFAULT_MAX_COPIES`].
+    pub max_copies: usize,
     /// A call without an answer for this long counts as timed out. Default: [`Limits::DEFAULT_CALL_TIMEOUT`].
     pub call_timeout: Duration,
 }
@@ -29,12 +35,18 @@ pub struct Limits {
 impl Limits {
     /// 16 MiB.
     pub const DEFAULT_MAX_MESSAGE: usize = 16 << 20;
+    /// 64 MiB.
+    pub const DEFAULT_MAX_COPIES: usize = 64 << 20;
     /// 300 s.
     pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(300);
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_message: Self::DEFAULT_MAX_MESSAGE, call_timeout: Self::DEFAULT_CALL_TIMEOUT }
+        Self {
+            max_message: Self::DEFAULT_MAX_MESSAGE,
+            max_copies: Self::DEFAULT_MAX_COPIES,
+            call_timeout: Self::DEFAULT_CALL_TIMEOUT,
+        }
     }
 }

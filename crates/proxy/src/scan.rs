@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use mcpscope_core::{ErrorType, Method, Outcome, Protocol, RequestId, bounded};
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Longest request id that is followed, in bytes of its text; no client has a reason for longer ones.
@@ -43,6 +43,8 @@ pub enum Message {
         /// The revision that the result of `initialize` settles on.
         protocol: Option<Protocol>,
     },
+    /// JSON, but no JSON-RPC message.
+    Invalid,
 }
 
 /// What the parameters of a request or notification tell.
@@ -62,46 +64,76 @@ pub struct Params {
     pub traceparent: Option<Box<str>>,
 }
 
-/// The bytes are no JSON-RPC message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidMessage;
+/// Messages looked at in one batch; a longer one is no traffic that a client or server of any revision produces.
+const MAX_BATCH: usize = 1024;
 
-/// Reads one message, or all of a batch.
-///
-/// # Errors
-/// The bytes are no JSON, or no JSON-RPC message, or one of a batch is none.
-pub fn scan(bytes: &[u8]) -> Result<Vec<Message>, InvalidMessage> {
-    let raw: &RawValue = serde_json::from_slice(bytes).map_err(|_| InvalidMessage)?;
-    if raw.get().starts_with('[') {
-        let batch: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(|_| InvalidMessage)?;
-        return batch.into_iter().map(message).collect();
-    }
-    message(raw).map(|message| vec![message])
+/// Why bytes could not be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanError {
+    /// They are no JSON.
+    Invalid,
+    /// They are a batch of more than 1024 messages.
+    TooMany,
 }
 
-fn message(raw: &RawValue) -> Result<Message, InvalidMessage> {
-    let [method, id, params, result, error] =
-        pick(raw, ["method", "id", "params", "result", "error"]).ok_or(InvalidMessage)?;
+/// Reads one message, or all of a batch; members of a batch that are no messages are [`Message::Invalid`].
+///
+/// # Errors
+/// The bytes are no JSON, or a batch that is too long.
+pub fn scan(bytes: &[u8]) -> Result<Vec<Message>, ScanError> {
+    // What an array begins with decides; JSON allows these four bytes before it.
+    let start = bytes.iter().find(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+    if start == Some(&b'[') {
+        let mut messages = Vec::new();
+        let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+        let read = deserializer.deserialize_seq(Batch(&mut messages)).and_then(|()| deserializer.end());
+        return match read {
+            Ok(()) => Ok(messages),
+            Err(_) if messages.len() > MAX_BATCH => Err(ScanError::TooMany),
+            Err(_) => Err(ScanError::Invalid),
+        };
+    }
+    let raw: &RawValue = serde_json::from_slice(bytes).map_err(|_| ScanError::Invalid)?;
+    Ok(vec![message(raw).unwrap_or(Message::Invalid)])
+}
+
+/// Reads the members of a batch one by one, and gives up on too many.
+struct Batch<'m>(&'m mut Vec<Message>);
+
+impl<'de> Visitor<'de> for Batch<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a batch of at most {MAX_BATCH} messages")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while let Some(raw) = members.next_element::<&RawValue>()? {
+            self.0.push(message(raw).unwrap_or(Message::Invalid));
+            if self.0.len() > MAX_BATCH {
+                return Err(serde::de::Error::custom("too many"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn message(raw: &RawValue) -> Option<Message> {
+    let [method, id, params, result, error] = pick(raw, ["method", "id", "params", "result", "error"])?;
     let request_id = id.and_then(request_id);
     if let Some(method) = method {
-        let method = Method::new(&text(method).ok_or(InvalidMessage)?);
+        let method = Method::new(&text(method)?);
         let params = Box::new(read_params(&method, params));
-        return Ok(match id {
+        return Some(match id {
             Some(_) => Message::Request { id: request_id, method, params },
             None => Message::Notification { method, params },
         });
     }
-    if let Some(error) = error {
-        let [code, message] = pick(error, ["code", "message"]).ok_or(InvalidMessage)?;
-        let code = code.and_then(|code| serde_json::from_str(code.get()).ok()).ok_or(InvalidMessage)?;
-        let message = message.and_then(text).map(|message| bounded(&message, 1024).into());
-        return Ok(Message::Response {
-            id: request_id,
-            outcome: Outcome::Error { kind: ErrorType::Rpc(code), message },
-            protocol: None,
-        });
+    // Some servers write both members and leave one of them null.
+    if let Some(error) = error.filter(|error| error.get() != "null") {
+        return Some(Message::Response { id: request_id, outcome: rpc_error(error), protocol: None });
     }
-    let result = result.filter(|_| id.is_some()).ok_or(InvalidMessage)?;
+    let result = result.filter(|_| id.is_some())?;
     let [is_error, result_type, protocol] =
         pick(result, ["isError", "resultType", "protocolVersion"]).unwrap_or_default();
     let outcome = if is_error.is_some_and(|flag| flag.get() == "true") {
@@ -111,7 +143,15 @@ fn message(raw: &RawValue) -> Result<Message, InvalidMessage> {
     } else {
         Outcome::Ok
     };
-    Ok(Message::Response { id: request_id, outcome, protocol: protocol.and_then(text).map(|p| Protocol::parse(&p)) })
+    Some(Message::Response { id: request_id, outcome, protocol: protocol.and_then(text).map(|p| Protocol::parse(&p)) })
+}
+
+fn rpc_error(error: &RawValue) -> Outcome {
+    let [code, message] = pick(error, ["code", "message"]).unwrap_or_default();
+    // JSON has one kind of number: -32603.0 is the same code.
+    let code = code.and_then(|code| serde_json::from_str::<f64>(code.get()).ok()).filter(|code| code.fract() == 0.0);
+    let kind = code.map_or(ErrorType::InvalidMessage, |code| ErrorType::Rpc(code as i64));
+    Outcome::Error { kind, message: message.and_then(text).map(|message| bounded(&message, 1024).into()) }
 }
 
 fn read_params(method: &Method, params: Option<&RawValue>) -> Params {
@@ -125,12 +165,23 @@ fn read_params(method: &Method, params: Option<&RawValue>) -> Params {
         .unwrap_or_default();
     let cancels = method.as_str() == "notifications/cancelled";
     Params {
-        target: name.or(uri).and_then(text).map(|target| bounded(&target, MAX_NAME_BYTES).into()),
+        target: name
+            .and_then(text)
+            .or(uri.and_then(text).map(without_query))
+            .map(|t| bounded(&t, MAX_NAME_BYTES).into()),
         protocol: meta_protocol.or(protocol).and_then(text).map(|p| Protocol::parse(&p)),
         client: meta_client.or(client).and_then(client_name),
         cancels: cancelled.filter(|_| cancels).and_then(request_id),
         timed_out: cancels && reason.and_then(text).is_some_and(|reason| tells_of_a_timeout(&reason)),
         traceparent: traceparent.and_then(text).map(|text| bounded(&text, MAX_NAME_BYTES).into()),
+    }
+}
+
+/// The query of a URI is where secrets travel; what remains names the resource well enough.
+fn without_query(uri: Cow<'_, str>) -> Cow<'_, str> {
+    match uri.find(['?', '#']) {
+        Some(at) => Cow::Owned(uri[..at].to_owned()),
+        None => uri,
     }
 }
 
@@ -321,8 +372,32 @@ mod tests {
     fn reads_every_message_of_a_batch() {
         let batch = scan(br#"[{"id":1,"method":"ping"},{"method":"notifications/initialized"},{"id":2,"result":{}}]"#);
         assert_eq!(batch.unwrap().len(), 3);
-        assert_eq!(scan(br#"[{"id":1,"method":"ping"},1]"#), Err(InvalidMessage));
+        let mixed = scan(br#" [{"id":1,"method":"ping"},1,{"id":2,"result":{}}]"#).unwrap();
+        assert!(matches!(mixed[..], [Message::Request { .. }, Message::Invalid, Message::Response { .. }]));
         assert_eq!(scan(b"[]"), Ok(vec![]));
+        assert_eq!(scan(b"[1,]"), Err(ScanError::Invalid));
+        assert_eq!(scan(b"[] x"), Err(ScanError::Invalid));
+    }
+
+    #[test]
+    fn a_batch_without_end_is_given_up_early() {
+        let batch = |n: usize| format!("[{}]", vec![r#"{"method":"ping","id":1}"#; n].join(","));
+        assert_eq!(scan(batch(1024).as_bytes()).unwrap().len(), 1024);
+        assert_eq!(scan(batch(1025).as_bytes()), Err(ScanError::TooMany));
+    }
+
+    #[test]
+    fn lenient_where_servers_are() {
+        assert_eq!(outcome(r#"{"id":1,"result":{},"error":null}"#), Outcome::Ok);
+        assert_eq!(outcome(r#"{"id":1,"error":{"code":-32603.0}}"#), Outcome::error(ErrorType::Rpc(-32603)));
+        assert_eq!(outcome(r#"{"id":1,"error":{"code":"E1"}}"#), Outcome::error(ErrorType::InvalidMessage));
+        assert_eq!(outcome(r#"{"id":1,"error":"no"}"#), Outcome::error(ErrorType::InvalidMessage));
+    }
+
+    #[test]
+    fn the_query_of_a_resource_is_not_kept() {
+        let params = request(r#"{"id":1,"method":"resources/read","params":{"uri":"db://x/y?token=secret"}}"#).2;
+        assert_eq!(params.target.as_deref(), Some("db://x/y"));
     }
 
     #[test]
@@ -333,22 +408,13 @@ mod tests {
     #[test]
     fn what_is_no_message_is_refused() {
         let deep = "[".repeat(100_000);
-        for bad in [
-            "",
-            "hello",
-            "{}",
-            "1",
-            "null",
-            r#"{"id":1}"#,
-            r#"{"result":1}"#,
-            r#"{"method":1}"#,
-            r#"{"method":"a""#,
-            "{\"method\":\"\u{0}\"}",
-            &deep,
-        ] {
-            assert_eq!(scan(bad.as_bytes()), Err(InvalidMessage), "{bad:.40}");
+        for bad in ["", "hello", r#"{"method":"a""#, "{\"method\":\"\u{0}\"}", &deep] {
+            assert_eq!(scan(bad.as_bytes()), Err(ScanError::Invalid), "{bad:.40}");
         }
-        assert_eq!(scan(b"{\"method\":\"\xff\"}"), Err(InvalidMessage));
+        assert_eq!(scan(b"{\"method\":\"\xff\"}"), Err(ScanError::Invalid));
+        for bad in ["{}", "1", "null", r#"{"id":1}"#, r#"{"result":1}"#, r#"{"method":1}"#] {
+            assert_eq!(one(bad), Message::Invalid, "{bad}");
+        }
         let nested = format!(r#"{{"method":"ping","id":1,"params":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(request(&nested).0, Some(RequestId::Integer(1)), "depth costs no stack");
     }

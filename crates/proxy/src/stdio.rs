@@ -16,11 +16,11 @@ use mcpscope_core::{Component, Direction, ErrorType};
 use mcpscope_hooks::{Connection, Lane, Loss, Passage, Probe};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
-use crate::clients::Clients;
 use crate::conversation::{Conversation, Observed, Travel};
 use crate::framing::{Fate, Framing, Seen, Tap};
+use crate::relay::Relay;
 use crate::{Limits, SWEEP};
 
 /// Bytes read at once: the capacity of a Linux pipe.
@@ -74,7 +74,10 @@ pub struct ChildHandle(Arc<ChildState>);
 struct ChildState {
     /// None once the child is reaped, when its number may be another's.
     pid: Mutex<Option<Pid>>,
-    signalled: AtomicBool,
+    /// Someone asked the child to end, so that its end is no crash.
+    asked_to_end: AtomicBool,
+    /// Someone asked the child to end after it had ended: what is left of its output is not waited for.
+    abandoned: Notify,
 }
 
 impl ChildHandle {
@@ -84,13 +87,19 @@ impl ChildHandle {
         self.lock().map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
     }
 
-    /// Passes a signal on to the child's process group; nothing happens if it has ended.
+    /// Passes a signal on to the child's process group. Once the child has ended, a signal to end makes
+    /// [`StdioRelay::wait`] return without the rest of the output.
     pub fn signal(&self, signal: Signal) {
-        if let Some(pid) = *self.lock() {
-            self.0.signalled.store(true, Ordering::Relaxed);
-            if let Err(error) = kill_process_group(pid, signal) {
-                tracing::warn!(?signal, %error, "cannot signal the server");
+        let ends = [Signal::INT, Signal::TERM, Signal::QUIT].contains(&signal);
+        match *self.lock() {
+            Some(pid) => {
+                self.0.asked_to_end.fetch_or(ends, Ordering::Relaxed);
+                if let Err(error) = kill_process_group(pid, signal) {
+                    tracing::warn!(?signal, %error, "cannot signal the server");
+                }
             }
+            None if ends => self.0.abandoned.notify_one(),
+            None => {}
         }
     }
 
@@ -102,10 +111,8 @@ impl ChildHandle {
 /// What both directions share to observe.
 #[derive(Debug)]
 struct Watch {
-    probe: Probe,
-    clients: Arc<Clients>,
+    relay: Arc<Relay>,
     conversation: Conversation,
-    limits: Limits,
 }
 
 /// Starts `command` as a stdio MCP server and relays between it and `client`.
@@ -127,11 +134,14 @@ pub fn spawn(mut command: Command, client: ClientEnd, probe: &Probe, limits: Lim
         return Err(io::Error::other("the child has no pipes").into());
     };
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let handle = ChildHandle(Arc::new(ChildState { pid: Mutex::new(pid), signalled: AtomicBool::new(false) }));
+    let handle = ChildHandle(Arc::new(ChildState {
+        pid: Mutex::new(pid),
+        asked_to_end: AtomicBool::new(false),
+        abandoned: Notify::new(),
+    }));
     let watch = probe.is_on().then(|| {
-        let clients = Arc::new(Clients::default());
-        let conversation = Conversation::new(probe.clone(), Arc::clone(&clients), "", true, now);
-        Arc::new(Watch { probe: probe.clone(), clients, conversation, limits })
+        let relay = Relay::new(probe.clone(), limits);
+        Arc::new(Watch { conversation: Conversation::new(Arc::clone(&relay), "", true, now), relay })
     });
     let (stopped, stop) = io::pipe()?;
     let (output_sender, output_done) = oneshot::channel();
@@ -149,7 +159,7 @@ pub fn spawn(mut command: Command, client: ClientEnd, probe: &Probe, limits: Lim
     thread::Builder::new().name("mcpscope-wait".into()).spawn(move || {
         let _ = exit_sender.send(reap(&mut child, &reaper));
     })?;
-    let connection = watch.as_ref().map(|watch| watch.probe.connection(now));
+    let connection = watch.as_ref().map(|watch| watch.relay.probe.connection(now));
     Ok(StdioRelay { child: handle, observed: watch, exited, output_done, stop, connection })
 }
 
@@ -191,16 +201,27 @@ impl StdioRelay {
                 },
             }
         };
+        let asked_to_end = child.0.asked_to_end.load(Ordering::Relaxed);
         let mut output_done = output_done;
-        if tokio::time::timeout(LINGER, &mut output_done).await.is_err() {
-            drop(stop);
-            // What was read must still be written, however slowly the client reads: the child would wait just as long.
-            let _ = output_done.await;
+        tokio::select! {
+            _ = &mut output_done => {}
+            () = child.0.abandoned.notified() => {}
+            () = tokio::time::sleep(LINGER) => {
+                drop(stop);
+                // What was read must still be written, however slowly the client reads, as the child would have waited to
+                // write it; but not for a client that wanted the child to end.
+                if !asked_to_end {
+                    tokio::select! {
+                        _ = output_done => {}
+                        () = child.0.abandoned.notified() => {}
+                    }
+                }
+            }
         }
         drop(connection);
         if let Some(watch) = &observed {
-            let crashed = !status.success() && !child.0.signalled.load(Ordering::Relaxed);
-            watch.probe.operation(Component::Server, crashed.then_some(ErrorType::Crash), Instant::now());
+            let crashed = !status.success() && !asked_to_end;
+            watch.relay.probe.operation(Component::Server, crashed.then_some(ErrorType::Crash), Instant::now());
         }
         Ok(status)
     }
@@ -209,21 +230,23 @@ impl StdioRelay {
 impl Watch {
     fn sweep(&self) {
         let now = Instant::now();
-        self.probe.guarded(|| {
-            self.conversation.expire(self.limits.call_timeout, now);
-            self.clients.expire(now);
+        self.relay.probe.guarded(|| {
+            self.conversation.expire(self.relay.limits.call_timeout, now);
+            self.relay.clients.expire(now);
         });
     }
 
     fn observe(&self, seen: Seen<'_>, direction: Direction, lane: &mut Lane, at: Instant) -> Observed {
         let observe = || match seen {
-            Seen::Message(bytes) => self.conversation.observe(bytes, Travel { direction, at, protocol: None }, lane),
+            Seen::Message(bytes) | Seen::Endpoint(bytes) => {
+                self.conversation.observe(bytes, Travel { direction, at, protocol: None, context: None }, lane)
+            }
             Seen::Oversized => {
-                self.probe.lost(Loss::OversizedMessage, at);
+                self.relay.probe.lost(Loss::OversizedMessage, at);
                 Observed::NOTHING
             }
         };
-        self.probe.guarded(observe).unwrap_or(Observed::NOTHING)
+        self.relay.probe.guarded(observe).unwrap_or(Observed::NOTHING)
     }
 }
 
@@ -237,9 +260,11 @@ struct Pump {
     watch: Option<Arc<Watch>>,
 }
 
-enum Ready {
-    Input,
-    Stopped,
+#[derive(Clone, Copy)]
+struct Ready {
+    input: bool,
+    stopped: bool,
+    nobody_reads: bool,
 }
 
 impl Pump {
@@ -269,16 +294,30 @@ impl Pump {
         let mut side = self.watch.as_ref().map(|watch| Side {
             watch,
             direction: self.direction,
-            tap: Tap::new(Framing::Line, watch.limits.max_message),
+            tap: watch.relay.tap(Framing::Line),
             lane: Lane::default(),
         });
-        while let Ready::Input = self.ready()? {
-            let read = match rustix::io::read(&self.from, &mut buffer) {
+        // Once the relay is to stop: what was in the pipe by then, so that nobody who keeps writing keeps it alive.
+        let mut left = None;
+        loop {
+            let ready = self.ready()?;
+            if ready.stopped && left.is_none() {
+                left = Some(usize::try_from(rustix::io::ioctl_fionread(&self.from)?).unwrap_or(usize::MAX));
+            }
+            if ready.nobody_reads || (left.is_some() && !ready.input) || left == Some(0) {
+                break;
+            }
+            if !ready.input {
+                continue;
+            }
+            let room = buffer.get_mut(..left.unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)).unwrap_or_default();
+            let read = match rustix::io::read(&self.from, room) {
                 Ok(0) => break,
                 Ok(read) => read,
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
+            left = left.map(|left| left.saturating_sub(read));
             let chunk = buffer.get(..read).unwrap_or_default();
             match &mut side {
                 Some(side) => self.relay_observed(side, chunk)?,
@@ -299,11 +338,11 @@ impl Pump {
         let at = Instant::now();
         let Side { watch, direction, tap, lane } = side;
         let mut messages = 0;
-        let fate = tap.feed(chunk, watch.probe.holds(), |seen| {
+        let fate = tap.feed(chunk, watch.relay.probe.holds(), |seen| {
             messages += 1;
             watch.observe(seen, *direction, lane, at).passage
         });
-        let _queued = watch.probe.queued(*direction, messages, at);
+        let _queued = watch.relay.probe.queued(*direction, messages, at);
         match fate {
             Fate::Now(bytes) => write_all(&self.to, bytes),
             Fate::Parts(parts) => self.write_parts(parts),
@@ -322,15 +361,25 @@ impl Pump {
         Ok(())
     }
 
-    /// Waits for input; what can be read is read even if the relay is to stop.
+    /// Waits until something is to be done.
     fn ready(&self) -> io::Result<Ready> {
-        let mut fds = [PollFd::new(&self.from, PollFlags::IN), PollFd::new(&self.stopped, PollFlags::IN)];
+        let mut fds = [
+            PollFd::new(&self.from, PollFlags::IN),
+            PollFd::new(&self.stopped, PollFlags::IN),
+            // Asks for nothing, but is told of an error: a pipe that nobody reads any more.
+            PollFd::new(&self.to, PollFlags::empty()),
+        ];
         while let Err(error) = poll(&mut fds, None) {
             if error != rustix::io::Errno::INTR {
                 return Err(error.into());
             }
         }
-        Ok(if fds[0].revents().is_empty() { Ready::Stopped } else { Ready::Input })
+        let [from, stopped, to] = fds.map(|fd| fd.revents());
+        Ok(Ready {
+            input: !from.is_empty(),
+            stopped: !stopped.is_empty(),
+            nobody_reads: to.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL),
+        })
     }
 
     /// Waits for a time, or until the relay is to stop.
@@ -368,4 +417,31 @@ fn write_all(to: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Clients on Node give sockets as standard streams, shells give pipes.
+    #[test]
+    fn a_pump_ends_once_nobody_reads_what_it_writes() {
+        let (reader, pipe) = io::pipe().unwrap();
+        let (socket, peer) = UnixStream::pair().unwrap();
+        drop((reader, peer));
+        for to in [pipe.into(), socket.into()] {
+            let (from, _open) = io::pipe().unwrap();
+            let (stopped, _stop) = io::pipe().unwrap();
+            let pump = Pump::new(from.into(), to, stopped, Direction::ToClient, None);
+            let (done, ended) = mpsc::channel();
+            thread::spawn(move || {
+                pump.run();
+                done.send(())
+            });
+            ended.recv_timeout(Duration::from_secs(10)).expect("it ends, and does not wait for input");
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! What listens where, for people and for programs.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use tempfile::NamedTempFile;
 
 use crate::failure::{Failure, say};
 
@@ -16,22 +17,13 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// Prints one line per listener and writes the ready file.
-    pub(crate) fn announce(&self, ready_file: Option<&Path>) -> Result<(), Failure> {
-        if let Some(url) = &self.dashboard {
-            say(format_args!("dashboard {url}"));
-        }
-        for (_, url) in &self.proxies {
-            say(format_args!("proxy {url}"));
-        }
-        match ready_file {
-            Some(path) => self.write(path).map_err(Failure::usage),
-            None => Ok(()),
-        }
+    /// Makes ready to announce: what can fail, fails before anything is started.
+    pub(crate) fn prepare(self, ready_file: Option<&Path>) -> Result<Announcement, Failure> {
+        let file = ready_file.map(|path| self.write(path)).transpose().map_err(Failure::usage)?;
+        Ok(Announcement { listeners: self, ready: file.zip(ready_file.map(Path::to_owned)) })
     }
 
-    /// In one atomic step: who sees the file sees all of it.
-    fn write(&self, path: &Path) -> anyhow::Result<()> {
+    fn write(&self, path: &Path) -> anyhow::Result<NamedTempFile> {
         let mut ready = serde_json::Map::new();
         if let Some(url) = &self.dashboard {
             ready.insert("dashboard".into(), url.as_str().into());
@@ -42,9 +34,31 @@ impl Listeners {
         }
         let cannot = || format!("cannot write the ready file {}", path.display());
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).with_context(cannot)?;
+        let mut file = NamedTempFile::new_in(folder).with_context(cannot)?;
         writeln!(file, "{}", serde_json::Value::Object(ready)).with_context(cannot)?;
-        file.persist(path).with_context(cannot)?;
+        Ok(file)
+    }
+}
+
+/// What is to be announced, ready to be.
+#[derive(Debug)]
+pub(crate) struct Announcement {
+    listeners: Listeners,
+    ready: Option<(NamedTempFile, PathBuf)>,
+}
+
+impl Announcement {
+    /// Prints one line per listener, and puts the ready file in its place in one atomic step.
+    pub(crate) fn publish(self) -> Result<(), Failure> {
+        if let Some(url) = &self.listeners.dashboard {
+            say(format_args!("dashboard {url}"));
+        }
+        for (_, url) in &self.listeners.proxies {
+            say(format_args!("proxy {url}"));
+        }
+        let Some((file, path)) = self.ready else { return Ok(()) };
+        let cannot = || format!("cannot write the ready file {}", path.display());
+        file.persist(&path).with_context(cannot).map_err(Failure::usage)?;
         Ok(())
     }
 }

@@ -38,6 +38,9 @@ pub(crate) struct Common {
     /// Configuration file; may be repeated, later files override earlier ones
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Vec<PathBuf>,
+    /// Name of the server in labels and traces [default: the command's file name, the upstream's host and port, or `demo`]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
     /// Where the dashboard listens (loopback only), or `off` [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR|off")]
     pub(crate) dashboard: Option<DashboardAt>,
@@ -56,9 +59,6 @@ pub(crate) struct Common {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Name of the server in labels and traces [default: the command's file name]
-    #[arg(long)]
-    pub(crate) name: Option<String>,
     /// The stdio MCP server and its arguments
     #[arg(required = true, last = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
@@ -68,9 +68,6 @@ pub(crate) struct RunArgs {
 pub(crate) struct ProxyArgs {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Name of the server in labels and traces [default: the upstream's host and port]
-    #[arg(long)]
-    pub(crate) name: Option<String>,
     /// The MCP server: http://HOST[:PORT][/PATH]
     #[arg(long, value_name = "URL")]
     pub(crate) upstream: String,

@@ -19,7 +19,7 @@ use crate::announce::Listeners;
 use crate::cli::DemoArgs;
 use crate::failure::{Failure, say};
 use crate::figures::Figures;
-use crate::instance::{Instance, Taken};
+use crate::instance::{Instance, Taken, server_name};
 use crate::listen::{Address, bind_or_fail};
 use crate::proxy::relay;
 use crate::signals;
@@ -35,6 +35,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     let listen: Address =
         args.listen.parse().map_err(|error: anyhow::Error| Failure::usage(error.context("--listen")))?;
     let instance = Instance::new(&args.common)?;
+    let name = server_name(args.common.name.as_deref(), "demo");
     let dashboard = instance.bind_dashboard(&args.common, Taken::Fails)?;
     let bound = bind_or_fail(&listen, "--listen")?;
     let stop = CancellationToken::new();
@@ -46,18 +47,17 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     let url = format!("http://{}{HTTP_PATH}", bound.addr);
     let listeners = Listeners {
         dashboard: dashboard.as_ref().map(|bound| format!("http://{}/", bound.addr)),
-        proxies: vec![("demo".to_owned(), url.clone())],
+        proxies: vec![(name.to_string(), url.clone())],
     };
     let metrics_url = listeners.dashboard.as_ref().map(|dashboard| format!("{dashboard}metrics"));
+    let announcement = listeners.prepare(args.common.ready_file.as_deref())?;
     // The client ends first, then the relay, then the server: nothing is cut off.
     let (relay_stop, server_stop) = (CancellationToken::new(), CancellationToken::new());
-    let relay = relay(&instance, "demo", upstream, HostHeader::Auto, bound, relay_stop.clone())?;
-    let stdio_probe = instance.probe("demo-stdio", Transport::Stdio);
+    let relay = relay(&instance, &name, upstream, HostHeader::Auto, bound, relay_stop.clone())?;
+    let stdio_probe = instance.probe(&format!("{name}-stdio"), Transport::Stdio);
     let limits = instance.limits();
-    let traffic = instance.traffic();
     let observing = instance.observe(dashboard)?;
-    traffic.running();
-    listeners.announce(args.common.ready_file.as_deref())?;
+    announcement.publish()?;
     if let Some(url) = metrics_url {
         say(format_args!("metrics {url}"));
     }
@@ -75,6 +75,8 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
 
     // Any part that ends by itself before the stop is a failure of the demo.
     let failed = tokio::select! {
+        // First: what ends because of the stop is no failure.
+        biased;
         () = stop.cancelled() => None,
         Some(ended) = servers.join_next() => Some(ended),
         Some(ended) = clients.join_next() => Some(ended),
@@ -89,7 +91,6 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     if tokio::time::timeout(END, wind_down).await.is_err() {
         tracing::warn!("parts of the demo did not end in time");
     }
-    drop(traffic);
     observing.end().await;
     match failed {
         Some(ended) => {

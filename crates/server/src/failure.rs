@@ -29,12 +29,11 @@ impl Failure {
         Self { code: Self::INTERNAL, error: error.into() }
     }
 
-    /// The command to run cannot be started: 127 if there is none of that name, 126 if it is not allowed, as in a shell.
+    /// The command to run cannot be started: 127 if there is none of that name, else 126, as in a shell.
     pub(crate) fn command(source: &std::io::Error, error: impl Into<anyhow::Error>) -> Self {
         let code = match source.kind() {
             std::io::ErrorKind::NotFound => 127,
-            std::io::ErrorKind::PermissionDenied => 126,
-            _ => Self::INTERNAL,
+            _ => 126,
         };
         Self { code, error: error.into() }
     }

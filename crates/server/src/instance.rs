@@ -8,10 +8,10 @@ use anyhow::Context as _;
 use mcpscope_config::Settings;
 use mcpscope_core::{ClockAnchor, Component, HostPolicy, Ratio, Transport};
 use mcpscope_dashboard::{Sources, check_loopback};
-use mcpscope_health::{Reporter, Requirement, State, View};
+use mcpscope_health::{Reporter, State, View};
 use mcpscope_hooks::{Parts, Probe};
 use mcpscope_metrics::Metrics;
-use mcpscope_proxy::Limits;
+use mcpscope_proxy::{Limits, Traffic};
 use mcpscope_tracing::Tracer;
 use tokio_util::sync::CancellationToken;
 
@@ -70,12 +70,13 @@ impl Instance {
         Limits {
             max_message: usize::try_from(self.settings.proxy.max_message_bytes).unwrap_or(usize::MAX),
             call_timeout: self.settings.tracing.call_timeout,
+            ..Limits::default()
         }
     }
 
     /// The traffic path as a component and a condition of readiness.
     pub(crate) fn traffic(&self) -> Traffic {
-        Traffic { reporter: self.reporter.clone(), ready: self.reporter.require("traffic") }
+        Traffic::new(self.reporter.clone())
     }
 
     /// Binds the dashboard; nothing if it is off.
@@ -208,21 +209,6 @@ async fn close_windows(windows: Option<(Metrics, Duration)>) {
         if let Err(error) = closed {
             tracing::error!(%error, "a window could not be closed");
         }
-    }
-}
-
-/// The traffic path, as it reports itself.
-#[derive(Debug)]
-pub(crate) struct Traffic {
-    reporter: Reporter,
-    ready: Requirement,
-}
-
-impl Traffic {
-    /// It carries traffic now.
-    pub(crate) fn running(&self) {
-        self.reporter.set("transports", State::Healthy, "Transports running", SystemTime::now());
-        self.ready.met();
     }
 }
 

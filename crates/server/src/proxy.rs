@@ -1,6 +1,7 @@
 //! `mcpscope proxy`: in front of a Streamable HTTP MCP server.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use mcpscope_core::Transport;
 use mcpscope_proxy::http::{self, Config, HostHeader, Upstream};
@@ -8,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::announce::Listeners;
 use crate::cli::{self, ProxyArgs};
-use crate::failure::Failure;
+use crate::failure::{Failure, say};
 use crate::instance::{Instance, Taken, server_name};
 use crate::listen::{Address, Bound, bind_or_fail};
 use crate::signals;
@@ -19,10 +20,9 @@ pub(crate) async fn proxy(args: ProxyArgs) -> Result<ExitCode, Failure> {
     let listen: Address =
         args.listen.parse().map_err(|error: anyhow::Error| Failure::usage(error.context("--listen")))?;
     let instance = Instance::new(&args.common)?;
-    let name = server_name(args.name.as_deref(), upstream.authority());
+    let name = server_name(args.common.name.as_deref(), upstream.authority());
     let dashboard = instance.bind_dashboard(&args.common, Taken::Fails)?;
     let bound = bind_or_fail(&listen, "--listen")?;
-    let traffic = instance.traffic();
     let stop = CancellationToken::new();
     signals::cancel_on_end(stop.clone()).map_err(Failure::internal)?;
 
@@ -30,6 +30,10 @@ pub(crate) async fn proxy(args: ProxyArgs) -> Result<ExitCode, Failure> {
         dashboard: dashboard.as_ref().map(|bound| format!("http://{}/", bound.addr)),
         proxies: vec![(name.to_string(), format!("http://{}{}", bound.addr, upstream.path()))],
     };
+    let announcement = listeners.prepare(args.common.ready_file.as_deref())?;
+    if !bound.addr.ip().is_loopback() && instance.settings.proxy.allowed_hosts.is_empty() {
+        say(format_args!("mcpscope: {} answers to any host name; proxy.allowed_hosts limits that", bound.addr));
+    }
     let host_header = match args.host_header {
         None => HostHeader::Auto,
         Some(cli::HostHeader::Keep) => HostHeader::Keep,
@@ -37,10 +41,8 @@ pub(crate) async fn proxy(args: ProxyArgs) -> Result<ExitCode, Failure> {
     };
     let relay = relay(&instance, &name, upstream, host_header, bound, stop.clone())?;
     let observing = instance.observe(dashboard)?;
-    traffic.running();
-    listeners.announce(args.common.ready_file.as_deref())?;
+    announcement.publish()?;
     relay.await.map_err(Failure::internal)?;
-    drop(traffic);
     observing.end().await;
     Ok(ExitCode::SUCCESS)
 }
@@ -62,6 +64,7 @@ pub(crate) fn relay(
         connect_timeout: proxy.connect_timeout,
         header_timeout: proxy.header_timeout,
         idle_session: proxy.idle_session,
+        traffic: Some(Arc::new(instance.traffic())),
         ..Config::new(upstream)
     };
     let probe = instance.probe(name, Transport::Http);

@@ -20,11 +20,19 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let instance = Instance::new(&args.common)?;
     let (program, arguments) = args.command.split_first().ok_or_else(|| Failure::usage(anyhow!("no command")))?;
     let file_name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
-    let name = server_name(args.name.as_deref(), &file_name);
+    let name = server_name(args.common.name.as_deref(), &file_name);
     let dashboard = instance.bind_dashboard(&args.common, Taken::MovesTheDefault)?;
     let traffic = instance.traffic();
     // Before the child starts: none of its signals may be lost or end us instead.
     let mut signals = signals::forwarded().map_err(Failure::internal)?;
+
+    let listeners = Listeners {
+        dashboard: dashboard.as_ref().map(|bound| format!("http://{}/", bound.addr)),
+        ..Listeners::default()
+    };
+    let announcement = listeners.prepare(args.common.ready_file.as_deref())?;
+    // From here on nothing that observes may keep the MCP server from starting or end it.
+    let observing = instance.observe(dashboard).inspect_err(Failure::report).ok();
 
     let client = take_stdio().map_err(Failure::internal)?;
     let mut command = Command::new(program);
@@ -34,13 +42,10 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
         StdioError::Spawn { source, .. } => Failure::command(source, anyhow!("{error}")),
         StdioError::Setup(_) => Failure::internal(error),
     })?;
-    traffic.running();
-    let listeners = Listeners {
-        dashboard: dashboard.as_ref().map(|bound| format!("http://{}/", bound.addr)),
-        ..Listeners::default()
-    };
-    let observing = instance.observe(dashboard)?;
-    listeners.announce(args.common.ready_file.as_deref())?;
+    traffic.works();
+    if let Err(failure) = announcement.publish() {
+        failure.report();
+    }
 
     let child = relay.child();
     let ended = relay.wait();
@@ -51,7 +56,9 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
             Some(signal) = signals.recv() => child.signal(signal),
         }
     };
-    observing.end().await;
+    if let Some(observing) = observing {
+        observing.end().await;
+    }
     Ok(exit_code(status))
 }
 

@@ -39,14 +39,14 @@ pub(super) enum End {
 }
 
 /// A body that the exchange sees.
-pub(super) fn watched(body: Incoming, framing: Framing, direction: Direction, exchange: Arc<Exchange>) -> Body {
+pub(super) fn watched(body: Incoming, framing: Option<Framing>, direction: Direction, exchange: Arc<Exchange>) -> Body {
     if body.is_end_stream() {
         exchange.ended(direction, End::Complete);
         return empty();
     }
     let relay = Relay {
         body,
-        tap: Tap::new(framing, exchange.max_message()),
+        tap: framing.map(|framing| exchange.tap(framing)),
         lane: Lane::default(),
         direction,
         exchange,
@@ -65,7 +65,8 @@ pub(super) fn watched(body: Incoming, framing: Framing, direction: Direction, ex
 
 struct Relay {
     body: Incoming,
-    tap: Tap,
+    /// None for a body that is not looked at.
+    tap: Option<Tap>,
     lane: Lane,
     direction: Direction,
     exchange: Arc<Exchange>,
@@ -88,7 +89,7 @@ impl Relay {
                     Passage::Now => {}
                     Passage::At(due) => tokio::time::sleep_until(due.into()).await,
                     // In an event stream the next event follows; a body that is one message never arrives.
-                    Passage::Never if self.tap.framing() == Framing::Sse => continue,
+                    Passage::Never if self.is_stream() => continue,
                     Passage::Never => std::future::pending().await,
                 }
                 return Some(Ok(Frame::data(bytes)));
@@ -124,11 +125,13 @@ impl Relay {
         let at = Instant::now();
         let Self { tap, lane, direction, exchange, .. } = self;
         let mut messages = 0;
-        let fate = tap.feed(&data, exchange.holds(), |seen| {
-            messages += 1;
-            exchange.observe(seen, *direction, lane, at)
+        let fate = tap.as_mut().map(|tap| {
+            tap.feed(&data, exchange.holds(), |seen| {
+                messages += 1;
+                exchange.observe(seen, *direction, lane, at)
+            })
         });
-        let passes = match fate {
+        let passes = match fate.unwrap_or(Fate::Now(&data)) {
             Fate::Now(_) => true,
             Fate::Parts(parts) => {
                 self.due.extend(parts.into_iter().map(|(bytes, passage)| (Bytes::from(bytes), passage)));
@@ -150,14 +153,20 @@ impl Relay {
         let at = Instant::now();
         let Self { tap, lane, direction, exchange, .. } = self;
         let mut messages = 0;
-        let parts = tap.end(|seen: Seen<'_>| {
-            messages += 1;
-            exchange.observe(seen, *direction, lane, at)
+        let parts = tap.as_mut().map(|tap| {
+            tap.end(|seen: Seen<'_>| {
+                messages += 1;
+                exchange.observe(seen, *direction, lane, at)
+            })
         });
-        let held = parts.into_iter().filter(|(bytes, _)| !bytes.is_empty());
+        let held = parts.into_iter().flatten().filter(|(bytes, _)| !bytes.is_empty());
         self.due.extend(held.map(|(bytes, passage)| (Bytes::from(bytes), passage)));
         self.complete = true;
         messages
+    }
+
+    fn is_stream(&self) -> bool {
+        self.tap.as_ref().is_some_and(|tap| tap.framing() == Framing::Sse)
     }
 
     fn tell(&mut self, end: End) {

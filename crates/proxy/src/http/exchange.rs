@@ -1,271 +1,239 @@
-//! One request and its answer.
+//! What is known of one request and its answer while their bodies pass.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use mcpscope_core::{Component, Direction, ErrorType, Outcome, Protocol, RequestId};
-use mcpscope_hooks::{Connection as Counted, Lane, Loss, Passage, Queued};
+use http::{Method, StatusCode, Uri};
+use mcpscope_core::{Direction, ErrorType, Outcome, Protocol, RequestId, TraceContext};
+use mcpscope_hooks::{Connection, Lane, Loss, Passage, Queued};
+use url::Url;
 
-use super::body::{Body, End, unwatched, watched};
-use super::upstream::{Connection, Failure};
-use super::{HostHeader, Shared, reply};
+use super::Shared;
+use super::body::End;
 use crate::conversation::{Conversation, Observed, Travel};
-use crate::framing::{Framing, Seen};
+use crate::framing::{Framing, Seen, Tap};
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Longest session name followed, in bytes.
 const MAX_SESSION_BYTES: usize = 1024;
 
-/// One client connection and the upstream connection that belongs to it.
-pub(super) struct ClientConnection {
-    shared: Arc<Shared>,
-    peer: SocketAddr,
-    /// HTTP/1 has one exchange at a time, so nobody ever waits here.
-    upstream: tokio::sync::Mutex<Connection>,
-}
-
-impl ClientConnection {
-    pub(super) fn new(shared: Arc<Shared>, peer: SocketAddr) -> Self {
-        Self { shared, peer, upstream: tokio::sync::Mutex::default() }
-    }
-
-    /// Relays one request and its answer.
-    pub(super) async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        let hosts = values(request.headers(), &HOST).chain(request.uri().authority().map(|a| a.as_str().as_bytes()));
-        // The authority of an absolute target takes the place of Host; they must be one and the same.
-        let mut hosts: Vec<&[u8]> = hosts.collect();
-        if request.uri().authority().is_some() {
-            hosts.dedup();
-        }
-        if let Err(refusal) = self.shared.config.hosts.check(hosts, values(request.headers(), &ORIGIN)) {
-            tracing::debug!(peer = %self.peer, %refusal, "request refused");
-            return Ok(reply::refused(&refusal));
-        }
-        let (parts, body) = request.into_parts();
-        let probe = &self.shared.probe;
-        let exchange = probe.is_on().then(|| Arc::new(Exchange::new(&self, &parts.method, &parts.uri, &parts.headers)));
-        let mut headers = parts.headers;
-        self.set_host(&mut headers);
-        let body = match &exchange {
-            Some(exchange) => watched(body, Framing::Body, Direction::ToServer, Arc::clone(exchange)),
-            None => unwatched(body),
-        };
-        let mut onward = Request::new(body);
-        *onward.method_mut() = parts.method;
-        *onward.uri_mut() = origin_form(&parts.uri);
-        *onward.headers_mut() = headers;
-        *onward.extensions_mut() = parts.extensions;
-
-        let mut upstream = self.upstream.lock().await;
-        let config = &self.shared.config;
-        match upstream.send(onward, &config.upstream, config.connect_timeout).await {
-            Ok(response) => Ok(answer(response, exchange)),
-            Err((failure, unsent)) => Ok(self.failed(&failure, unsent, exchange.as_deref()).await),
-        }
-    }
-
-    fn set_host(&self, headers: &mut HeaderMap) {
-        let upstream = &self.shared.config.upstream;
-        let replace = match self.shared.config.host_header {
-            HostHeader::Keep => false,
-            HostHeader::Upstream => true,
-            HostHeader::Auto => !upstream.is_loopback(),
-        };
-        if replace {
-            headers.insert(HOST, upstream.host_header());
-        }
-    }
-
-    /// Answers for a server that did not.
-    async fn failed(
-        &self,
-        failure: &Failure,
-        unsent: Option<Request<Body>>,
-        exchange: Option<&Exchange>,
-    ) -> Response<Body> {
-        let authority = self.shared.config.upstream.authority();
-        tracing::warn!(upstream = authority, error = %failure, "no answer from the upstream");
-        if let Some(request) = unsent {
-            // Reading the body to its end shows the exchange which calls it holds, whose ids the answer repeats.
-            let mut body = request.into_body();
-            while let Some(Ok(_)) = body.frame().await {}
-        }
-        let kind = match failure {
-            Failure::Connect(_) => ErrorType::UpstreamUnreachable,
-            Failure::Broken(_) => ErrorType::ConnectionLost,
-        };
-        self.shared.probe.operation(Component::Transport, Some(kind), Instant::now());
-        let id = exchange.and_then(|exchange| exchange.fail(kind));
-        reply::bad_gateway(id.as_ref(), &format!("upstream http://{authority} gave no answer: {failure}"))
-    }
-}
-
-fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
-    headers.get_all(name).into_iter().map(http::HeaderValue::as_bytes)
-}
-
-/// The target as an origin server expects it: path and query only.
-fn origin_form(uri: &Uri) -> Uri {
-    uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from)
-}
-
-fn answer(response: Response<Incoming>, exchange: Option<Arc<Exchange>>) -> Response<Body> {
-    let (parts, body) = response.into_parts();
-    let Some(exchange) = exchange else { return Response::from_parts(parts, unwatched(body)) };
-    let framing = exchange.answered(parts.status, &parts.headers);
-    Response::from_parts(parts, watched(body, framing, Direction::ToClient, exchange))
-}
-
-/// What is known of an exchange while its bodies pass.
+/// One request and its answer.
 pub(super) struct Exchange {
     shared: Arc<Shared>,
     conversation: Arc<Conversation>,
+    method: Method,
+    /// Where the request went, to resolve an endpoint against.
+    target: Option<PathAndQuery>,
     /// The session that the request names.
     named: Option<Box<str>>,
-    /// Whether the request belongs to a session that is followed.
-    known: bool,
-    is_delete: bool,
-    /// The revision in the request's header.
+    membership: Membership,
+    /// What the request's headers say of revision and trace.
     protocol: Option<Protocol>,
-    /// The answer's status; 0 before its head has come.
-    status: AtomicU16,
+    context: Option<TraceContext>,
+    /// How the request's body is looked at.
+    framing: Option<Framing>,
     state: Mutex<State>,
+}
+
+/// Whose conversation the exchange belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Membership {
+    /// A session that is followed.
+    Session,
+    /// None; the exchange is under this number among those that belong to none.
+    Nameless(u64),
 }
 
 #[derive(Default)]
 struct State {
-    /// The requests that this exchange began.
+    /// The requests that this exchange began and whose answers it may still carry.
     begun: Vec<RequestId>,
+    answer: Option<Answer>,
     /// An event stream is a connection of its own.
-    stream: Option<Counted>,
+    stream: Option<Connection>,
     /// The HTTP+SSE session that this stream is.
     endpoint: Option<Box<str>>,
 }
 
+/// What the head of the answer says.
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    status: StatusCode,
+    content: Content,
+}
+
+/// What the body of an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// Events, each a message.
+    Events,
+    /// One message.
+    Message,
+    /// A message or events in a content encoding, which are relayed without being looked at.
+    Encoded,
+    /// Nothing of MCP.
+    Other,
+}
+
 impl Exchange {
-    fn new(client: &ClientConnection, method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
-        let shared = Arc::clone(&client.shared);
+    pub(super) fn new(shared: &Arc<Shared>, peer: SocketAddr, method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
         let header = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        let endpoint = uri.path_and_query().map(PathAndQuery::as_str);
+        let target = uri.path_and_query().cloned();
         let named = header(SESSION_ID).filter(|name| name.len() <= MAX_SESSION_BYTES);
-        let found = match named {
-            Some(name) => shared.sessions.get(name),
-            None => endpoint.and_then(|endpoint| shared.sessions.get(endpoint)),
+        let name = named.or_else(|| target.as_ref().map(PathAndQuery::as_str));
+        let (conversation, membership) = match name.and_then(|name| shared.sessions.get(name)) {
+            Some(conversation) => (conversation, Membership::Session),
+            None => {
+                let peer = peer.ip().to_string();
+                let new = Arc::new(Conversation::new(Arc::clone(&shared.relay), &peer, false, Instant::now()));
+                let number = shared.sessions.under_way(&new);
+                (new, Membership::Nameless(number))
+            }
         };
-        let known = found.is_some();
-        let conversation = found.unwrap_or_else(|| {
-            let clients = Arc::clone(&shared.clients);
-            let peer = client.peer.ip().to_string();
-            Arc::new(Conversation::new(shared.probe.clone(), clients, &peer, false, Instant::now()))
-        });
+        let is_message = method == Method::POST && header(CONTENT_TYPE).is_none_or(is_json);
         Self {
             conversation,
+            method: method.clone(),
+            target,
             named: named.map(Into::into),
-            known,
-            is_delete: method == Method::DELETE,
+            membership,
             protocol: header(PROTOCOL_VERSION).map(Protocol::parse),
-            status: AtomicU16::new(0),
+            context: header(TRACEPARENT).and_then(mcpscope_hooks::trace_context),
+            framing: (is_message && !is_encoded(headers)).then_some(Framing::Body),
             state: Mutex::default(),
-            shared,
+            shared: Arc::clone(shared),
         }
     }
 
-    pub(super) fn max_message(&self) -> usize {
-        self.shared.config.limits.max_message
+    /// How the request's body is looked at, if it is.
+    pub(super) fn request_framing(&self) -> Option<Framing> {
+        self.framing
+    }
+
+    pub(super) fn tap(&self, framing: Framing) -> Tap {
+        self.shared.relay.tap(framing)
     }
 
     pub(super) fn holds(&self) -> bool {
-        self.shared.probe.holds()
+        self.shared.relay.probe.holds()
     }
 
     pub(super) fn queued(&self, direction: Direction, messages: usize, at: Instant) -> Queued {
-        self.shared.probe.queued(direction, messages, at)
+        self.shared.relay.probe.queued(direction, messages, at)
     }
 
     /// Looks at a message of either body.
     pub(super) fn observe(&self, seen: Seen<'_>, direction: Direction, lane: &mut Lane, at: Instant) -> Passage {
+        let probe = &self.shared.relay.probe;
         let observe = || match seen {
             Seen::Oversized => {
-                self.shared.probe.lost(Loss::OversizedMessage, at);
+                probe.lost(Loss::OversizedMessage, at);
                 Observed::NOTHING
             }
-            Seen::Message(bytes) if direction == Direction::ToClient && self.is_endpoint(bytes) => Observed::NOTHING,
+            Seen::Endpoint(endpoint) => {
+                self.announce(endpoint, at);
+                Observed::NOTHING
+            }
             Seen::Message(bytes) => {
-                self.conversation.observe(bytes, Travel { direction, at, protocol: self.protocol }, lane)
+                let travel = Travel { direction, at, protocol: self.protocol, context: self.context };
+                self.conversation.observe(bytes, travel, lane)
             }
         };
-        let observed = self.shared.probe.guarded(observe).unwrap_or(Observed::NOTHING);
+        let observed = probe.guarded(observe).unwrap_or(Observed::NOTHING);
         if direction == Direction::ToServer {
             self.state().begun.extend(observed.begun);
         }
         observed.passage
     }
 
-    /// Whether this event announces the endpoint of an HTTP+SSE session: a path or URL where JSON is expected otherwise.
-    fn is_endpoint(&self, data: &[u8]) -> bool {
+    /// The stream announces where the requests of its session go.
+    fn announce(&self, endpoint: &[u8], at: Instant) {
         let mut state = self.state();
-        if state.stream.is_none() || self.named.is_some() || data.len() > MAX_SESSION_BYTES {
-            return false;
+        if state.endpoint.is_some() || endpoint.len() > MAX_SESSION_BYTES {
+            return;
         }
-        if !data.starts_with(b"/") && !data.starts_with(b"http") {
-            return false;
-        }
-        let Some(endpoint) = Uri::try_from(data).ok().as_ref().and_then(Uri::path_and_query).cloned() else {
-            return false;
-        };
-        self.conversation.name(endpoint.as_str());
-        if self.shared.sessions.open(endpoint.as_str(), &self.conversation) {
-            state.endpoint = Some(endpoint.as_str().into());
+        let Some(name) = std::str::from_utf8(endpoint).ok().and_then(|endpoint| self.resolve(endpoint)) else { return };
+        self.conversation.name(&name);
+        if self.shared.sessions.open(&name, &self.conversation) {
+            state.endpoint = Some(name.into());
         } else {
-            self.shared.probe.lost(Loss::UntrackedSession, Instant::now());
+            self.shared.relay.probe.lost(Loss::UntrackedSession, at);
         }
-        true
     }
 
-    /// Learns from the answer's head; says how its body is made up.
-    fn answered(&self, status: StatusCode, headers: &HeaderMap) -> Framing {
-        self.status.store(status.as_u16(), Ordering::Relaxed);
+    /// Path and query of an endpoint, which may be relative to this request's.
+    fn resolve(&self, endpoint: &str) -> Option<String> {
+        // The origin does not matter: requests are found by path and query.
+        let base = Url::parse("http://localhost").ok()?.join(self.target.as_ref()?.as_str()).ok()?;
+        let url = base.join(endpoint.trim()).ok()?;
+        Some(url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path())))
+    }
+
+    /// Learns from the answer's head; says how its body is looked at, if it is.
+    pub(super) fn answered(&self, status: StatusCode, headers: &HeaderMap) -> Option<Framing> {
         let now = Instant::now();
         let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let is_stream =
-            media.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"));
-        if is_stream {
-            self.state().stream = Some(self.shared.probe.connection(now));
+        let is_stream = media_type(media).eq_ignore_ascii_case("text/event-stream");
+        let content = match (is_stream, is_encoded(headers)) {
+            (true, true) => Content::Encoded,
+            (true, false) => Content::Events,
+            // Other methods than POST are answered with events or with nothing of MCP.
+            (false, encoded) if self.method == Method::POST && is_json(media) => {
+                if encoded {
+                    Content::Encoded
+                } else {
+                    Content::Message
+                }
+            }
+            _ => Content::Other,
+        };
+        {
+            let mut state = self.state();
+            state.answer = Some(Answer { status, content });
+            if is_stream {
+                state.stream = Some(self.shared.relay.probe.connection(now));
+            }
         }
-        self.shared.probe.guarded(|| self.follow_session(status, headers, now));
-        if is_stream { Framing::Sse } else { Framing::Body }
+        if is_stream {
+            self.conversation.stream(1, now);
+        }
+        self.shared.relay.probe.guarded(|| self.follow_session(status, headers, now));
+        match content {
+            Content::Events => Some(Framing::Sse),
+            Content::Message => Some(Framing::Body),
+            Content::Encoded | Content::Other => None,
+        }
     }
 
     fn follow_session(&self, status: StatusCode, headers: &HeaderMap, now: Instant) {
         let sessions = &self.shared.sessions;
-        match &self.named {
-            Some(name) if status == StatusCode::NOT_FOUND || (self.is_delete && status.is_success()) => {
-                sessions.close(name);
+        let open = |name: &str| {
+            let opened = sessions.open(name, &self.conversation);
+            if !opened {
+                self.shared.relay.probe.lost(Loss::UntrackedSession, now);
             }
-            Some(name) if !self.known && status.is_success() => {
-                if sessions.open(name, &self.conversation) {
+            opened
+        };
+        match &self.named {
+            // At the head: clients hang up right after it, and that must not look like an end of its own.
+            Some(name) if self.method == Method::DELETE && status.is_success() => sessions.close(name, now),
+            Some(name) if self.membership != Membership::Session && status.is_success() => {
+                if open(name) {
                     self.conversation.adopt(name, self.protocol, now);
-                } else {
-                    self.shared.probe.lost(Loss::UntrackedSession, now);
                 }
             }
             Some(_) => {}
             None => {
                 let name = headers.get(&SESSION_ID).and_then(|value| value.to_str().ok());
-                let Some(name) = name.filter(|name| name.len() <= MAX_SESSION_BYTES) else { return };
-                self.conversation.name(name);
-                if !sessions.open(name, &self.conversation) {
-                    self.shared.probe.lost(Loss::UntrackedSession, now);
+                if let Some(name) = name.filter(|name| name.len() <= MAX_SESSION_BYTES) {
+                    self.conversation.name(name);
+                    open(name);
                 }
             }
         }
@@ -276,31 +244,58 @@ impl Exchange {
         if direction == Direction::ToServer {
             return;
         }
-        let endpoint = {
+        let now = Instant::now();
+        let (answer, stream, endpoint, begun) = {
             let mut state = self.state();
-            state.stream = None;
-            state.endpoint.take()
+            (state.answer, state.stream.take(), state.endpoint.take(), std::mem::take(&mut state.begun))
         };
+        if stream.is_some() {
+            self.conversation.stream(-1, now);
+        }
+        drop(stream);
         if let Some(endpoint) = endpoint {
-            self.shared.sessions.close(&endpoint);
+            self.shared.sessions.close(&endpoint, now);
         }
-        let status = self.status.load(Ordering::Relaxed);
-        if status >= 400 {
-            self.end_begun(&Outcome::error(ErrorType::HttpStatus(status)));
-            return;
+        let Some(Answer { status, content }) = answer else { return };
+        for id in begun {
+            match self.unanswered(status, content, end) {
+                Unanswered::Ended(outcome) => self.conversation.end(Direction::ToServer, &id, outcome, now),
+                Unanswered::Forgotten => self.conversation.forget(Direction::ToServer, &id),
+                Unanswered::Pending => {}
+                Unanswered::Unseen => {
+                    self.shared.relay.probe.lost(Loss::EncodedMessage, now);
+                    self.conversation.end(Direction::ToServer, &id, Outcome::Ok, now);
+                }
+            }
         }
-        // In a session the answer may still come: on another stream, or on this one resumed.
-        if self.known || self.is_session() {
-            return;
+        // The server does not know the session any more.
+        if let Some(name) = self.named.as_deref().filter(|_| status == StatusCode::NOT_FOUND) {
+            self.shared.sessions.close(name, now);
+        }
+    }
+
+    /// What becomes of a call that this answer did not answer.
+    fn unanswered(&self, status: StatusCode, content: Content, end: End) -> Unanswered {
+        let in_session = self.membership == Membership::Session || self.conversation.is_named();
+        if status.is_redirection() {
+            return Unanswered::Forgotten;
+        }
+        if status.is_client_error() || status.is_server_error() {
+            return Unanswered::Ended(Outcome::error(ErrorType::HttpStatus(status.as_u16())));
+        }
+        // The answer comes on the session's stream (HTTP+SSE), or on this one once the client resumes it.
+        if in_session && (status == StatusCode::ACCEPTED || content == Content::Events) {
+            return Unanswered::Pending;
         }
         match end {
-            End::Abandoned => self.end_begun(&Outcome::Cancelled),
-            End::Complete | End::Broken => self.end_begun(&Outcome::error(ErrorType::ConnectionLost)),
+            End::Abandoned => Unanswered::Ended(Outcome::Cancelled),
+            End::Complete if content == Content::Encoded => Unanswered::Unseen,
+            End::Complete | End::Broken => Unanswered::Ended(Outcome::error(ErrorType::ConnectionLost)),
         }
     }
 
     /// Ends the calls of this exchange because no answer will come; returns the id of the first.
-    fn fail(&self, kind: ErrorType) -> Option<RequestId> {
+    pub(super) fn fail(&self, kind: ErrorType) -> Option<RequestId> {
         let first = self.state().begun.first().cloned();
         self.end_begun(&Outcome::error(kind));
         first
@@ -314,20 +309,42 @@ impl Exchange {
         }
     }
 
-    fn is_session(&self) -> bool {
-        self.conversation.is_named()
-    }
-
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// What becomes of a call whose exchange has ended without an answer to it.
+enum Unanswered {
+    /// It ended like this.
+    Ended(Outcome),
+    /// It will be made again elsewhere, and counts then.
+    Forgotten,
+    /// Its answer may still come.
+    Pending,
+    /// Its answer passed, in a form that is not looked at.
+    Unseen,
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
-        // The client went away before an answer's head: outside of a session that cancels its calls.
-        if !self.known && !self.is_session() {
-            self.end_begun(&Outcome::Cancelled);
+        // What is left began and saw no answer's head: the client went away.
+        self.end_begun(&Outcome::Cancelled);
+        if let Membership::Nameless(number) = self.membership {
+            self.shared.sessions.done(number);
         }
     }
+}
+
+fn media_type(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
+fn is_json(content_type: &str) -> bool {
+    let media = media_type(content_type).to_ascii_lowercase();
+    media == "application/json" || media.ends_with("+json")
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_ENCODING).is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }

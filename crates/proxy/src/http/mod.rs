@@ -1,6 +1,7 @@
 //! The HTTP relay: Streamable HTTP, and HTTP+SSE before it, request by request as they come.
 
 mod body;
+mod client;
 mod exchange;
 mod reply;
 mod sessions;
@@ -23,9 +24,9 @@ use tokio::task::JoinSet;
 
 pub use upstream::{InvalidUpstream, Upstream};
 
-use crate::clients::Clients;
-use crate::{Limits, SWEEP};
-use exchange::ClientConnection;
+use crate::relay::Relay;
+use crate::{Limits, SWEEP, Traffic};
+use client::ClientConnection;
 use sessions::Sessions;
 
 /// Connections served at once; further ones wait in the listener's backlog.
@@ -64,6 +65,8 @@ pub struct Config {
     pub header_timeout: Duration,
     /// How long a session may be unused before it counts as ended. Default: [`Config::DEFAULT_IDLE_SESSION`].
     pub idle_session: Duration,
+    /// Where to tell whether the upstream can be reached; nowhere by default.
+    pub traffic: Option<Arc<Traffic>>,
     /// How long exchanges under way may take to end once the relay is to stop. Default: [`Config::DEFAULT_GRACE`].
     pub grace: Duration,
 }
@@ -89,6 +92,7 @@ impl Config {
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
             header_timeout: Self::DEFAULT_HEADER_TIMEOUT,
             idle_session: Self::DEFAULT_IDLE_SESSION,
+            traffic: None,
             grace: Self::DEFAULT_GRACE,
         }
     }
@@ -98,9 +102,8 @@ impl Config {
 #[derive(Debug)]
 struct Shared {
     config: Config,
-    probe: Probe,
+    relay: Arc<Relay>,
     sessions: Sessions,
-    clients: Arc<Clients>,
 }
 
 /// Relays what comes in on `listeners` until `stop`, then lets exchanges under way end within [`Config::grace`].
@@ -113,17 +116,27 @@ pub async fn serve(
     probe: Probe,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let shared =
-        Arc::new(Shared { config, probe, sessions: Sessions::default(), clients: Arc::new(Clients::default()) });
+    let relay = Relay::new(probe, config.limits);
+    if let Some(traffic) = &config.traffic {
+        traffic.works();
+    }
+    let shared = Arc::new(Shared { config, relay, sessions: Sessions::default() });
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (stopping, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
+    let mut probing = JoinSet::new();
     let mut sweep = tokio::time::interval(SWEEP);
     tokio::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
-            _ = sweep.tick() => shared.sweep(Instant::now()),
+            _ = sweep.tick() => {
+                shared.sweep(Instant::now());
+                if shared.config.traffic.as_ref().is_some_and(|traffic| !traffic.is_working()) && probing.is_empty() {
+                    probing.spawn(try_upstream(Arc::clone(&shared)));
+                }
+            }
+            Some(_) = probing.join_next() => {}
             // A panic in a connection has ended that connection only.
             Some(_) = connections.join_next() => {}
             accepted = accept(&listeners, &permits) => match accepted {
@@ -168,7 +181,7 @@ async fn connection(
 ) {
     // Small messages must not wait for an acknowledgement; a socket that refuses just works as before.
     let _ = stream.set_nodelay(true);
-    let _counted = shared.probe.connection(Instant::now());
+    let _counted = shared.relay.probe.connection(Instant::now());
     let header_timeout = shared.config.header_timeout;
     let client = Arc::new(ClientConnection::new(shared, peer));
     let service = service_fn(move |request| Arc::clone(&client).handle(request));
@@ -192,11 +205,21 @@ async fn connection(
     }
 }
 
+/// While the upstream cannot be reached, nobody may send requests any more that would show that it can be again.
+async fn try_upstream(shared: Arc<Shared>) {
+    let config = &shared.config;
+    if config.upstream.connect(config.connect_timeout).await.is_ok()
+        && let Some(traffic) = &config.traffic
+    {
+        traffic.works();
+    }
+}
+
 impl Shared {
     fn sweep(&self, now: Instant) {
-        self.probe.guarded(|| {
+        self.relay.probe.guarded(|| {
             self.sessions.sweep(self.config.idle_session, self.config.limits.call_timeout, now);
-            self.clients.expire(now);
+            self.relay.clients.expire(now);
         });
     }
 }

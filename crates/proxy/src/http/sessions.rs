@@ -1,7 +1,8 @@
-//! HTTP sessions by the name that their requests carry.
+//! HTTP sessions by the name that their requests carry, and the exchanges that belong to none.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::conversation::Conversation;
@@ -11,45 +12,63 @@ const MAX_SESSIONS: usize = 10_000;
 
 /// Open sessions by `Mcp-Session-Id`, or, for HTTP+SSE (2024-11-05), by the endpoint that the stream announced.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(Mutex<HashMap<Box<str>, Arc<Conversation>>>);
+pub(super) struct Sessions {
+    named: Mutex<HashMap<Box<str>, Arc<Conversation>>>,
+    /// Exchanges under way outside of sessions, whose calls can time out, too.
+    nameless: Mutex<HashMap<u64, Weak<Conversation>>>,
+    next: AtomicU64,
+}
 
 impl Sessions {
     pub(super) fn get(&self, name: &str) -> Option<Arc<Conversation>> {
-        self.lock().get(name).cloned()
+        lock(&self.named).get(name).cloned()
     }
 
     /// Follows a session; false if too many are followed already.
     pub(super) fn open(&self, name: &str, conversation: &Arc<Conversation>) -> bool {
-        let mut sessions = self.lock();
-        if sessions.len() >= MAX_SESSIONS && !sessions.contains_key(name) {
+        let mut named = lock(&self.named);
+        if named.len() >= MAX_SESSIONS && !named.contains_key(name) {
             return false;
         }
-        let replaced = sessions.insert(name.into(), Arc::clone(conversation));
-        drop(sessions);
+        let replaced = named.insert(name.into(), Arc::clone(conversation));
+        drop(named);
         // Outside of the lock: it may be the last owner, whose end is recorded.
         drop(replaced);
         true
     }
 
-    pub(super) fn close(&self, name: &str) {
-        let closed = self.lock().remove(name);
-        drop(closed);
+    /// Ends a session, even if a stream of it is still open.
+    pub(super) fn close(&self, name: &str, at: Instant) {
+        let closed = lock(&self.named).remove(name);
+        if let Some(conversation) = closed {
+            conversation.close(at);
+        }
+    }
+
+    /// Takes note of an exchange outside of sessions, until [`Sessions::done`].
+    pub(super) fn under_way(&self, conversation: &Arc<Conversation>) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        lock(&self.nameless).insert(number, Arc::downgrade(conversation));
+        number
+    }
+
+    pub(super) fn done(&self, number: u64) {
+        lock(&self.nameless).remove(&number);
     }
 
     /// Ends what has waited too long.
     pub(super) fn sweep(&self, idle: Duration, call_timeout: Duration, now: Instant) {
-        let (mut all, mut idle_ones) = (Vec::new(), Vec::new());
-        {
-            let mut sessions = self.lock();
-            if let Some(since) = now.checked_sub(idle) {
-                idle_ones.extend(sessions.extract_if(|_, conversation| conversation.idle_since(since)));
-            }
-            all.extend(sessions.values().cloned());
-        }
+        let idle_ones: Vec<_> = match now.checked_sub(idle) {
+            Some(since) => lock(&self.named).extract_if(|_, conversation| conversation.idle_since(since)).collect(),
+            None => Vec::new(),
+        };
+        idle_ones.iter().for_each(|(_, conversation)| conversation.close(now));
+        let mut all: Vec<_> = lock(&self.named).values().cloned().collect();
+        all.extend(lock(&self.nameless).values().filter_map(Weak::upgrade));
         all.iter().for_each(|conversation| conversation.expire(call_timeout, now));
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Conversation>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(map: &Mutex<T>) -> MutexGuard<'_, T> {
+    map.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -94,7 +94,7 @@ impl Upstream {
         }
     }
 
-    async fn connect(&self, timeout: Duration) -> io::Result<TcpStream> {
+    pub(super) async fn connect(&self, timeout: Duration) -> io::Result<TcpStream> {
         let connect = async {
             match &self.host {
                 Host::Domain(name) => TcpStream::connect((name.as_str(), self.port)).await,

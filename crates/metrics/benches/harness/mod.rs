@@ -1,0 +1,216 @@
+//! What the benchmarks of this workspace share: rounds that visit every case in turn, so that noise is spread over all of
+//! them, and tables of medians and ratios, on stdout and as JSON in `target/bench/`.
+
+#![allow(dead_code, reason = "each benchmark uses a part of it")]
+#![allow(clippy::print_stdout, reason = "a benchmark prints what it measures")]
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use serde_json::{Value, json};
+
+/// How long one case runs in one round.
+const SAMPLE: Duration = Duration::from_millis(10);
+const ROUNDS: usize = 11;
+
+/// Whether cargo runs this program as a benchmark. As a test, which `cargo test --all-targets` does, it ends at once.
+pub(crate) fn wanted() -> bool {
+    std::env::args().any(|argument| argument == "--bench")
+}
+
+/// Which way the targets in the specification are given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ratio {
+    /// How many times as much the peer has or takes.
+    PeerToOurs,
+    /// How many times as much we have or take.
+    OursToPeer,
+}
+
+impl Ratio {
+    fn name(self) -> &'static str {
+        match self {
+            Self::PeerToOurs => "peer/ours",
+            Self::OursToPeer => "ours/peer",
+        }
+    }
+
+    /// The median of the ratios within each round: what slows a whole round down is not in it.
+    fn of(self, ours: &[f64], peer: &[f64]) -> f64 {
+        let ratios = ours.iter().zip(peer).map(|(ours, peer)| match self {
+            Self::PeerToOurs => peer / ours,
+            Self::OursToPeer => ours / peer,
+        });
+        median(&ratios.collect::<Vec<_>>())
+    }
+}
+
+/// One quantity of several cases, of which the first is ours.
+#[derive(Debug)]
+pub(crate) struct Table {
+    title: String,
+    unit: &'static str,
+    ratio: Ratio,
+    rows: Vec<(String, Vec<f64>)>,
+}
+
+impl Table {
+    pub(crate) fn new(title: impl Into<String>, unit: &'static str, ratio: Ratio) -> Self {
+        Self { title: title.into(), unit, ratio, rows: Vec::new() }
+    }
+
+    /// Adds a case with its value in each round.
+    pub(crate) fn row(mut self, name: impl Into<String>, rounds: Vec<f64>) -> Self {
+        self.rows.push((name.into(), rounds));
+        self
+    }
+
+    fn ratios(&self) -> Vec<f64> {
+        let ours = self.rows.first().map_or(&[][..], |(_, rounds)| rounds);
+        self.rows.iter().map(|(_, rounds)| self.ratio.of(ours, rounds)).collect()
+    }
+
+    fn print(&self) {
+        println!("\n{:<52} {:>14} {:>12}", self.title, self.unit, self.ratio.name());
+        for ((name, rounds), ratio) in self.rows.iter().zip(self.ratios()) {
+            println!("  {name:<50} {:>14} {ratio:>12.3}", digits(median(rounds)));
+        }
+    }
+
+    fn json(&self) -> Value {
+        let rows = self.rows.iter().zip(self.ratios());
+        let rows = rows.map(
+            |((name, rounds), ratio)| json!({"name": name, "median": median(rounds), "ratio": ratio, "rounds": rounds}),
+        );
+        let rows: Vec<_> = rows.collect();
+        json!({"title": self.title, "unit": self.unit, "ratio": self.ratio.name(), "rows": rows})
+    }
+}
+
+/// The tables of one benchmark.
+#[derive(Debug)]
+pub(crate) struct Report {
+    name: &'static str,
+    load: String,
+    tables: Vec<Table>,
+}
+
+impl Report {
+    pub(crate) fn new(name: &'static str) -> Self {
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = load.split(' ').next().unwrap_or_default().to_owned();
+        println!("{name}: {} cores, load average {load} before; ours is the first row of each table", cores());
+        Self { name, load, tables: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, table: Table) {
+        table.print();
+        self.tables.push(table);
+    }
+
+    /// Writes all tables to `target/bench/NAME.json`.
+    pub(crate) fn finish(self) -> io::Result<()> {
+        let tables: Vec<_> = self.tables.iter().map(Table::json).collect();
+        let load: Option<f64> = self.load.parse().ok();
+        let all = json!({"bench": self.name, "cores": cores(), "load_average_before": load, "tables": tables});
+        let file = target_dir().join("bench").join(format!("{}.json", self.name));
+        fs::create_dir_all(target_dir().join("bench"))?;
+        fs::write(&file, format!("{all:#}\n"))?;
+        println!("\nwritten to {}", file.display());
+        Ok(())
+    }
+}
+
+/// Cases that are run again and again, in turn.
+pub(crate) struct Race<'a> {
+    title: String,
+    threads: usize,
+    cases: Vec<(&'static str, Repeat<'a>)>,
+}
+
+/// Does its operation so many times.
+type Repeat<'a> = Box<dyn Fn(u64) + Sync + 'a>;
+
+impl<'a> Race<'a> {
+    pub(crate) fn new(title: &str, threads: usize) -> Self {
+        let plural = if threads == 1 { "" } else { "s" };
+        Self { title: format!("{title}, {threads} thread{plural}"), threads, cases: Vec::new() }
+    }
+
+    /// Adds a case; the first is ours.
+    pub(crate) fn case<R>(mut self, name: &'static str, operation: impl Fn() -> R + Sync + 'a) -> Self {
+        let repeat = move |times: u64| (0..times).for_each(|_| drop(black_box(operation())));
+        self.cases.push((name, Box::new(repeat)));
+        self
+    }
+
+    /// The time that one operation takes, on each thread if there are several.
+    pub(crate) fn run(self) -> Table {
+        let times: Vec<u64> = self.cases.iter().map(|(_, repeat)| calibrated(repeat)).collect();
+        let mut rounds = vec![Vec::new(); self.cases.len()];
+        for _ in 0..ROUNDS {
+            for (((_, repeat), times), values) in self.cases.iter().zip(&times).zip(&mut rounds) {
+                let took = on_threads(self.threads, || repeat(*times));
+                values.push(took.as_secs_f64() * 1e9 / *times as f64);
+            }
+        }
+        let table = Table::new(self.title, "ns", Ratio::PeerToOurs);
+        self.cases.iter().zip(rounds).fold(table, |table, ((name, _), rounds)| table.row(*name, rounds))
+    }
+}
+
+/// How often to repeat for a sample to last as long as it should.
+fn calibrated(repeat: &dyn Fn(u64)) -> u64 {
+    let mut times = 1;
+    loop {
+        let start = Instant::now();
+        repeat(times);
+        let took = start.elapsed();
+        if took >= SAMPLE / 4 {
+            return ((times as f64 * SAMPLE.as_secs_f64() / took.as_secs_f64()) as u64).max(1);
+        }
+        times *= 2;
+    }
+}
+
+/// How long the slowest of the threads takes.
+fn on_threads(threads: usize, work: impl Fn() + Sync) -> Duration {
+    let barrier = Barrier::new(threads);
+    let timed = || {
+        barrier.wait();
+        let start = Instant::now();
+        work();
+        start.elapsed()
+    };
+    if threads == 1 {
+        return timed();
+    }
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(timed)).collect();
+        running.into_iter().filter_map(|thread| thread.join().ok()).max().unwrap_or_default()
+    })
+}
+
+/// The middle value; of an even number, the higher one in the middle.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn digits(value: f64) -> String {
+    if value.abs() >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Cargo gives benchmarks a folder inside of the target folder.
+fn target_dir() -> PathBuf {
+    let inside = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    inside.parent().unwrap_or(inside).to_owned()
+}

@@ -1,0 +1,140 @@
+//! One client connection: its requests, one after the other, to the upstream connection that belongs to it.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, ORIGIN, TRANSFER_ENCODING, UPGRADE};
+use http::uri::Authority;
+use http::{HeaderValue, Request, Response, Uri};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use mcpscope_core::{Component, Direction, ErrorType};
+
+use super::body::{Body, unwatched, watched};
+use super::exchange::Exchange;
+use super::upstream::{Connection, Failure};
+use super::{HostHeader, Shared, reply};
+
+/// One client connection and the upstream connection that belongs to it.
+pub(super) struct ClientConnection {
+    shared: Arc<Shared>,
+    peer: SocketAddr,
+    /// HTTP/1 has one exchange at a time, so nobody ever waits here.
+    upstream: tokio::sync::Mutex<Connection>,
+}
+
+impl ClientConnection {
+    pub(super) fn new(shared: Arc<Shared>, peer: SocketAddr) -> Self {
+        Self { shared, peer, upstream: tokio::sync::Mutex::default() }
+    }
+
+    /// Relays one request and its answer.
+    pub(super) async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let config = &self.shared.config;
+        let all = |name: HeaderName| request.headers().get_all(name).into_iter().map(HeaderValue::as_bytes);
+        let authority = request.uri().authority().map(Authority::as_str);
+        if let Err(refusal) = config.hosts.check(all(HOST), authority, all(ORIGIN)) {
+            tracing::debug!(peer = %self.peer, %refusal, "request refused");
+            return Ok(reply::refused(&refusal));
+        }
+        let (mut parts, body) = request.into_parts();
+        let exchange = self
+            .shared
+            .relay
+            .probe
+            .is_on()
+            .then(|| Arc::new(Exchange::new(&self.shared, self.peer, &parts.method, &parts.uri, &parts.headers)));
+        let body = match &exchange {
+            Some(exchange) => watched(body, exchange.request_framing(), Direction::ToServer, Arc::clone(exchange)),
+            None => unwatched(body),
+        };
+        self.set_host(&mut parts.headers);
+        refuse_upgrade(&mut parts.headers);
+        let mut onward = Request::new(body);
+        *onward.method_mut() = parts.method;
+        *onward.uri_mut() = origin_form(&parts.uri);
+        *onward.headers_mut() = parts.headers;
+        *onward.extensions_mut() = parts.extensions;
+
+        let mut upstream = self.upstream.lock().await;
+        match upstream.send(onward, &config.upstream, config.connect_timeout).await {
+            Ok(response) => {
+                if let Some(traffic) = &config.traffic {
+                    traffic.works();
+                }
+                Ok(answer(response, exchange))
+            }
+            Err((failure, unsent)) => Ok(self.failed(&failure, unsent, exchange.as_deref()).await),
+        }
+    }
+
+    fn set_host(&self, headers: &mut HeaderMap) {
+        let upstream = &self.shared.config.upstream;
+        let replace = match self.shared.config.host_header {
+            HostHeader::Keep => false,
+            HostHeader::Upstream => true,
+            HostHeader::Auto => !upstream.is_loopback(),
+        };
+        if replace {
+            headers.insert(HOST, upstream.host_header());
+        }
+    }
+
+    /// Answers for a server that did not.
+    async fn failed(
+        &self,
+        failure: &Failure,
+        unsent: Option<Request<Body>>,
+        exchange: Option<&Exchange>,
+    ) -> Response<Body> {
+        let config = &self.shared.config;
+        let message = format!("upstream http://{} gave no answer: {failure}", config.upstream.authority());
+        tracing::warn!("{message}");
+        if let Some(request) = unsent {
+            // Reading the body to its end shows the exchange which calls it holds, whose ids the answer repeats.
+            let mut body = request.into_body();
+            while let Some(Ok(_)) = body.frame().await {}
+        }
+        let kind = match failure {
+            Failure::Connect(_) => {
+                if let Some(traffic) = &config.traffic {
+                    traffic.fails(&message);
+                }
+                ErrorType::UpstreamUnreachable
+            }
+            Failure::Broken(_) => ErrorType::ConnectionLost,
+        };
+        self.shared.relay.probe.operation(Component::Transport, Some(kind), Instant::now());
+        let id = exchange.and_then(|exchange| exchange.fail(kind));
+        reply::bad_gateway(id.as_ref(), &message)
+    }
+}
+
+/// MCP has no use for another protocol on the connection, and a relay of messages cannot follow one: an upgrade is not asked
+/// for, so that the server answers in HTTP.
+fn refuse_upgrade(headers: &mut HeaderMap) {
+    if headers.remove(UPGRADE).is_some() {
+        let is_upgrade = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"upgrade");
+        if headers.get(CONNECTION).is_some_and(is_upgrade) {
+            headers.remove(CONNECTION);
+        }
+    }
+}
+
+/// The target as an origin server expects it: path and query only.
+fn origin_form(uri: &Uri) -> Uri {
+    uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from)
+}
+
+fn answer(response: Response<Incoming>, exchange: Option<Arc<Exchange>>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    if parts.headers.contains_key(TRANSFER_ENCODING) {
+        // Transfer-Encoding overrides Content-Length, and an intermediary must not pass both on (RFC 9112, 6.3).
+        parts.headers.remove(CONTENT_LENGTH);
+    }
+    let Some(exchange) = exchange else { return Response::from_parts(parts, unwatched(body)) };
+    let framing = exchange.answered(parts.status, &parts.headers);
+    Response::from_parts(parts, watched(body, framing, Direction::ToClient, exchange))
+}

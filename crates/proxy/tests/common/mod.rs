@@ -1,0 +1,175 @@
+//! What the tests of both relays stand on: a probe whose counts can be read, faults, and a running HTTP relay.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use mcpscope_core::{CallRecord, ClockAnchor, Transport, Verdict};
+use mcpscope_hooks::{Injector, MessageFacts, Observer, Parts, Probe};
+use mcpscope_metrics::Metrics;
+use mcpscope_proxy::http::{Config, Upstream, serve};
+use mcpscope_test_support::{Wire, eventually, within};
+use mcpscope_tracing::Tracer;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+/// The server's name in every label.
+pub(crate) const SERVER: &str = "s";
+
+/// The counts of one instance.
+#[derive(Clone, Debug)]
+pub(crate) struct Bench {
+    metrics: Metrics,
+    tracer: Tracer,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
+        let metrics = Metrics::new(&mcpscope_metrics::Config::default(), anchor);
+        Self { metrics, tracer: Tracer::new(&mcpscope_tracing::Config::default(), anchor, 1) }
+    }
+
+    pub(crate) fn probe(&self, transport: Transport) -> Probe {
+        Probe::new(self.parts(transport))
+    }
+
+    pub(crate) fn parts(&self, transport: Transport) -> Parts {
+        let (metrics, tracer) = (Some(self.metrics.clone()), Some(self.tracer.clone()));
+        Parts { metrics, tracer, ..Parts::new(SERVER, transport) }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.metrics.snapshot(Instant::now()).to_prometheus()
+    }
+
+    /// The value of a series; 0 if it is not there.
+    pub(crate) fn value(&self, series: &str) -> i64 {
+        let text = self.text();
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().expect("a whole number"))
+    }
+
+    /// Waits until a series has this value; a relay counts beside the traffic, so the answer may be there first.
+    pub(crate) async fn becomes(&self, series: &str, value: i64) {
+        eventually(|| {
+            let found = self.value(series);
+            if found == value { Ok(()) } else { Err(format!("{series} {found} instead of {value}\n{}", self.text())) }
+        })
+        .await;
+    }
+}
+
+pub(crate) fn tool_calls(tool: &str, outcome: &str) -> String {
+    format!(
+        "mcpscope_tool_call_duration_seconds_count{{server=\"s\",tool=\"{tool}\",outcome=\"{outcome}\",injected=\"false\"}}"
+    )
+}
+
+pub(crate) fn errors(component: &str, kind: &str) -> String {
+    format!("mcpscope_component_errors_total{{component=\"{component}\",error_type=\"{kind}\",injected=\"false\"}}")
+}
+
+pub(crate) fn operations(component: &str) -> String {
+    format!("mcpscope_component_operations_total{{component=\"{component}\",injected=\"false\"}}")
+}
+
+pub(crate) fn sessions(protocol: &str) -> String {
+    format!("mcpscope_active_sessions{{server=\"s\",protocol=\"{protocol}\"}}")
+}
+
+pub(crate) fn connections(transport: Transport) -> String {
+    format!("mcpscope_transport_connections{{server=\"s\",transport=\"{transport}\"}}")
+}
+
+pub(crate) fn dropped(what: &str) -> String {
+    format!("mcpscope_dropped_total{{what=\"{what}\"}}")
+}
+
+pub(crate) fn queued(direction: &str) -> String {
+    format!("mcpscope_message_queue_depth{{server=\"s\",direction=\"{direction}\"}}")
+}
+
+/// Faults by a function. They are active all the time, so that messages are held until they are complete.
+#[derive(Debug)]
+pub(crate) struct Faults(pub(crate) fn(&MessageFacts<'_>) -> Verdict);
+
+impl Injector for Faults {
+    fn is_active(&self) -> bool {
+        true
+    }
+
+    fn verdict(&self, message: &MessageFacts<'_>, _: Instant) -> Verdict {
+        (self.0)(message)
+    }
+}
+
+/// Lets everything pass, but makes the relay hold messages.
+pub(crate) fn holds() -> Option<Arc<dyn Injector>> {
+    Some(Arc::new(Faults(|_| Verdict::Pass)))
+}
+
+/// Instrumentation that is broken through and through.
+#[derive(Debug)]
+pub(crate) struct Panics;
+
+impl Observer for Panics {
+    fn on_call(&self, _: &CallRecord) {
+        panic!("provoked inside recording");
+    }
+}
+
+impl Injector for Panics {
+    fn is_active(&self) -> bool {
+        true
+    }
+
+    fn verdict(&self, _: &MessageFacts<'_>, _: Instant) -> Verdict {
+        panic!("provoked inside a decision");
+    }
+}
+
+/// A running HTTP relay. Dropping it ends it at once.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinSet<io::Result<()>>,
+}
+
+impl Proxy {
+    pub(crate) async fn start(upstream: SocketAddr, probe: Probe) -> Self {
+        Self::start_with(upstream, probe, |_| ()).await
+    }
+
+    pub(crate) async fn start_with(upstream: SocketAddr, probe: Probe, change: impl FnOnce(&mut Config)) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        let upstream = Upstream::parse(&format!("http://{upstream}/mcp")).expect("a URL");
+        let mut config = Config::new(upstream);
+        change(&mut config);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(vec![listener], config, probe, async { drop(stopped.await) }));
+        Self { address, stop: Some(stop), serving }
+    }
+
+    pub(crate) async fn connect(&self) -> Wire {
+        Wire::connect(self.address).await.expect("it listens")
+    }
+
+    /// Asks it to end gracefully.
+    pub(crate) fn stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(mut self) {
+        self.stop();
+        within(self.serving.join_next()).await.expect("it was started").expect("no panic").expect("no failure");
+    }
+}

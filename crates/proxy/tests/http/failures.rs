@@ -1,0 +1,200 @@
+//! Servers that are down, break off or are slow.
+
+use mcpscope_core::Transport;
+use mcpscope_test_support::{EchoServer, Listener, http};
+
+use crate::common::{Bench, Proxy, dropped, errors, operations, tool_calls};
+use crate::{Events, Stage, call, event, json, post, result};
+
+/// The JSON-RPC error in an answer of the relay's own.
+fn error_of(body: &[u8]) -> serde_json::Value {
+    serde_json::from_slice(body).unwrap()
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_down_is_told_with_the_requests_id() {
+    let bench = Bench::new();
+    let down = Listener::bind().await.address();
+    let proxy = Proxy::start(down, bench.probe(Transport::Http)).await;
+    for (id, body) in [
+        ("7", call(7, "echo")),
+        (r#""a\"b""#, call(0, "echo").replace(":0,", r#":"a\"b","#)),
+        ("18446744073709551615", call(0, "echo").replace(":0,", ":18446744073709551615,")),
+    ] {
+        let answer = proxy.connect().await.exchange(&post(&[], &body)).await.unwrap();
+        assert_eq!(answer.head.start_line(), "HTTP/1.1 502 Bad Gateway");
+        assert_eq!(answer.head.value("content-type").unwrap(), "application/json");
+        let error = error_of(&answer.body);
+        assert_eq!(error["jsonrpc"], "2.0");
+        assert_eq!(error["id"].to_string(), id);
+        assert_eq!(error["error"]["code"], -32603);
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains(&down.to_string()) && message.contains("cannot connect"), "{message}");
+    }
+    bench.becomes(&tool_calls("echo", "error"), 3).await;
+    assert_eq!(bench.value(&errors("transport", "upstream_unreachable")), 3);
+    assert_eq!(bench.value(&errors("tools", "upstream_unreachable")), 3);
+}
+
+#[tokio::test]
+async fn a_request_without_an_id_gets_an_error_without_one() {
+    let down = Listener::bind().await.address();
+    let proxy = Proxy::start(down, Bench::new().probe(Transport::Http)).await;
+    let mut client = proxy.connect().await;
+    let answer = client.exchange(&http::request("GET", "/mcp", &[], b"")).await.unwrap();
+    assert_eq!(answer.head.status(), 502);
+    assert_eq!(error_of(&answer.body).get("id"), None);
+    // The connection lives on.
+    assert_eq!(client.exchange(&post(&[], "garbage")).await.unwrap().head.status(), 502);
+}
+
+#[tokio::test]
+async fn a_server_that_closes_before_its_answer_is_told_and_not_asked_again() {
+    let stage = Stage::new().await;
+    let (mut client, server, _) = stage.asked(&post(&[], &call(7, "echo"))).await;
+    drop(server);
+    let answer = client.reader.message().await.unwrap().unwrap();
+    assert_eq!((answer.head.status(), &error_of(&answer.body)["id"]), (502, &7.into()));
+    stage.upstream.expect_no_more().await;
+    stage.bench.becomes(&tool_calls("echo", "error"), 1).await;
+    assert_eq!(stage.bench.value(&errors("transport", "connection_lost")), 1);
+    assert_eq!(stage.bench.value(&errors("tools", "connection_lost")), 1);
+    // The client's connection lives on, with a new one behind it.
+    client.write(&post(&[], &call(8, "echo"))).await.unwrap();
+    let mut server = stage.upstream.accept().await;
+    server.reader.message().await.unwrap().unwrap();
+    server.write(&json(&[], &result(8))).await.unwrap();
+    assert_eq!(client.reader.message().await.unwrap().unwrap().body, result(8).as_bytes());
+}
+
+#[tokio::test]
+async fn a_server_that_closes_at_once_is_not_asked_again() {
+    let stage = Stage::new().await;
+    let mut client = stage.proxy.connect().await;
+    client.write(&post(&[], &call(7, "echo"))).await.unwrap();
+    drop(stage.upstream.accept().await);
+    assert_eq!(client.reader.message().await.unwrap().unwrap().head.status(), 502);
+    stage.upstream.expect_no_more().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_closed_between_requests_is_replaced() {
+    let stage = Stage::new().await;
+    let (mut client, mut server, _) = stage.asked(&post(&[], &call(1, "echo"))).await;
+    server.write(&json(&[], &result(1))).await.unwrap();
+    assert_eq!(client.reader.message().await.unwrap().unwrap().head.status(), 200);
+    let old = server;
+    // A server that ends an idle connection: its end of stream first, then nothing is read any more.
+    drop(old.writer);
+    assert_eq!(old.reader.closed().await.unwrap(), b"", "the relay closes its side, and has sent nothing more");
+    client.write(&post(&[], &call(2, "echo"))).await.unwrap();
+    let mut server = stage.upstream.accept().await;
+    assert_eq!(server.reader.message().await.unwrap().unwrap().body, call(2, "echo").as_bytes());
+    server.write(&json(&[], &result(2))).await.unwrap();
+    assert_eq!(client.reader.message().await.unwrap().unwrap().body, result(2).as_bytes());
+    stage.upstream.expect_no_more().await;
+    drop(client);
+    assert_eq!(server.reader.closed().await.unwrap(), b"", "the server saw it once");
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_request_comes_at_once() {
+    let stage = Stage::new().await;
+    let mut client = stage.proxy.connect().await;
+    client.write(&http::request_head("POST", "/mcp", &[("Content-Length", "1000000")])).await.unwrap();
+    client.write(b"{").await.unwrap();
+    let mut server = stage.upstream.accept().await;
+    server.reader.head().await.unwrap().unwrap();
+    server.write(&http::answer("413 Payload Too Large", &[], b"too large")).await.unwrap();
+    let answer = client.reader.message().await.unwrap().unwrap();
+    assert_eq!((answer.head.status(), answer.body.as_slice()), (413, b"too large".as_slice()));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_broken_off_reaches_the_client_broken_off() {
+    let stage = Stage::new().await;
+    let (mut client, mut server, _) = stage.asked(&post(&[], &call(1, "echo"))).await;
+    server.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{").await.unwrap();
+    drop(server);
+    let error = client.reader.message().await.unwrap_err();
+    assert!(error.kind() != std::io::ErrorKind::TimedOut, "{error}");
+    stage.bench.becomes(&errors("tools", "connection_lost"), 1).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_broken_off_reaches_the_client_broken_off() {
+    let stage = Stage::new().await;
+    let (client, mut server, _) = stage.asked(&post(&[], &call(1, "echo"))).await;
+    server.write(&http::stream_head("200 OK", &[])).await.unwrap();
+    server.write(&event("1")).await.unwrap();
+    let (_, mut events) = Events::open(client.reader).await;
+    events.expect("1").await;
+    drop(server);
+    let error = events.next().await.unwrap_err();
+    assert!(error.kind() != std::io::ErrorKind::TimedOut, "{error}");
+    stage.bench.becomes(&errors("tools", "connection_lost"), 1).await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_passes_and_is_counted() {
+    let (bench, echo) = (Bench::new(), EchoServer::start().await);
+    let change = |config: &mut mcpscope_proxy::http::Config| config.limits.max_message = 1000;
+    let proxy = Proxy::start_with(echo.address(), bench.probe(Transport::Http), change).await;
+    let body = call(1, &"x".repeat(3 << 20));
+    let answer = proxy.connect().await.exchange(&post(&[], &body)).await.unwrap();
+    assert!(answer.body == body.as_bytes() && echo.seen()[0].body == body.as_bytes());
+    bench.becomes(&dropped("oversized_message"), 2).await;
+    assert_eq!(bench.value(&operations("transport")), 0);
+}
+
+#[tokio::test]
+async fn garbage_passes_and_is_counted() {
+    let stage = Stage::new().await;
+    let answer = stage.exchange(&post(&[], "{not json"), &json(&[], "\u{1}[nor this")).await;
+    assert_eq!(answer.body, b"\x01[nor this");
+    stage.bench.becomes(&errors("transport", "invalid_message"), 2).await;
+}
+
+#[tokio::test]
+async fn bodies_that_are_no_messages_count_for_nothing() {
+    let stage = Stage::new().await;
+    // What the Python SDK answers to a message of the HTTP+SSE transport.
+    let answer = stage.exchange(&post(&[], &result(1)), &http::answer("202 Accepted", &[], b"Accepted")).await;
+    assert_eq!((answer.head.status(), answer.body.as_slice()), (202, b"Accepted".as_slice()));
+    // A token request of OAuth, and an error page.
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    let token = http::request("POST", "/token", &form, b"grant_type=authorization_code");
+    let page = http::answer("500 Internal Server Error", &[("Content-Type", "text/html")], b"<h1>oops</h1>");
+    assert_eq!(stage.exchange(&token, &page).await.body, b"<h1>oops</h1>");
+    // Metadata of the authorization server.
+    let metadata = http::request("GET", "/.well-known/oauth-protected-resource", &[], b"");
+    assert_eq!(stage.exchange(&metadata, &json(&[], r#"{"resource":"x"}"#)).await.body, br#"{"resource":"x"}"#);
+    // Everything before this is counted by the time that this call is.
+    stage.exchange(&post(&[], &call(9, "echo")), &json(&[], &result(9))).await;
+    stage.bench.becomes(&tool_calls("echo", "ok"), 1).await;
+    assert_eq!(stage.bench.value(&errors("transport", "invalid_message")), 0, "{}", stage.bench.text());
+}
+
+#[tokio::test]
+async fn an_http_error_counts_against_the_call() {
+    let stage = Stage::new().await;
+    for (status, outcome) in [("503 Service Unavailable", "error"), ("401 Unauthorized", "caller_error")] {
+        let plain = [("Content-Type", "text/plain"), ("WWW-Authenticate", "Bearer")];
+        let answer = stage.exchange(&post(&[], &call(1, outcome)), &http::answer(status, &plain, b"no")).await;
+        assert_eq!(answer.head.start_line(), format!("HTTP/1.1 {status}"));
+        assert_eq!(answer.head.value("www-authenticate").unwrap(), "Bearer");
+        stage.bench.becomes(&tool_calls(outcome, outcome), 1).await;
+    }
+    assert_eq!(stage.bench.value(&errors("tools", "503")), 1);
+    assert_eq!(stage.bench.value(&errors("tools", "401")), 0);
+}
+
+#[tokio::test]
+async fn an_answer_to_head_has_the_length_of_what_is_not_sent() {
+    let stage = Stage::new().await;
+    let (mut client, mut server, seen) = stage.asked(&http::request("HEAD", "/mcp", &[], b"")).await;
+    assert_eq!(seen.head.start_line(), "HEAD /mcp HTTP/1.1");
+    server.write(&http::answer_head("200 OK", &[("Content-Length", "1234")])).await.unwrap();
+    let head = client.reader.head().await.unwrap().unwrap();
+    assert_eq!((head.status(), head.value("content-length").as_deref()), (200, Some("1234")));
+}

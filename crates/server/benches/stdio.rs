@@ -1,0 +1,192 @@
+//! `mcpscope run` in front of a stdio server, beside a bare relay and no relay at all: whole processes and real pipes.
+//!
+//! Sequential: one message at a time. Pipelined: always 64 messages under way.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd as _;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+mod support;
+use support::{Children, FIRST_ID, Started, answer, mcpscope, request, role, this_program};
+#[path = "../../metrics/benches/harness/mod.rs"]
+mod harness;
+use harness::{Ratio, Report, Table, median};
+
+const ROUNDS: usize = 9;
+const SEQUENTIAL: Duration = Duration::from_millis(500);
+const PIPELINED: Duration = Duration::from_millis(300);
+const WINDOW: usize = 64;
+
+const RESPOND: &str = "respond";
+const RELAY: &str = "relay";
+
+fn main() -> io::Result<()> {
+    match role().as_deref() {
+        Some(RESPOND) => respond(),
+        Some(RELAY) => relay(),
+        _ if harness::wanted() => measure(),
+        _ => Ok(()),
+    }
+}
+
+fn measure() -> io::Result<()> {
+    let mut report = Report::new("stdio");
+    let children = Children::new();
+    let this = std::env::current_exe()?;
+    let wrapped = |command: &mut Command| children.start(command).map(Client::new);
+    let mut paths = [
+        ("mcpscope run", wrapped(mcpscope().args(["run", "--dashboard", "off", "--"]).arg(this).arg(RESPOND))?),
+        ("raw relay, two threads", wrapped(&mut this_program(RELAY)?)?),
+        ("direct", wrapped(&mut this_program(RESPOND)?)?),
+    ];
+    let mut p50 = [const { Vec::new() }; 3];
+    let mut added = [const { Vec::new() }; 3];
+    let mut pipelined = [const { Vec::new() }; 3];
+    for _ in 0..ROUNDS {
+        for (at, (_, client)) in paths.iter_mut().enumerate() {
+            p50[at].push(client.sequential()?);
+            pipelined[at].push(client.pipelined()?);
+        }
+        let direct = p50[2].last().copied().unwrap_or(f64::NAN);
+        for (added, p50) in added.iter_mut().zip(&p50) {
+            added.extend(p50.last().map(|p50| p50 - direct));
+        }
+    }
+    let table = |title, unit, values: &[Vec<f64>]| {
+        let table = Table::new(title, unit, Ratio::OursToPeer);
+        paths.iter().zip(values).fold(table, |table, ((name, _), rounds)| table.row(*name, rounds.clone()))
+    };
+    report.add(table("sequential, p50", "us", &p50));
+    // Direct adds nothing: there is no ratio to it.
+    report.add(table("sequential, p50 added to direct", "us", &added[..2]));
+    report.add(table("pipelined, 64 under way", "messages/s", &pipelined));
+    report.finish()
+}
+
+/// The client of one server, which may be a wrapped one.
+struct Client {
+    server: Started,
+    next_id: u32,
+    /// The request made last, as a line.
+    line: Vec<u8>,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    fn new(server: Started) -> Self {
+        let line = format!("{}\n", request(FIRST_ID)).into_bytes();
+        Self { server, next_id: FIRST_ID, line, buffer: vec![0; 64 * 1024] }
+    }
+
+    /// The median time of an exchange, in microseconds.
+    fn sequential(&mut self) -> io::Result<f64> {
+        let mut times = Vec::new();
+        let start = Instant::now();
+        while start.elapsed() < SEQUENTIAL {
+            self.next_line();
+            let sent = Instant::now();
+            self.server.stdin.write_all(&self.line)?;
+            let mut length = 0;
+            while length == 0 || self.buffer[length - 1] != b'\n' {
+                length += read_some(&mut self.server.stdout, &mut self.buffer[length..])?;
+            }
+            times.push(sent.elapsed().as_secs_f64() * 1e6);
+            // Both end with the seven digits of the id, a brace and the line feed.
+            if !self.buffer[..length].ends_with(&self.line[self.line.len() - 9..]) {
+                return Err(io::Error::other("not the answer to the request"));
+            }
+        }
+        Ok(median(&times))
+    }
+
+    /// Messages per second.
+    fn pipelined(&mut self) -> io::Result<f64> {
+        let mut more = WINDOW;
+        let mut sent = 0;
+        let mut answered = 0;
+        let mut batch = Vec::new();
+        let start = Instant::now();
+        loop {
+            batch.clear();
+            (0..more).for_each(|_| batch.extend_from_slice(self.next_line()));
+            self.server.stdin.write_all(&batch)?;
+            sent += more;
+            let read = read_some(&mut self.server.stdout, &mut self.buffer)?;
+            let lines = self.buffer[..read].iter().filter(|byte| **byte == b'\n').count();
+            answered += lines;
+            more = if start.elapsed() < PIPELINED { lines } else { 0 };
+            if answered == sent {
+                return Ok(answered as f64 / start.elapsed().as_secs_f64());
+            }
+        }
+    }
+
+    fn next_line(&mut self) -> &[u8] {
+        self.next_id += 1;
+        let at = self.line.len() - 9;
+        // Writing over the digits of the last id cannot fail.
+        let _ = write!(&mut self.line[at..], "{}", self.next_id);
+        &self.line
+    }
+}
+
+fn read_some(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
+    match from.read(into)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        read => Ok(read),
+    }
+}
+
+/// The server: answers all the lines of a read with one write.
+fn respond() -> io::Result<()> {
+    let (mut input, mut output) = stdio()?;
+    let mut buffer = vec![0; 64 * 1024];
+    let (mut line, mut answers) = (Vec::new(), Vec::new());
+    loop {
+        let read = input.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(());
+        }
+        for piece in buffer[..read].split_inclusive(|byte| *byte == b'\n') {
+            line.extend_from_slice(piece);
+            if let [request @ .., b'\n'] = &line[..] {
+                answer(request, &mut answers);
+                answers.push(b'\n');
+                line.clear();
+            }
+        }
+        output.write_all(&answers)?;
+        answers.clear();
+    }
+}
+
+/// The floor of every relay: two threads that move bytes.
+fn relay() -> io::Result<()> {
+    let (input, output) = stdio()?;
+    let mut server = this_program(RESPOND)?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let (stdin, stdout) = (server.stdin.take(), server.stdout.take());
+    let back = thread::spawn(move || stdout.map_or(Ok(()), |stdout| pump(stdout, output)));
+    stdin.map_or(Ok(()), |stdin| pump(input, stdin))?;
+    server.wait()?;
+    back.join().map_err(|_| io::Error::other("a relay thread panicked"))?
+}
+
+fn pump(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = from.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(());
+        }
+        to.write_all(&buffer[..read])?;
+    }
+}
+
+/// Standard input and output without the library's buffers.
+fn stdio() -> io::Result<(File, File)> {
+    let (input, output) = (io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?);
+    Ok((input.into(), output.into()))
+}
