@@ -12,8 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-mod harness;
-use harness::{Race, Report};
+use mcpscope_test_support::bench::{self, Race, Report};
 
 type Labels<const N: usize> = [(&'static str, String); N];
 type PeerHistograms<const N: usize> = Family<Labels<N>, Histogram, fn() -> Histogram>;
@@ -23,7 +22,7 @@ const COUNTERS: u64 = 10_000;
 const HISTOGRAMS: u64 = 1_000;
 
 fn main() -> std::io::Result<()> {
-    if !harness::wanted() {
+    if !bench::wanted() {
         return Ok(());
     }
     let mut report = Report::new("recording");
@@ -35,10 +34,10 @@ fn main() -> std::io::Result<()> {
     }
     report.add(text_of_counters());
     report.add(text_of_histograms());
-    report.finish()
+    report.finish(env!("CARGO_TARGET_TMPDIR"))
 }
 
-fn counter(threads: usize) -> harness::Table {
+fn counter(threads: usize) -> bench::Table {
     let (metrics, now) = metrics();
     let ours = metrics.component_operations(Component::Tools, false);
     let peer = Counter::<u64>::default();
@@ -50,7 +49,7 @@ fn counter(threads: usize) -> harness::Table {
         .run()
 }
 
-fn counter_by_labels(threads: usize) -> harness::Table {
+fn counter_by_labels(threads: usize) -> bench::Table {
     let (metrics, now) = metrics();
     let peer = Family::<[(&'static str, &'static str); 2], Counter>::default();
     Race::new("counter +1, by 2 labels", threads)
@@ -61,7 +60,7 @@ fn counter_by_labels(threads: usize) -> harness::Table {
         .run()
 }
 
-fn histogram(threads: usize) -> harness::Table {
+fn histogram(threads: usize) -> bench::Table {
     let (metrics, now) = metrics();
     let ours = metrics.tool_calls("s", "echo", "ok", false);
     let peer = peer_histogram();
@@ -73,7 +72,7 @@ fn histogram(threads: usize) -> harness::Table {
         .run()
 }
 
-fn histogram_by_labels(threads: usize) -> harness::Table {
+fn histogram_by_labels(threads: usize) -> bench::Table {
     let (metrics, now) = metrics();
     let peer: PeerHistograms<4> = Family::new_with_constructor(peer_histogram);
     let (server, tool) = ("s", "echo");
@@ -88,7 +87,7 @@ fn histogram_by_labels(threads: usize) -> harness::Table {
         .run()
 }
 
-fn text_of_counters() -> harness::Table {
+fn text_of_counters() -> bench::Table {
     let (metrics, now) = metrics();
     let peer = Family::<Labels<2>, Counter>::default();
     for n in 0..COUNTERS {
@@ -106,7 +105,7 @@ fn text_of_counters() -> harness::Table {
         .run()
 }
 
-fn text_of_histograms() -> harness::Table {
+fn text_of_histograms() -> bench::Table {
     let (metrics, now) = metrics();
     let peer: PeerHistograms<4> = Family::new_with_constructor(peer_histogram);
     for n in 0..HISTOGRAMS {

@@ -12,9 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-#[path = "../../metrics/benches/harness/mod.rs"]
-mod harness;
-use harness::{Race, Report};
+use mcpscope_test_support::bench::{self, Race, Report};
 
 /// What a program would write that wants just these.
 #[derive(Deserialize)]
@@ -34,17 +32,17 @@ struct Params<'a> {
 }
 
 fn main() -> std::io::Result<()> {
-    if !harness::wanted() {
+    if !bench::wanted() {
         return Ok(());
     }
     let mut report = Report::new("scan");
     for bytes in [300, 4_000, 100_000] {
         report.add(scanning(bytes));
     }
-    report.finish()
+    report.finish(env!("CARGO_TARGET_TMPDIR"))
 }
 
-fn scanning(bytes: usize) -> harness::Table {
+fn scanning(bytes: usize) -> bench::Table {
     let message = message(bytes);
     let message = message.as_bytes();
     check(message);

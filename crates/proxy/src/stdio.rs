@@ -220,6 +220,8 @@ impl StdioRelay {
         }
         drop(connection);
         if let Some(watch) = &observed {
+            // A pump that still waits for the client must not keep the session open.
+            watch.conversation.close(Instant::now());
             let crashed = !status.success() && !asked_to_end;
             watch.relay.probe.operation(Component::Server, crashed.then_some(ErrorType::Crash), Instant::now());
         }

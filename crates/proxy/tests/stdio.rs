@@ -191,8 +191,8 @@ async fn what_waits_for_a_slow_client_is_the_queue() {
         client.writer.write_all(message.as_bytes()).unwrap();
         sent.extend_from_slice(message.as_bytes());
     }
-    assert!(bench.value(&queued("to_client")) > 0, "{}", bench.text());
-    assert!(bench.value(&queued("to_server")) > 0, "{}", bench.text());
+    assert!(bench.value(&queued("to_client")) > 0, "{:#?}", bench.counts());
+    assert!(bench.value(&queued("to_server")) > 0, "{:#?}", bench.counts());
     let output = tokio::task::spawn_blocking(move || client.converse(Vec::<Vec<u8>>::new()));
     assert!(within(relay.wait()).await.unwrap().success());
     assert!(output.await.unwrap() == sent);
@@ -268,6 +268,25 @@ async fn a_session_and_its_connection_last_as_long_as_the_pair() {
         read_to_end(client.reader),
         b"{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{\"protocolVersion\":\"2025-06-18\"}}\n"
     );
+}
+
+#[tokio::test]
+async fn a_client_may_use_sockets_for_pipes() {
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+    let (mut writer, input) = UnixStream::pair().unwrap();
+    let (mut reader, output) = UnixStream::pair().unwrap();
+    let ends = ClientEnd { input: input.into(), output: output.into() };
+    let probe = Bench::new().probe(Transport::Stdio);
+    let relay = spawn(sh("cat; echo bye"), ends, &probe, Limits::default()).unwrap();
+    writer.write_all(CALL.as_bytes()).unwrap();
+    writer.shutdown(Shutdown::Write).unwrap();
+    let output = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    assert!(within(relay.wait()).await.unwrap().success());
+    assert_eq!(within(output).await.unwrap().unwrap(), format!("{CALL}bye\n").as_bytes());
 }
 
 fn faulty(bench: &Bench, fault: fn(&MessageFacts<'_>) -> Verdict) -> Probe {
@@ -360,5 +379,5 @@ async fn a_panic_inside_recording_leaves_the_traffic_alone_and_is_counted() {
     let (output, status) = converse(Command::new("cat"), &Probe::new(parts), &input).await;
     assert!(status.success());
     assert_eq!(output, input);
-    eventually(|| if bench.value(&dropped("panic")) >= 2 { Ok(()) } else { Err(bench.text()) }).await;
+    eventually(|| if bench.value(&dropped("panic")) >= 2 { Ok(()) } else { Err(bench.counts()) }).await;
 }

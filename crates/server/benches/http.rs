@@ -22,10 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 mod support;
+use mcpscope_test_support::bench::{self, Ratio, Report, Table, median};
 use support::{Children, FIRST_ID, Started, answer, mcpscope, request, role, this_program};
-#[path = "../../metrics/benches/harness/mod.rs"]
-mod harness;
-use harness::{Ratio, Report, Table, median};
 
 const ROUNDS: usize = 7;
 const MANY: usize = 32;
@@ -39,7 +37,7 @@ fn main() -> io::Result<()> {
     match role().as_deref() {
         Some(UPSTREAM) => serve(upstream()),
         Some(COPY) => serve(copy()),
-        _ if harness::wanted() => measure(),
+        _ if bench::wanted() => measure(),
         _ => Ok(()),
     }
 }
@@ -90,7 +88,7 @@ fn measure() -> io::Result<()> {
         // Direct there is no proxy.
         add("proxy CPU per request", "us", 2, |round| round.proxy_cpu_us);
     }
-    report.finish()
+    report.finish(env!("CARGO_TARGET_TMPDIR"))
 }
 
 /// The child and the address that it prints.

@@ -10,10 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 mod support;
+use mcpscope_test_support::bench::{self, Ratio, Report, Table, median};
 use support::{Children, FIRST_ID, Started, answer, mcpscope, request, role, this_program};
-#[path = "../../metrics/benches/harness/mod.rs"]
-mod harness;
-use harness::{Ratio, Report, Table, median};
 
 const ROUNDS: usize = 9;
 const SEQUENTIAL: Duration = Duration::from_millis(500);
@@ -27,7 +25,7 @@ fn main() -> io::Result<()> {
     match role().as_deref() {
         Some(RESPOND) => respond(),
         Some(RELAY) => relay(),
-        _ if harness::wanted() => measure(),
+        _ if bench::wanted() => measure(),
         _ => Ok(()),
     }
 }
@@ -63,7 +61,7 @@ fn measure() -> io::Result<()> {
     // Direct adds nothing: there is no ratio to it.
     report.add(table("sequential, p50 added to direct", "us", &added[..2]));
     report.add(table("pipelined, 64 under way", "messages/s", &pipelined));
-    report.finish()
+    report.finish(env!("CARGO_TARGET_TMPDIR"))
 }
 
 /// The client of one server, which may be a wrapped one.

@@ -6,6 +6,7 @@
     reason = "used in tests only, where what goes wrong is to fail the test"
 )]
 
+pub mod bench;
 mod echo;
 pub mod http;
 mod listener;

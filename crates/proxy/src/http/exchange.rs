@@ -224,7 +224,8 @@ impl Exchange {
             // At the head: clients hang up right after it, and that must not look like an end of its own.
             Some(name) if self.method == Method::DELETE && status.is_success() => sessions.close(name, now),
             Some(name) if self.membership != Membership::Session && status.is_success() => {
-                if open(name) {
+                // Another request may have named it first while this one was under way: one session, counted once.
+                if sessions.get(name).is_none() && open(name) {
                     self.conversation.adopt(name, self.protocol, now);
                 }
             }

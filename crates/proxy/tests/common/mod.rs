@@ -47,6 +47,12 @@ impl Bench {
         self.metrics.snapshot(Instant::now()).to_prometheus()
     }
 
+    /// What has counted at all, for the message of a test that fails.
+    pub(crate) fn counts(&self) -> Vec<String> {
+        let counts = |line: &&str| !line.starts_with('#') && !line.contains("_bucket{") && !line.ends_with(" 0");
+        self.text().lines().filter(counts).map(str::to_owned).collect()
+    }
+
     /// The value of a series; 0 if it is not there.
     pub(crate) fn value(&self, series: &str) -> i64 {
         let text = self.text();
@@ -58,7 +64,11 @@ impl Bench {
     pub(crate) async fn becomes(&self, series: &str, value: i64) {
         eventually(|| {
             let found = self.value(series);
-            if found == value { Ok(()) } else { Err(format!("{series} {found} instead of {value}\n{}", self.text())) }
+            if found == value {
+                Ok(())
+            } else {
+                Err(format!("{series} {found} instead of {value}; {:#?}", self.counts()))
+            }
         })
         .await;
     }

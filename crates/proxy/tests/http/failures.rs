@@ -172,7 +172,7 @@ async fn bodies_that_are_no_messages_count_for_nothing() {
     // Everything before this is counted by the time that this call is.
     stage.exchange(&post(&[], &call(9, "echo")), &json(&[], &result(9))).await;
     stage.bench.becomes(&tool_calls("echo", "ok"), 1).await;
-    assert_eq!(stage.bench.value(&errors("transport", "invalid_message")), 0, "{}", stage.bench.text());
+    assert_eq!(stage.bench.value(&errors("transport", "invalid_message")), 0, "{:#?}", stage.bench.counts());
 }
 
 #[tokio::test]
@@ -197,4 +197,26 @@ async fn an_answer_to_head_has_the_length_of_what_is_not_sent() {
     server.write(&http::answer_head("200 OK", &[("Content-Length", "1234")])).await.unwrap();
     let head = client.reader.head().await.unwrap().unwrap();
     assert_eq!((head.status(), head.value("content-length").as_deref()), (200, Some("1234")));
+}
+
+#[tokio::test]
+async fn an_encoded_answer_passes_and_is_counted_as_unseen() {
+    let stage = Stage::new().await;
+    let body = "\u{1f}\u{8b}\u{8}not really";
+    let answer = stage.exchange(&post(&[], &call(1, "echo")), &json(&[("Content-Encoding", "gzip")], body)).await;
+    assert_eq!(answer.body, body.as_bytes());
+    stage.bench.becomes(&dropped("encoded_message"), 1).await;
+    assert_eq!(stage.bench.value(&errors("transport", "invalid_message")), 0);
+    assert_eq!(stage.bench.value(&errors("tools", "connection_lost")), 0);
+}
+
+#[tokio::test]
+async fn a_redirection_passes_and_its_call_counts_where_it_is_made_again() {
+    let stage = Stage::new().await;
+    let elsewhere = http::answer("307 Temporary Redirect", &[("Location", "/mcp/")], b"");
+    let answer = stage.exchange(&post(&[], &call(1, "echo")), &elsewhere).await;
+    assert_eq!((answer.head.status(), answer.head.value("location").as_deref()), (307, Some("/mcp/")));
+    stage.exchange(&post(&[], &call(1, "echo")), &json(&[], &result(1))).await;
+    stage.bench.becomes(&tool_calls("echo", "ok"), 1).await;
+    assert_eq!(stage.bench.value(&operations("tools")), 1);
 }

@@ -110,5 +110,5 @@ async fn a_panic_inside_recording_leaves_the_traffic_alone_and_is_counted() {
         let answer = client.exchange(&post(&[], &call(number, "echo"))).await.unwrap();
         assert_eq!((answer.head.status(), answer.body.as_slice()), (200, call(number, "echo").as_bytes()));
     }
-    eventually(|| if bench.value(&dropped("panic")) >= 6 { Ok(()) } else { Err(bench.text()) }).await;
+    eventually(|| if bench.value(&dropped("panic")) >= 6 { Ok(()) } else { Err(bench.counts()) }).await;
 }

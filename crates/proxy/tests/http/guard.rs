@@ -68,3 +68,14 @@ async fn the_upstream_gets_the_host_that_is_asked_for() {
         assert_eq!(seen.head.values("host"), [expected.into_bytes()], "{host_header:?}");
     }
 }
+
+#[tokio::test]
+async fn an_upgrade_is_not_asked_for() {
+    let stage = Stage::new().await;
+    // What Java's client sends with its first request.
+    let upgrade = ["Host: localhost", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEA"];
+    let (_client, _server, seen) = stage.asked(&get("/mcp", &upgrade)).await;
+    assert_eq!(seen.head.value("upgrade"), None);
+    let (_client, _server, seen) = stage.asked(&get("/mcp", &["Host: localhost", "Connection: close"])).await;
+    assert_eq!(seen.head.value("connection").as_deref(), Some("close"));
+}

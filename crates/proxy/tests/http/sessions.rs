@@ -1,7 +1,7 @@
 //! Sessions of every revision, from their beginning to their end, and what is matched in them.
 
 use mcpscope_core::Transport;
-use mcpscope_test_support::{Wire, http};
+use mcpscope_test_support::{Wire, WireWriter, http};
 
 use crate::common::{connections, dropped, errors, operations, sessions, tool_calls};
 use crate::{Events, Stage, call, event, json, post, result};
@@ -50,6 +50,21 @@ async fn a_delete_that_the_server_refuses_ends_nothing() {
 }
 
 #[tokio::test]
+async fn a_deleted_session_has_ended_though_its_stream_is_still_open() {
+    let stage = opened().await;
+    let (client, mut server, _) = stage.asked(&http::request("GET", "/mcp", &[SESSION], b"")).await;
+    server.write(&http::stream_head("200 OK", &[])).await.unwrap();
+    let (_, mut events) = Events::open(client.reader).await;
+    stage.exchange(&post(&[SESSION], &call(1, "late")), &http::answer("202 Accepted", &[], b"")).await;
+    let delete = http::request("DELETE", "/mcp", &[SESSION], b"");
+    stage.exchange(&delete, &http::answer("200 OK", &[], b"")).await;
+    stage.bench.becomes(&sessions("2025-06-18"), 0).await;
+    stage.bench.becomes(&tool_calls("late", "timeout"), 1).await;
+    server.write(&event("{}")).await.unwrap();
+    events.expect("{}").await;
+}
+
+#[tokio::test]
 async fn a_session_that_the_server_does_not_know_any_more_has_ended() {
     let stage = opened().await;
     let gone = http::answer("404 Not Found", &[("Content-Type", "application/json")], b"{\"error\":\"gone\"}");
@@ -82,6 +97,24 @@ async fn a_session_opened_before_mcpscope_came_is_adopted() {
     stage.exchange(&post(&[("Mcp-Session-Id", "never")], &call(1, "x")), &gone).await;
     stage.bench.becomes(&tool_calls("x", "caller_error"), 1).await;
     assert_eq!(stage.bench.value(&sessions("2025-03-26")), 1);
+}
+
+#[tokio::test]
+async fn a_session_found_by_two_requests_at_once_is_adopted_once() {
+    let stage = Stage::new().await;
+    let (client, mut server, _) = stage.asked(&http::request("GET", "/mcp", &[SESSION], b"")).await;
+    let (mut caller, mut called, _) = stage.asked(&post(&[SESSION], &call(1, "echo"))).await;
+    server.write(&http::stream_head("200 OK", &[])).await.unwrap();
+    let (_, mut events) = Events::open(client.reader).await;
+    called.write(&json(&[], &result(1))).await.unwrap();
+    assert_eq!(caller.reader.message().await.unwrap().unwrap().body, result(1).as_bytes());
+    stage.bench.becomes(&tool_calls("echo", "ok"), 1).await;
+    assert_eq!(stage.bench.value(&sessions("2025-03-26")), 1);
+    let delete = http::request("DELETE", "/mcp", &[SESSION], b"");
+    stage.exchange(&delete, &http::answer("200 OK", &[], b"")).await;
+    stage.bench.becomes(&sessions("2025-03-26"), 0).await;
+    server.write(&event("{}")).await.unwrap();
+    events.expect("{}").await;
 }
 
 #[tokio::test]
@@ -138,8 +171,9 @@ async fn a_client_of_a_session_may_leave_and_come_back_for_its_answer() {
 
 const ENDPOINT: &str = "/messages/?session_id=5f";
 
-/// Opens a session of the HTTP+SSE transport; returns the client's stream and the server's end of it.
-async fn http_sse(stage: &Stage, endpoint: &str) -> (Events, Wire) {
+/// Opens a session of the HTTP+SSE transport; returns the client's stream, the server's end of it, and what has to live
+/// as long as the client does.
+async fn http_sse(stage: &Stage, endpoint: &str) -> (Events, Wire, WireWriter) {
     let (client, mut server, _) = stage.asked(&http::request("GET", "/sse", &[], b"")).await;
     server.write(&http::stream_head("200 OK", &[])).await.unwrap();
     let announced = format!("event: endpoint\r\ndata: {endpoint}\r\n\r\n");
@@ -151,9 +185,7 @@ async fn http_sse(stage: &Stage, endpoint: &str) -> (Events, Wire) {
     }
     assert_eq!(events.pending, announced.as_bytes());
     events.pending.clear();
-    // Half of the connection is enough: the other half goes with the test.
-    std::mem::forget(client.writer);
-    (events, server)
+    (events, server, client.writer)
 }
 
 async fn post_to(stage: &Stage, target: &str, body: &str) {
@@ -164,9 +196,10 @@ async fn post_to(stage: &Stage, target: &str, body: &str) {
 
 #[tokio::test]
 async fn http_with_sse_of_2024_is_a_session_as_long_as_its_stream() {
-    for endpoint in [ENDPOINT.to_owned(), format!("http://localhost:1{ENDPOINT}")] {
+    let ways = [ENDPOINT.to_owned(), format!("http://localhost:1{ENDPOINT}"), ENDPOINT.replacen('/', "", 1)];
+    for endpoint in ways {
         let stage = Stage::new().await;
-        let (mut events, mut server) = http_sse(&stage, &endpoint).await;
+        let (mut events, mut server, _writer) = http_sse(&stage, &endpoint).await;
         post_to(&stage, ENDPOINT, &INITIALIZE.replace("2025-11-25", "2024-11-05")).await;
         let initialized = INITIALIZED.replace("2025-06-18", "2024-11-05");
         server.write(&event(&initialized)).await.unwrap();
@@ -189,8 +222,8 @@ async fn http_with_sse_of_2024_is_a_session_as_long_as_its_stream() {
 #[tokio::test]
 async fn sessions_of_http_with_sse_are_told_apart() {
     let stage = Stage::new().await;
-    let (mut one, mut server_of_one) = http_sse(&stage, "/m?s=1").await;
-    let (mut two, mut server_of_two) = http_sse(&stage, "/m?s=2").await;
+    let (mut one, mut server_of_one, _writer_of_one) = http_sse(&stage, "/m?s=1").await;
+    let (mut two, mut server_of_two, _writer_of_two) = http_sse(&stage, "/m?s=2").await;
     post_to(&stage, "/m?s=1", &call(1, "one")).await;
     post_to(&stage, "/m?s=2", &call(1, "two")).await;
     server_of_two.write(&event(&result(1))).await.unwrap();

@@ -1,11 +1,10 @@
 //! What the benchmarks of this workspace share: rounds that visit every case in turn, so that noise is spread over all of
 //! them, and tables of medians and ratios, on stdout and as JSON in `target/bench/`.
 
-#![allow(dead_code, reason = "each benchmark uses a part of it")]
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measures")]
 
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
@@ -17,13 +16,13 @@ const SAMPLE: Duration = Duration::from_millis(10);
 const ROUNDS: usize = 11;
 
 /// Whether cargo runs this program as a benchmark. As a test, which `cargo test --all-targets` does, it ends at once.
-pub(crate) fn wanted() -> bool {
+pub fn wanted() -> bool {
     std::env::args().any(|argument| argument == "--bench")
 }
 
 /// Which way the targets in the specification are given.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Ratio {
+pub enum Ratio {
     /// How many times as much the peer has or takes.
     PeerToOurs,
     /// How many times as much we have or take.
@@ -50,7 +49,7 @@ impl Ratio {
 
 /// One quantity of several cases, of which the first is ours.
 #[derive(Debug)]
-pub(crate) struct Table {
+pub struct Table {
     title: String,
     unit: &'static str,
     ratio: Ratio,
@@ -58,12 +57,14 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(title: impl Into<String>, unit: &'static str, ratio: Ratio) -> Self {
+    /// A table without rows yet; `unit` is that of the values.
+    pub fn new(title: impl Into<String>, unit: &'static str, ratio: Ratio) -> Self {
         Self { title: title.into(), unit, ratio, rows: Vec::new() }
     }
 
     /// Adds a case with its value in each round.
-    pub(crate) fn row(mut self, name: impl Into<String>, rounds: Vec<f64>) -> Self {
+    #[must_use]
+    pub fn row(mut self, name: impl Into<String>, rounds: Vec<f64>) -> Self {
         self.rows.push((name.into(), rounds));
         self
     }
@@ -92,32 +93,40 @@ impl Table {
 
 /// The tables of one benchmark.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub struct Report {
     name: &'static str,
     load: String,
     tables: Vec<Table>,
 }
 
 impl Report {
-    pub(crate) fn new(name: &'static str) -> Self {
+    /// A report that will be `NAME.json`; says on what machine it is made.
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let load = load.split(' ').next().unwrap_or_default().to_owned();
         println!("{name}: {} cores, load average {load} before; ours is the first row of each table", cores());
         Self { name, load, tables: Vec::new() }
     }
 
-    pub(crate) fn add(&mut self, table: Table) {
+    /// Prints a table and keeps it for the file.
+    pub fn add(&mut self, table: Table) {
         table.print();
         self.tables.push(table);
     }
 
-    /// Writes all tables to `target/bench/NAME.json`.
-    pub(crate) fn finish(self) -> io::Result<()> {
+    /// Writes all tables to `bench/NAME.json` in the target folder. `inside` is a folder in there: `CARGO_TARGET_TMPDIR`,
+    /// which cargo tells benchmarks.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn finish(self, inside: &str) -> io::Result<()> {
+        let folder = Path::new(inside).parent().unwrap_or(Path::new(inside)).join("bench");
         let tables: Vec<_> = self.tables.iter().map(Table::json).collect();
         let load: Option<f64> = self.load.parse().ok();
         let all = json!({"bench": self.name, "cores": cores(), "load_average_before": load, "tables": tables});
-        let file = target_dir().join("bench").join(format!("{}.json", self.name));
-        fs::create_dir_all(target_dir().join("bench"))?;
+        let file = folder.join(format!("{}.json", self.name));
+        fs::create_dir_all(&folder)?;
         fs::write(&file, format!("{all:#}\n"))?;
         println!("\nwritten to {}", file.display());
         Ok(())
@@ -125,30 +134,39 @@ impl Report {
 }
 
 /// Cases that are run again and again, in turn.
-pub(crate) struct Race<'a> {
+pub struct Race<'a> {
     title: String,
     threads: usize,
     cases: Vec<(&'static str, Repeat<'a>)>,
+}
+
+impl std::fmt::Debug for Race<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Race").field("title", &self.title).finish_non_exhaustive()
+    }
 }
 
 /// Does its operation so many times.
 type Repeat<'a> = Box<dyn Fn(u64) + Sync + 'a>;
 
 impl<'a> Race<'a> {
-    pub(crate) fn new(title: &str, threads: usize) -> Self {
+    /// A race without cases yet, each of which will run on so many threads at once.
+    #[must_use]
+    pub fn new(title: &str, threads: usize) -> Self {
         let plural = if threads == 1 { "" } else { "s" };
         Self { title: format!("{title}, {threads} thread{plural}"), threads, cases: Vec::new() }
     }
 
     /// Adds a case; the first is ours.
-    pub(crate) fn case<R>(mut self, name: &'static str, operation: impl Fn() -> R + Sync + 'a) -> Self {
+    #[must_use]
+    pub fn case<R>(mut self, name: &'static str, operation: impl Fn() -> R + Sync + 'a) -> Self {
         let repeat = move |times: u64| (0..times).for_each(|_| drop(black_box(operation())));
         self.cases.push((name, Box::new(repeat)));
         self
     }
 
     /// The time that one operation takes, on each thread if there are several.
-    pub(crate) fn run(self) -> Table {
+    pub fn run(self) -> Table {
         let times: Vec<u64> = self.cases.iter().map(|(_, repeat)| calibrated(repeat)).collect();
         let mut rounds = vec![Vec::new(); self.cases.len()];
         for _ in 0..ROUNDS {
@@ -195,7 +213,7 @@ fn on_threads(threads: usize, work: impl Fn() + Sync) -> Duration {
 }
 
 /// The middle value; of an even number, the higher one in the middle.
-pub(crate) fn median(values: &[f64]) -> f64 {
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
@@ -207,10 +225,4 @@ fn digits(value: f64) -> String {
 
 fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// Cargo gives benchmarks a folder inside of the target folder.
-fn target_dir() -> PathBuf {
-    let inside = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    inside.parent().unwrap_or(inside).to_owned()
 }
