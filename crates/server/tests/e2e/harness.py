@@ -221,9 +221,8 @@ class Instances:
             rest = ["--ready-file", str(ready_file), *rest]
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "env": self.variables()} | options
         with stderr_file.open("wb") as stderr:
-            process = subprocess.Popen(
-                [self.environment.mcpscope, command, *rest], stderr=stderr, start_new_session=True, **options
-            )
+            options = {"stderr": stderr} | options
+            process = subprocess.Popen([self.environment.mcpscope, command, *rest], start_new_session=True, **options)
         instance = Instance(process, ready_file, stderr_file)
         self.started.append(instance)
         if ready:

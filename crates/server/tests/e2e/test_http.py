@@ -44,6 +44,7 @@ def test_an_upstream_that_is_down(instances, id):
     assert proxy.metrics().sum("mcpscope_component_errors_total", component="transport") == 1
     # mcpscope itself is alive; it says that it is not able to serve.
     assert proxy.get("healthz").status_code == 200
+    assert proxy.get("readyz").status_code == 503
 
 
 def test_an_upstream_that_hangs_up_is_asked_once(proxy, upstream):
