@@ -10,6 +10,10 @@ use crate::{
 
 const PREFIX: &str = "MCPSCOPE_";
 
+/// What Kubernetes puts into the environment of every container beside a Service of the name `mcpscope`
+/// (`MCPSCOPE_SERVICE_HOST`, `MCPSCOPE_PORT_8080_TCP`, ...). No section of ours begins like that.
+const SERVICE_LINKS: [&str; 2] = ["MCPSCOPE_SERVICE_", "MCPSCOPE_PORT"];
+
 /// The `MCPSCOPE_*` variables of this process, for [`Settings::load`](crate::Settings::load), without those named in
 /// `others`: variables with a meaning elsewhere in the program.
 ///
@@ -21,7 +25,10 @@ pub fn environment(others: &[&str]) -> Vec<(String, String)> {
         let [name, value] = [name, value].map(|text| text.to_string_lossy().into_owned());
         (name, value)
     });
-    variables.filter(|(name, _)| name.starts_with(PREFIX) && !others.contains(&name.as_str())).collect()
+    let is_setting = |name: &str| {
+        name.starts_with(PREFIX) && !others.contains(&name) && !SERVICE_LINKS.iter().any(|p| name.starts_with(p))
+    };
+    variables.filter(|(name, _)| is_setting(name)).collect()
 }
 
 /// Applies the variables that are ours; the rest of an environment is none of our business.

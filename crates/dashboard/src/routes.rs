@@ -75,6 +75,8 @@ pub(crate) fn routes(sources: Sources) -> BoxedFilter<(Response,)> {
         .unify()
         .or(light(path!("api" / "v1" / "health"), &shared, health))
         .unify()
+        .or(light(path::end(), &shared, index))
+        .unify()
         .or(heavy(path!("metrics"), &shared, prometheus))
         .unify()
         .or(heavy(path!("api" / "v1" / "metrics"), &shared, metrics))
@@ -166,6 +168,11 @@ fn typed(text: String, content_type: &'static str) -> Response {
     let mut response = Response::new(text.into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+/// What there is, for a person who opens the address: a page comes with a later version.
+fn index(_: &Asked<'_>) -> Answer {
+    Ok(typed(format!("mcpscope\n\n{}\n", ENDPOINTS.replace(", ", "\n")), "text/plain; charset=utf-8"))
 }
 
 fn healthz(asked: &Asked<'_>) -> Answer {

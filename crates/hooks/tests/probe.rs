@@ -104,7 +104,7 @@ fn an_error_of_the_client_is_no_error_of_the_server() {
     let asked = Call { direction: Direction::ToClient, ..call("sampling/createMessage", None) };
     probe.begin(asked, bench.now).finish(rpc(-32603), 1, bench.now);
     bench.has("mcpscope_component_operations_total{component=\"json_rpc\",injected=\"false\"} 1");
-    assert!(!bench.metrics.snapshot(bench.now).to_prometheus().contains("error_type=\"-32603\""));
+    bench.has("mcpscope_component_errors_total{component=\"json_rpc\",error_type=\"-32603\",injected=\"false\"} 0");
 }
 
 #[test]

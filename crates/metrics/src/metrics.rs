@@ -8,7 +8,7 @@ use mcpscope_core::{ClockAnchor, Component, Direction, Method, Protocol, Transpo
 use crate::cell::{CounterCell, GaugeCell, HistogramCell};
 use crate::family::{Counter, Family, Found, Gauge, Histogram, Target};
 use crate::raw::{RawLog, RawRecord};
-use crate::schema::{Desc, desc};
+use crate::schema::{Desc, KNOWN_ERRORS, desc};
 use crate::snapshot::{Snapshot, Value};
 use crate::window::{Extremes, Window, Windows};
 
@@ -85,6 +85,9 @@ impl Metrics {
         }));
         for component in Component::ALL {
             let _ = metrics.component_operations(component, false);
+        }
+        for (component, errors) in KNOWN_ERRORS {
+            errors.iter().for_each(|error| drop(metrics.component_errors(component, error, false)));
         }
         metrics.0.build_info.with([env!("CARGO_PKG_VERSION")]).series.cell.add(1);
         metrics

@@ -1,5 +1,7 @@
 //! What metrics there are: names, units, labels, bounds. The one place that knows them.
 
+use mcpscope_core::Component;
+
 /// What kind of number a family holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -61,6 +63,17 @@ pub(crate) const BOUNDS_NS: [u64; 17] = {
         300_000 * MS,
     ]
 };
+
+/// The errors that every component can have: their series are there as zero from the start, because a rate over a series
+/// that is born with its first error misses that error.
+pub(crate) const KNOWN_ERRORS: [(Component, &[&str]); 6] = [
+    (Component::JsonRpc, &["-32603", "timeout", "upstream_unreachable", "connection_lost"]),
+    (Component::SessionManager, &["-32603", "timeout", "upstream_unreachable", "connection_lost"]),
+    (Component::Registry, &["-32603", "timeout", "upstream_unreachable", "connection_lost"]),
+    (Component::Server, &["crash"]),
+    (Component::Transport, &["invalid_message", "upstream_unreachable", "connection_lost"]),
+    (Component::Tools, &["tool_error", "-32603", "timeout", "upstream_unreachable", "connection_lost"]),
+];
 
 /// The families.
 pub mod desc {

@@ -99,7 +99,9 @@ mod tests {
         metrics.component_errors(Component::Tools, "tool_error", true).increment(now);
         let text = metrics.snapshot(now).to_prometheus();
         let mut shown = String::new();
-        for line in text.lines().filter(|l| !l.starts_with('#') && (l.contains("tool_call") || l.contains("errors"))) {
+        for line in
+            text.lines().filter(|l| !l.starts_with('#') && (l.contains("tool_call") || l.contains("injected=\"true\"")))
+        {
             shown.push_str(line);
             shown.push('\n');
         }

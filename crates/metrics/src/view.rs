@@ -180,7 +180,8 @@ fn error_rates(snapshot: &Snapshot, window: Option<&Window>) -> MetricView {
             };
             series.push(MetricSeries { labels, value, window: window.is_some().then_some(stats) });
         };
-        let mine: Vec<_> = errors.iter().filter(|(labels, _)| labels.get("component") == Some(component)).collect();
+        let is_mine = |labels: &Labels| labels.get("component") == Some(component);
+        let mine: Vec<_> = errors.iter().filter(|(labels, n)| *n > 0 && is_mine(labels)).collect();
         if mine.is_empty() {
             one(Labels::new([("component", component), ("error_type", ""), ("injected", "false")]), 0);
         }

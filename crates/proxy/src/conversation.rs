@@ -109,17 +109,20 @@ impl Conversation {
         state.last_seen = at;
     }
 
-    /// The session has ended, whoever still holds the conversation: what is pending will not be answered.
-    pub(crate) fn close(&self, at: Instant) {
+    /// The session has ended, whoever still holds the conversation: what is pending will not be answered. Returns how many
+    /// calls those are.
+    pub(crate) fn close(&self, at: Instant) -> usize {
         let (session, pending) = {
             let mut state = self.lock();
             state.has_session = false;
             (state.session.take(), std::mem::take(&mut state.pending))
         };
         drop(session);
+        let unanswered = pending.len();
         for pending in pending.into_values() {
             pending.in_flight.finish(Outcome::Timeout, 0, at);
         }
+        unanswered
     }
 
     /// Forgets a call that will be made again elsewhere.

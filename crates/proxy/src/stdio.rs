@@ -221,7 +221,10 @@ impl StdioRelay {
         drop(connection);
         if let Some(watch) = &observed {
             // A pump that still waits for the client must not keep the session open.
-            watch.conversation.close(Instant::now());
+            let unanswered = watch.conversation.close(Instant::now());
+            if unanswered > 0 {
+                tracing::warn!(server = &**watch.relay.probe.server(), %status, unanswered, "the server ended with calls unanswered");
+            }
             let crashed = !status.success() && !asked_to_end;
             watch.relay.probe.operation(Component::Server, crashed.then_some(ErrorType::Crash), Instant::now());
         }

@@ -35,7 +35,9 @@ impl Traffic {
 
     /// It does not work, for this reason.
     pub fn fails(&self, reason: &str) {
-        self.works.store(false, Ordering::Relaxed);
+        if self.works.swap(false, Ordering::Relaxed) {
+            tracing::warn!(reason, "the traffic path does not work");
+        }
         self.reporter.set(COMPONENT, State::Critical, reason, SystemTime::now());
         self.ready.unmet(reason);
     }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::listen::DashboardAt;
@@ -111,4 +112,10 @@ pub(crate) enum LogLevel {
 pub(crate) enum LogFormat {
     Text,
     Json,
+}
+
+/// Whether the mistake is likely that `--` is missing between `run` and the server's command.
+pub(crate) fn forgot_dashes(error: &clap::Error, mut arguments: impl Iterator<Item = OsString>) -> bool {
+    let is_run = arguments.nth(1).is_some_and(|command| command == "run");
+    error.kind() == ErrorKind::UnknownArgument && is_run && !arguments.any(|argument| argument == "--")
 }

@@ -49,7 +49,8 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
         dashboard: dashboard.as_ref().map(|bound| format!("http://{}/", bound.addr)),
         proxies: vec![(name.to_string(), url.clone())],
     };
-    let metrics_url = listeners.dashboard.as_ref().map(|dashboard| format!("{dashboard}metrics"));
+    let shows_metrics = instance.metrics.is_some();
+    let metrics_url = listeners.dashboard.as_ref().filter(|_| shows_metrics).map(|at| format!("{at}metrics"));
     let announcement = listeners.prepare(args.common.ready_file.as_deref())?;
     // The client ends first, then the relay, then the server: nothing is cut off.
     let (relay_stop, server_stop) = (CancellationToken::new(), CancellationToken::new());

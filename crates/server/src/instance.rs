@@ -87,7 +87,13 @@ impl Instance {
             Some(DashboardAt::At(address)) => Some(address.clone()),
             None => None,
         };
-        if !self.settings.observability_enabled || !configured.enabled {
+        if !self.settings.observability_enabled {
+            if chosen.is_some() {
+                say("mcpscope: no dashboard: observability_enabled is false");
+            }
+            return Ok(None);
+        }
+        if !configured.enabled && chosen.is_none() {
             return Ok(None);
         }
         let defaults = Settings::default().dashboard;

@@ -26,6 +26,9 @@ fn main() -> ExitCode {
             let code = if error.use_stderr() { Failure::USAGE } else { 0 };
             // Nobody is left to tell if even this cannot be printed.
             let _ = error.print();
+            if cli::forgot_dashes(&error, std::env::args_os()) {
+                failure::say("\n  tip: put `--` before the server's command: mcpscope run [OPTIONS] -- CMD [ARGS]");
+            }
             return ExitCode::from(code);
         }
     };

@@ -516,7 +516,7 @@ async fn what_is_off_says_so() {
 #[tokio::test]
 async fn an_unknown_path_is_answered_with_what_there_is() {
     let running = Running::start(Config::default()).await;
-    for path in ["/", "/ws", "/static/app.js", "/metric", "/api/v1", "/api/v1/traces/a/b", "/%2e%2e/etc/passwd"] {
+    for path in ["/ws", "/static/app.js", "/metric", "/api/v1", "/api/v1/traces/a/b", "/%2e%2e/etc/passwd"] {
         let detail = running.get(path).await.problem(404);
         assert!(detail.contains("/metrics, /healthz, /readyz, /api/v1/health"), "{path}: {detail}");
     }
@@ -571,5 +571,14 @@ fn only_loopback_addresses_are_accepted() {
     for bad in ["0.0.0.0:8080", "[::]:8080", "10.0.0.1:80", "[::ffff:10.0.0.1]:80"] {
         let error = check_loopback(bad.parse().unwrap()).unwrap_err();
         assert!(matches!(error, DashboardError::NotLoopback(_)) && error.to_string().contains("--probe"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_address_itself_says_what_there_is() {
+    let answer = with_two_calls().await.get("/").await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/plain; charset=utf-8")));
+    for path in ["/metrics", "/readyz", "/api/v1/traces/{id}"] {
+        assert!(answer.body.lines().any(|line| line == path), "{path}: {}", answer.body);
     }
 }

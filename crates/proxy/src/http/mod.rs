@@ -118,6 +118,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let relay = Relay::new(probe, config.limits);
     if let Some(traffic) = &config.traffic {
+        // Until the first attempt has told otherwise.
         traffic.works();
     }
     let shared = Arc::new(Shared { config, relay, sessions: Sessions::default() });
@@ -125,6 +126,7 @@ pub async fn serve(
     let (stopping, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut probing = JoinSet::new();
+    probing.spawn(try_upstream(Arc::clone(&shared)));
     let mut sweep = tokio::time::interval(SWEEP);
     tokio::pin!(stop);
     loop {
@@ -205,13 +207,14 @@ async fn connection(
     }
 }
 
-/// While the upstream cannot be reached, nobody may send requests any more that would show that it can be again.
+/// Finds out whether the upstream can be reached: at the start, and as long as it cannot be, when nobody may send requests
+/// any more that would show it.
 async fn try_upstream(shared: Arc<Shared>) {
     let config = &shared.config;
-    if config.upstream.connect(config.connect_timeout).await.is_ok()
-        && let Some(traffic) = &config.traffic
-    {
-        traffic.works();
+    let Some(traffic) = &config.traffic else { return };
+    match config.upstream.connect(config.connect_timeout).await {
+        Ok(_) => traffic.works(),
+        Err(error) => traffic.fails(&format!("upstream http://{}: {error}", config.upstream.authority())),
     }
 }
 

@@ -62,7 +62,9 @@ impl Sessions {
             Some(since) => lock(&self.named).extract_if(|_, conversation| conversation.idle_since(since)).collect(),
             None => Vec::new(),
         };
-        idle_ones.iter().for_each(|(_, conversation)| conversation.close(now));
+        for (_, conversation) in &idle_ones {
+            conversation.close(now);
+        }
         let mut all: Vec<_> = lock(&self.named).values().cloned().collect();
         all.extend(lock(&self.nameless).values().filter_map(Weak::upgrade));
         all.iter().for_each(|conversation| conversation.expire(call_timeout, now));

@@ -26,7 +26,7 @@ pub struct Upstream {
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidUpstream {
     /// It is no URL.
-    #[error("{url:?} is no URL: {source}")]
+    #[error("{url:?} is no URL: expected http://HOST[:PORT][/PATH]{}", hint(url))]
     Url {
         /// As it was given.
         url: String,
@@ -34,7 +34,10 @@ pub enum InvalidUpstream {
         source: url::ParseError,
     },
     /// Its scheme is not supported.
-    #[error("{url:?} has the scheme {scheme:?}: expected http (https upstreams are not available in this version)")]
+    #[error(
+        "{url:?} has the scheme {scheme:?}: expected http (https upstreams are not available in this version){}",
+        hint(url)
+    )]
     Scheme {
         /// As it was given.
         url: String,
@@ -47,6 +50,13 @@ pub enum InvalidUpstream {
         /// As it was given.
         url: String,
     },
+}
+
+/// The URL that was probably meant, if it was written without its scheme.
+fn hint(url: &str) -> String {
+    let meant = format!("http://{url}");
+    let is_good = !url.contains("://") && Upstream::parse(&meant).is_ok();
+    if is_good { format!("; did you mean {meant}?") } else { String::new() }
 }
 
 impl Upstream {
@@ -195,7 +205,8 @@ mod tests {
     #[test]
     fn says_what_is_wrong_with_others() {
         for (url, hint) in [
-            ("localhost:3001", "expected http"),
+            ("localhost:3001", "did you mean http://localhost:3001?"),
+            ("127.0.0.1:3001/mcp", "did you mean http://127.0.0.1:3001/mcp?"),
             ("https://mcp.example", "https upstreams are not available in this version"),
             ("http://user@mcp.example/", "expected http://HOST[:PORT][/PATH]"),
             ("http://mcp.example/?a=b", "expected http://HOST[:PORT][/PATH]"),

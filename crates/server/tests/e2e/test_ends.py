@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 
@@ -123,6 +124,37 @@ def test_a_ready_file_that_cannot_be_written_starts_nothing(instances, tmp_path)
     done = instances.finish("run", "--ready-file", "/nonexistent/x", "--", "sh", "-c", f"touch {started}")
     assert done.returncode == 64 and b"ready file" in done.stderr
     assert not started.exists()
+
+
+def test_a_server_that_ends_with_calls_unanswered_is_told_of(instances):
+    instance = instances.run("--name", "short", command=["sh", "-c", "read line; exit 3"], dashboard="off")
+    instance.process.stdin.write(json.dumps(call()).encode() + b"\n")
+    instance.process.stdin.flush()
+    assert instance.wait(5) == 3
+    assert re.search(r"calls unanswered.*short.*exit status: 3.*unanswered=1", instance.stderr()), instance.stderr()
+
+
+def test_the_flag_beats_a_dashboard_that_is_switched_off(instances):
+    off = instances.variables() | {"MCPSCOPE_DASHBOARD_ENABLED": "false"}
+    instance = instances.run(command=["cat"], env=off)
+    assert instance.get("healthz").status_code == 200
+
+
+def test_variables_of_a_kubernetes_service_are_no_mistake(instances):
+    service = {"MCPSCOPE_SERVICE_HOST": "10.0.0.1", "MCPSCOPE_PORT": "tcp://10.0.0.1:80", "MCPSCOPE_PORT_80_TCP": "x"}
+    instances.run(command=["cat"], env=instances.variables() | service)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("run", "npx", "-y", "foo"), "put `--` before the server's command"),
+        (("proxy", "--upstream", "localhost:3001/mcp", "--listen", "127.0.0.1:0"), "did you mean http://localhost:3001/mcp?"),
+    ],
+)
+def test_likely_mistakes_get_the_next_step(instances, arguments, hint):
+    done = instances.finish(*arguments)
+    assert done.returncode == 64 and hint in done.stderr.decode()
 
 
 def test_the_demo_prints_figures_on_a_terminal(instances):
