@@ -60,11 +60,13 @@ pub(crate) struct Observed {
     pub(crate) passage: Passage,
     /// The requests that began, to be ended if their exchange breaks off.
     pub(crate) begun: Vec<RequestId>,
+    /// The message of an error that names no request, and its size in bytes.
+    pub(crate) unaddressed: Option<(Option<Box<str>>, u64)>,
 }
 
 impl Observed {
     /// What instrumentation that failed has to say: nothing.
-    pub(crate) const NOTHING: Self = Self { passage: Passage::Now, begun: Vec::new() };
+    pub(crate) const NOTHING: Self = Self { passage: Passage::Now, begun: Vec::new(), unaddressed: None };
 }
 
 impl Conversation {
@@ -140,7 +142,7 @@ impl Conversation {
             Err(ScanError::Invalid) => vec![Message::Invalid],
             Err(ScanError::TooMany) => {
                 self.relay.probe.lost(Loss::OversizedMessage, travel.at);
-                return Observed { passage: self.admit(travel, lane, None, None, None), begun: Vec::new() };
+                return Observed { passage: self.admit(travel, lane, None, None, None), ..Observed::NOTHING };
             }
         };
         let mut observed = Observed::NOTHING;
@@ -167,10 +169,14 @@ impl Conversation {
                     let passage = self.admit(travel, lane, Some(&call.method), call.target.as_deref(), None);
                     if let Some(id) = &params.cancels {
                         let outcome = if params.timed_out { Outcome::Timeout } else { Outcome::Cancelled };
-                        self.end(travel.direction, id, outcome, travel.at);
+                        self.end(travel.direction, id, outcome, 0, travel.at);
                     }
                     self.relay.probe.notify(call, travel.at);
                     passage
+                }
+                Message::Response { id: None, outcome: Outcome::Error { message, .. }, .. } => {
+                    observed.unaddressed = Some((message, bytes.len() as u64));
+                    self.admit(travel, lane, None, None, None)
                 }
                 Message::Response { id, outcome, protocol } => {
                     self.answer(id.as_ref(), outcome, protocol, bytes.len() as u64, travel, lane)
@@ -181,11 +187,12 @@ impl Conversation {
         observed
     }
 
-    /// Ends a call that got no answer; one that has ended already is left alone.
-    pub(crate) fn end(&self, direction: Direction, id: &RequestId, outcome: Outcome, at: Instant) {
+    /// Ends a call that got no answer of its own, but perhaps `bytes` bytes that tell why; one that has ended already is
+    /// left alone.
+    pub(crate) fn end(&self, direction: Direction, id: &RequestId, outcome: Outcome, bytes: u64, at: Instant) {
         let pending = self.lock().pending.remove(&(direction, id.clone()));
         if let Some(pending) = pending {
-            pending.in_flight.finish(outcome, 0, at);
+            pending.in_flight.finish(outcome, bytes, at);
         }
     }
 
@@ -235,10 +242,7 @@ impl Conversation {
         let asked = travel.direction.reverse();
         let pending = id.and_then(|id| self.lock().pending.remove(&(asked, id.clone())));
         let Some(Pending { mut in_flight, client, .. }) = pending else {
-            // An error without an id is about a message whose id could not be read: it answers no request.
-            if id.is_some() {
-                self.relay.probe.lost(Loss::UnmatchedResponse, travel.at);
-            }
+            self.relay.probe.lost(Loss::UnmatchedResponse, travel.at);
             return self.admit(travel, lane, None, None, id);
         };
         let (method, target) = in_flight.call().map(|call| (call.method.clone(), call.target.clone())).unzip();
@@ -442,9 +446,10 @@ mod tests {
             Direction::ToServer,
             &RequestId::Integer(3),
             Outcome::error(ErrorType::ConnectionLost),
+            0,
             bench.now,
         );
-        bench.conversation.end(Direction::ToServer, &RequestId::Integer(3), Outcome::Cancelled, bench.now);
+        bench.conversation.end(Direction::ToServer, &RequestId::Integer(3), Outcome::Cancelled, 0, bench.now);
         bench.has_calls("c", "error", 1);
         bench.conversation.expire(Duration::from_secs(300), bench.now + Duration::from_secs(300));
         bench.has_calls("d", "timeout", 1);

@@ -55,6 +55,8 @@ struct State {
     /// The requests that this exchange began and whose answers it may still carry.
     begun: Vec<RequestId>,
     answer: Option<Answer>,
+    /// An error in the answer that names no request, as servers answer a request they refuse to look into.
+    unaddressed: Option<(Option<Box<str>>, u64)>,
     /// An event stream is a connection of its own.
     stream: Option<Connection>,
     /// The HTTP+SSE session that this stream is.
@@ -146,8 +148,11 @@ impl Exchange {
             }
         };
         let observed = probe.guarded(observe).unwrap_or(Observed::NOTHING);
-        if direction == Direction::ToServer {
-            self.state().begun.extend(observed.begun);
+        let mut state = self.state();
+        match direction {
+            Direction::ToServer => state.begun.extend(observed.begun),
+            Direction::ToClient if observed.unaddressed.is_some() => state.unaddressed = observed.unaddressed,
+            Direction::ToClient => {}
         }
         observed.passage
     }
@@ -246,10 +251,8 @@ impl Exchange {
             return;
         }
         let now = Instant::now();
-        let (answer, stream, endpoint, begun) = {
-            let mut state = self.state();
-            (state.answer, state.stream.take(), state.endpoint.take(), std::mem::take(&mut state.begun))
-        };
+        let State { begun, answer, unaddressed, stream, endpoint } = std::mem::take(&mut *self.state());
+        let (message, bytes) = unaddressed.unwrap_or_default();
         if stream.is_some() {
             self.conversation.stream(-1, now);
         }
@@ -260,12 +263,16 @@ impl Exchange {
         let Some(Answer { status, content }) = answer else { return };
         for id in begun {
             match self.unanswered(status, content, end) {
-                Unanswered::Ended(outcome) => self.conversation.end(Direction::ToServer, &id, outcome, now),
+                Unanswered::Ended(Outcome::Error { kind, message: None }) => {
+                    let outcome = Outcome::Error { kind, message: message.clone() };
+                    self.conversation.end(Direction::ToServer, &id, outcome, bytes, now);
+                }
+                Unanswered::Ended(outcome) => self.conversation.end(Direction::ToServer, &id, outcome, 0, now),
                 Unanswered::Forgotten => self.conversation.forget(Direction::ToServer, &id),
                 Unanswered::Pending => {}
                 Unanswered::Unseen => {
                     self.shared.relay.probe.lost(Loss::EncodedMessage, now);
-                    self.conversation.end(Direction::ToServer, &id, Outcome::Ok, now);
+                    self.conversation.end(Direction::ToServer, &id, Outcome::Ok, 0, now);
                 }
             }
         }
@@ -306,7 +313,7 @@ impl Exchange {
         let begun = std::mem::take(&mut self.state().begun);
         let now = Instant::now();
         for id in begun {
-            self.conversation.end(Direction::ToServer, &id, outcome.clone(), now);
+            self.conversation.end(Direction::ToServer, &id, outcome.clone(), 0, now);
         }
     }
 

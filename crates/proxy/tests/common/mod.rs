@@ -24,7 +24,7 @@ pub(crate) const SERVER: &str = "s";
 #[derive(Clone, Debug)]
 pub(crate) struct Bench {
     metrics: Metrics,
-    tracer: Tracer,
+    pub(crate) tracer: Tracer,
 }
 
 impl Bench {

@@ -190,6 +190,21 @@ async fn an_http_error_counts_against_the_call() {
 }
 
 #[tokio::test]
+async fn an_error_that_names_no_request_is_that_of_the_request() {
+    let stage = Stage::new().await;
+    let body = br#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"not initialized"},"id":null}"#;
+    let refused = http::answer("400 Bad Request", &[("Content-Type", "application/json")], body);
+    stage.exchange(&post(&[], &call(1, "echo")), &refused).await;
+    stage.bench.becomes(&tool_calls("echo", "caller_error"), 1).await;
+    assert_eq!(stage.bench.value(&dropped("unmatched_response")), 0);
+    let traces = stage.bench.tracer.traces(&mcpscope_tracing::Filter::default());
+    let detail = |name| traces[0].details.iter().find(|(n, _)| *n == name).map(|(_, value)| value.to_string());
+    assert_eq!(detail("error_class").as_deref(), Some("400"));
+    assert_eq!(detail("error_message").as_deref(), Some("not initialized"));
+    assert_eq!(detail("response_bytes"), Some(body.len().to_string()));
+}
+
+#[tokio::test]
 async fn an_answer_to_head_has_the_length_of_what_is_not_sent() {
     let stage = Stage::new().await;
     let (mut client, mut server, seen) = stage.asked(&http::request("HEAD", "/mcp", &[], b"")).await;
