@@ -32,6 +32,9 @@ use sessions::Sessions;
 /// Connections served at once; further ones wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 8192;
 
+/// Headers passed on in one message, five times what hyper allows by itself; a request with more is answered 431.
+const MAX_HEADERS: usize = 512;
+
 /// How long to wait after the system refused to accept a connection, which is mostly for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -190,6 +193,7 @@ async fn connection(
     let serving = http1::Builder::new()
         .preserve_header_case(true)
         .auto_date_header(false)
+        .max_headers(MAX_HEADERS)
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .serve_connection(TokioIo::new(stream), service);

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use url::{Host, Url};
 
+use super::MAX_HEADERS;
 use super::body::Body;
 
 /// Where requests go: an `http` URL.
@@ -168,7 +169,11 @@ impl Connection {
             Ok(stream) => stream,
             Err(error) => return Err((Failure::Connect(error), Some(request))),
         };
-        let handshake = http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(stream)).await;
+        let handshake = http1::Builder::new()
+            .preserve_header_case(true)
+            .max_headers(MAX_HEADERS)
+            .handshake(TokioIo::new(stream))
+            .await;
         let (mut sender, connection) = handshake.map_err(|error| (Failure::Broken(error), None))?;
         self.driver = JoinSet::new();
         self.driver.spawn(async move {

@@ -205,6 +205,19 @@ async fn an_error_that_names_no_request_is_that_of_the_request() {
 }
 
 #[tokio::test]
+async fn many_headers_pass_both_ways() {
+    let stage = Stage::new().await;
+    let names: Vec<String> = (0..300).map(|n| format!("X-{n}")).collect();
+    let headers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "v")).collect();
+    let (mut client, mut server, seen) = stage.asked(&post(&headers, &call(1, "echo"))).await;
+    server.write(&json(&headers, &result(1))).await.unwrap();
+    let head = client.reader.head().await.unwrap().unwrap();
+    for name in &names {
+        assert!(seen.head.value(name).is_some() && head.value(name).is_some(), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_to_head_has_the_length_of_what_is_not_sent() {
     let stage = Stage::new().await;
     let (mut client, mut server, seen) = stage.asked(&http::request("HEAD", "/mcp", &[], b"")).await;
