@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Instant;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, ORIGIN, TRANSFER_ENCODING, UPGRADE};
@@ -14,7 +15,7 @@ use mcpscope_core::{Component, Direction, ErrorType};
 
 use super::body::{Body, unwatched, watched};
 use super::exchange::Exchange;
-use super::upstream::{Connection, Failure};
+use super::upstream::{Connection, Driver, Failure};
 use super::{HostHeader, Shared, reply};
 
 /// One client connection and the upstream connection that belongs to it.
@@ -23,11 +24,17 @@ pub(super) struct ClientConnection {
     peer: SocketAddr,
     /// HTTP/1 has one exchange at a time, so nobody ever waits here.
     upstream: tokio::sync::Mutex<Connection>,
+    driver: Driver,
 }
 
 impl ClientConnection {
     pub(super) fn new(shared: Arc<Shared>, peer: SocketAddr) -> Self {
-        Self { shared, peer, upstream: tokio::sync::Mutex::default() }
+        Self { shared, peer, upstream: tokio::sync::Mutex::default(), driver: Driver::default() }
+    }
+
+    /// Drives the upstream connection, if there is one.
+    pub(super) fn drive(&self, cx: &mut Context<'_>) {
+        self.driver.drive(cx);
     }
 
     /// Relays one request and its answer.
@@ -59,7 +66,7 @@ impl ClientConnection {
         *onward.extensions_mut() = parts.extensions;
 
         let mut upstream = self.upstream.lock().await;
-        match upstream.send(onward, &config.upstream, config.connect_timeout).await {
+        match upstream.send(onward, &config.upstream, &self.driver, config.connect_timeout).await {
             Ok(response) => {
                 if let Some(traffic) = &config.traffic {
                     traffic.works();

@@ -7,9 +7,10 @@ mod reply;
 mod sessions;
 mod upstream;
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -189,23 +190,31 @@ async fn connection(
     let _counted = shared.relay.probe.connection(Instant::now());
     let header_timeout = shared.config.header_timeout;
     let client = Arc::new(ClientConnection::new(shared, peer));
-    let service = service_fn(move |request| Arc::clone(&client).handle(request));
-    let serving = http1::Builder::new()
-        .preserve_header_case(true)
-        .auto_date_header(false)
-        .max_headers(MAX_HEADERS)
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(serving);
-    let served = tokio::select! {
-        served = &mut serving => served,
-        // In a block of its own: the guard that it returns must not live across an await.
-        () = async { drop(stopped.wait_for(|stopped| *stopped).await) } => {
+    let handler = Arc::clone(&client);
+    let service = service_fn(move |request| Arc::clone(&handler).handle(request));
+    let mut serving = pin!(
+        http1::Builder::new()
+            .preserve_header_case(true)
+            .auto_date_header(false)
+            .max_headers(MAX_HEADERS)
+            .timer(TokioTimer::new())
+            .header_read_timeout(header_timeout)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let mut asked_to_stop = pin!(async move { drop(stopped.wait_for(|stopped| *stopped).await) });
+    let mut stopping = false;
+    let served = poll_fn(|cx| {
+        if !stopping && asked_to_stop.as_mut().poll(cx).is_ready() {
+            stopping = true;
             serving.as_mut().graceful_shutdown();
-            serving.await
         }
-    };
+        let served = serving.as_mut().poll(cx);
+        if served.is_pending() {
+            client.drive(cx);
+        }
+        served
+    })
+    .await;
     if let Err(error) = served {
         tracing::debug!(%peer, %error, "a client connection ended");
     }

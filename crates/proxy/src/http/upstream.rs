@@ -2,13 +2,15 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Context;
 use std::time::Duration;
 
 use http::HeaderValue;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 use url::{Host, Url};
 
 use super::MAX_HEADERS;
@@ -125,8 +127,30 @@ impl Upstream {
 #[derive(Debug, Default)]
 pub(super) struct Connection {
     sender: Option<SendRequest<Body>>,
-    /// The connection's driver: ends with the client's connection.
-    driver: JoinSet<()>,
+}
+
+/// Moves the bytes of the upstream connection. Whoever drives the client's connection drives this one, too: a task of its
+/// own would often run on another thread, and waking that for every message costs more than the message.
+#[derive(Default)]
+pub(super) struct Driver(Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>);
+
+impl Driver {
+    /// Takes the place of the driver of the connection before.
+    fn set(&self, driver: impl Future<Output = ()> + Send + 'static) {
+        *self.lock() = Some(Box::pin(driver));
+    }
+
+    /// Goes as far as it can; wakes the task when there is more to do.
+    pub(super) fn drive(&self, cx: &mut Context<'_>) {
+        let mut driver = self.lock();
+        if driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready()) {
+            *driver = None;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Pin<Box<dyn Future<Output = ()> + Send>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Why no answer came.
@@ -149,6 +173,7 @@ impl Connection {
         &mut self,
         mut request: http::Request<Body>,
         upstream: &Upstream,
+        driver: &Driver,
         timeout: Duration,
     ) -> Result<http::Response<hyper::body::Incoming>, (Failure, Option<http::Request<Body>>)> {
         if let Some(mut sender) = self.sender.take()
@@ -175,8 +200,7 @@ impl Connection {
             .handshake(TokioIo::new(stream))
             .await;
         let (mut sender, connection) = handshake.map_err(|error| (Failure::Broken(error), None))?;
-        self.driver = JoinSet::new();
-        self.driver.spawn(async move {
+        driver.set(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "an upstream connection ended");
             }
