@@ -44,7 +44,7 @@ pub(super) fn watched(body: Incoming, framing: Option<Framing>, direction: Direc
         exchange.ended(direction, End::Complete);
         return empty();
     }
-    let relay = Relay {
+    let watched = WatchedBody {
         body,
         tap: framing.map(|framing| exchange.tap(framing)),
         lane: Lane::default(),
@@ -56,14 +56,14 @@ pub(super) fn watched(body: Incoming, framing: Option<Framing>, direction: Direc
         trailers: None,
         told: false,
     };
-    // Each step owns the relay, so that dropping the body drops the relay, which tells the exchange.
-    StreamBody::new(futures_util::stream::unfold(relay, |mut relay| async move {
-        relay.next().await.map(|frame| (frame, relay))
+    // Each step owns the body, so that dropping the stream drops it, which tells the exchange.
+    StreamBody::new(futures_util::stream::unfold(watched, |mut watched| async move {
+        watched.next().await.map(|frame| (frame, watched))
     }))
     .boxed_unsync()
 }
 
-struct Relay {
+struct WatchedBody {
     body: Incoming,
     /// None for a body that is not looked at.
     tap: Option<Tap>,
@@ -80,7 +80,7 @@ struct Relay {
     told: bool,
 }
 
-impl Relay {
+impl WatchedBody {
     async fn next(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
         self.queued = None;
         loop {
@@ -177,7 +177,7 @@ impl Relay {
     }
 }
 
-impl Drop for Relay {
+impl Drop for WatchedBody {
     fn drop(&mut self) {
         self.tell(End::Abandoned);
     }
