@@ -218,8 +218,10 @@ impl Conversation {
         lane: &mut Lane,
     ) -> Passage {
         let (method, target) = (call.method.clone(), call.target.clone());
-        let modern = call.protocol.is_some_and(|protocol| protocol.era() == Era::Modern);
-        let client = (modern && travel.direction == Direction::ToServer)
+        // A handshake opens a session, whatever revision it asks for; only who has none is counted as a client.
+        let stateless =
+            call.protocol.is_some_and(|protocol| protocol.era() == Era::Modern) && call.method.as_str() != "initialize";
+        let client = (stateless && travel.direction == Direction::ToServer)
             .then(|| format!("{} {}", self.peer, client.unwrap_or_default()).into());
         let mut in_flight = self.relay.probe.begin(call, travel.at);
         let facts = self.facts(travel.direction, Some(method.as_str()), target.as_deref(), Some(&id));
@@ -473,6 +475,14 @@ mod tests {
         bench.has("mcpscope_active_sessions{server=\"s\",protocol=\"2026-07-28\"} 1");
         bench.relay.clients.expire(bench.now + Duration::from_secs(300));
         bench.has("mcpscope_active_sessions{server=\"s\",protocol=\"2026-07-28\"} 0");
+    }
+
+    #[test]
+    fn a_handshake_for_an_unknown_revision_is_one_session() {
+        let bench = bench();
+        bench.client(r#"{"id":0,"method":"initialize","params":{"protocolVersion":"2031-01-01"}}"#);
+        bench.server(r#"{"id":0,"result":{"protocolVersion":"2025-11-25"}}"#);
+        bench.has("mcpscope_active_sessions{server=\"s\",protocol=\"2025-11-25\"} 1");
     }
 
     #[test]

@@ -125,14 +125,13 @@ struct Watch {
 pub fn spawn(mut command: Command, client: ClientEnd, probe: &Probe, limits: Limits) -> Result<StdioRelay, StdioError> {
     let now = Instant::now();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+    let (stopped, stop) = io::pipe()?;
+    let also_stopped = stopped.try_clone()?;
     let mut child = command.spawn().map_err(|source| StdioError::Spawn {
         command: command.get_program().to_string_lossy().into_owned(),
         source,
     })?;
     probe.operation(Component::Server, None, now);
-    let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-        return Err(io::Error::other("the child has no pipes").into());
-    };
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let handle = ChildHandle(Arc::new(ChildState {
         pid: Mutex::new(pid),
@@ -143,22 +142,30 @@ pub fn spawn(mut command: Command, client: ClientEnd, probe: &Probe, limits: Lim
         let relay = Relay::new(probe.clone(), limits);
         Arc::new(Watch { conversation: Conversation::new(Arc::clone(&relay), "", true, now), relay })
     });
-    let (stopped, stop) = io::pipe()?;
     let (output_sender, output_done) = oneshot::channel();
     let (exit_sender, exited) = oneshot::channel();
-
-    let to_server = Pump::new(client.input, stdin.into(), stopped.try_clone()?, Direction::ToServer, watch.clone());
-    let to_client = Pump::new(stdout.into(), client.output, stopped, Direction::ToClient, watch.clone());
-    thread::Builder::new().name("mcpscope-in".into()).spawn(move || to_server.run())?;
-    thread::Builder::new().name("mcpscope-out".into()).spawn(move || {
-        to_client.run();
-        // The receiver may be gone, with the relay.
-        let _ = output_sender.send(());
-    })?;
-    let reaper = handle.clone();
-    thread::Builder::new().name("mcpscope-wait".into()).spawn(move || {
-        let _ = exit_sender.send(reap(&mut child, &reaper));
-    })?;
+    let start = || -> io::Result<()> {
+        let no_pipe = || io::Error::other("the child has no pipe");
+        let (stdin, stdout) = (child.stdin.take().ok_or_else(no_pipe)?, child.stdout.take().ok_or_else(no_pipe)?);
+        let to_server = Pump::new(client.input, stdin.into(), stopped, Direction::ToServer, watch.clone());
+        let to_client = Pump::new(stdout.into(), client.output, also_stopped, Direction::ToClient, watch.clone());
+        let reaper = handle.clone();
+        thread::Builder::new().name("mcpscope-wait".into()).spawn(move || {
+            let _ = exit_sender.send(reap(&mut child, &reaper));
+        })?;
+        thread::Builder::new().name("mcpscope-in".into()).spawn(move || to_server.run())?;
+        thread::Builder::new().name("mcpscope-out".into()).spawn(move || {
+            to_client.run();
+            // The receiver may be gone, with the relay.
+            let _ = output_sender.send(());
+        })?;
+        Ok(())
+    };
+    if let Err(error) = start() {
+        // Nothing half-started: a server that nobody relays to must not stay.
+        handle.signal(Signal::KILL);
+        return Err(error.into());
+    }
     let connection = watch.as_ref().map(|watch| watch.relay.probe.connection(now));
     Ok(StdioRelay { child: handle, observed: watch, exited, output_done, stop, connection })
 }

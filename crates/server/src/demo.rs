@@ -65,7 +65,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
 
     let mut servers = JoinSet::new();
     let mut clients = JoinSet::new();
-    servers.spawn(mcpscope_demo_http(server, args.seed, server_stop.clone()));
+    servers.spawn(http_server(server, args.seed, server_stop.clone()));
     servers.spawn(async move { relay.await.context("the demo's proxy ended") });
     let (client_stop, seed) = (stop.clone(), args.seed);
     clients.spawn(async move { traffic_http(url, seed, client_stop).await.context("the demo's HTTP traffic ended") });
@@ -108,11 +108,7 @@ pub(crate) async fn stdio_server(seed: u64) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn mcpscope_demo_http(
-    listener: tokio::net::TcpListener,
-    seed: u64,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+async fn http_server(listener: tokio::net::TcpListener, seed: u64, stop: CancellationToken) -> anyhow::Result<()> {
     mcpscope_demo::http(listener, seed, stop).await.context("the demo's HTTP server ended")
 }
 
@@ -139,12 +135,8 @@ async fn stdio_session(probe: &Probe, limits: Limits, seed: u64, stop: Cancellat
     let input = OwnedFd::from(relay_end);
     let ends = stdio::ClientEnd { output: input.try_clone()?, input };
     let relay = stdio::spawn(command, ends, probe, limits)?;
-    let child = relay.child();
-    let (traffic, ended) = tokio::join!(traffic_io(read, write, seed, stop), async {
-        let ended = relay.wait().await;
-        drop(child);
-        ended
-    });
+    // When the traffic ends it closes its end, which is the end of file that ends the server.
+    let (traffic, ended) = tokio::join!(traffic_io(read, write, seed, stop), relay.wait());
     let status = ended.context("the demo's stdio server cannot be waited for")?;
     traffic.with_context(|| format!("the demo's stdio server ended with {status}"))
 }
