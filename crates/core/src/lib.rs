@@ -23,7 +23,7 @@ pub use method::Method;
 pub use outcome::{ErrorType, Outcome};
 pub use protocol::{Era, Protocol};
 pub use ratio::{InvalidRatio, Ratio};
-pub use ring::{NotStored, Ring};
+pub use ring::{Cursor, NotStored, Ring};
 pub use text::bounded;
 pub use time::ClockAnchor;
 pub use verdict::{FaultId, Verdict};

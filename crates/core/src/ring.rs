@@ -32,6 +32,15 @@ struct Item<T> {
     value: T,
 }
 
+/// Where a reader of [`Ring::newer`] stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Everything before was given out.
+    seen: u64,
+    /// Everything before was numbered when the reader last looked.
+    settled: u64,
+}
+
 /// The item was not stored because every shard was taken at that moment, or its weight alone is over the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotStored;
@@ -58,7 +67,7 @@ impl<T: Clone> Ring<T> {
     /// # Errors
     /// [`NotStored`]: the caller counts the loss.
     pub fn push(&self, value: T, weight: usize) -> Result<usize, NotStored> {
-        let sequence = self.next.fetch_add(1, Ordering::Relaxed);
+        let sequence = self.next.fetch_add(1, Ordering::AcqRel);
         for offset in 0..self.shards.len() as u64 {
             let index = (sequence + offset) % self.shards.len() as u64;
             let Some(mut shard) = self.shards.get(index as usize).and_then(try_lock) else { continue };
@@ -87,6 +96,34 @@ impl<T: Clone> Ring<T> {
         }
         items.sort_unstable_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
         items.into_iter().take(self.max_items).map(|(_, value)| value).collect()
+    }
+
+    /// Where a reader stands who wants what comes from now on.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        let next = self.next.load(Ordering::Acquire);
+        Cursor { seen: next, settled: next }
+    }
+
+    /// What came since the last call with this cursor, oldest first, and how many were gone already.
+    ///
+    /// An item is given out by the second call after it was pushed: one whose push was still under way at the first has had
+    /// the time between the two to arrive. One that takes longer counts as missed; none is given twice.
+    pub fn newer(&self, cursor: &mut Cursor) -> (Vec<T>, u64) {
+        let range = cursor.seen..cursor.settled;
+        *cursor = Cursor { seen: cursor.settled, settled: self.next.load(Ordering::Acquire) };
+        if range.is_empty() {
+            return (Vec::new(), 0);
+        }
+        let mut items = Vec::new();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            let wanted = shard.items.iter().filter(|item| range.contains(&item.sequence));
+            items.extend(wanted.map(|item| (item.sequence, item.value.clone())));
+        }
+        items.sort_unstable_by_key(|(sequence, _)| *sequence);
+        let missed = (range.end - range.start).saturating_sub(items.len() as u64);
+        (items.into_iter().map(|(_, value)| value).collect(), missed)
     }
 
     /// The number of items held.
@@ -138,6 +175,58 @@ mod tests {
             assert_eq!(ring.len(), capacity);
             assert_eq!(ring.newest_first(), (2500 - capacity..2500).rev().collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn a_reader_gets_each_item_once_and_knows_what_it_missed() {
+        let ring = Ring::new(10, usize::MAX);
+        ring.push(0, 1).unwrap();
+        let mut cursor = ring.cursor();
+        for n in 1..=3 {
+            ring.push(n, 1).unwrap();
+        }
+        assert_eq!(ring.newer(&mut cursor), (vec![], 0), "they may still be under way");
+        ring.push(4, 1).unwrap();
+        assert_eq!(ring.newer(&mut cursor), (vec![1, 2, 3], 0));
+        assert_eq!(ring.newer(&mut cursor), (vec![4], 0));
+        for n in 5..25 {
+            ring.push(n, 1).unwrap();
+        }
+        assert_eq!(ring.newer(&mut cursor), (vec![], 0));
+        let (items, missed) = ring.newer(&mut cursor);
+        // The shards hold a few more than the newest ten.
+        assert_eq!(items.len() as u64 + missed, 20);
+        assert_eq!(items, (25 - items.len()..25).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_reader_beside_writers_accounts_for_every_item() {
+        let ring = Ring::new(100_000, usize::MAX);
+        let mut cursor = ring.cursor();
+        let mut read: Vec<u64> = Vec::new();
+        let mut missed = 0;
+        let mut look = |cursor: &mut Cursor| {
+            let (items, lost) = ring.newer(cursor);
+            read.extend(items);
+            missed += lost;
+        };
+        std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..4_u64)
+                .map(|writer| {
+                    let ring = &ring;
+                    scope.spawn(move || (0..5_000).filter(|n| ring.push(writer * 5_000 + n, 1).is_err()).count())
+                })
+                .collect();
+            while !writers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+                look(&mut cursor);
+            }
+        });
+        look(&mut cursor);
+        look(&mut cursor);
+        assert_eq!(read.len() as u64 + missed, 20_000);
+        read.sort_unstable();
+        read.dedup();
+        assert_eq!(read.len() as u64 + missed, 20_000, "none twice");
     }
 
     #[test]

@@ -2,10 +2,12 @@
 
 mod fault;
 mod in_flight;
+mod instrumentation;
 mod probe;
 
 pub use fault::{Injector, Lane, MessageFacts, Passage};
 pub use in_flight::InFlight;
+pub use instrumentation::{DEFAULT_COMPONENTS, InstrumentError, Instrumentation};
 pub use probe::{Connection, Loss, Observer, Parts, Probe, Queued, Session};
 
 /// Reads the trace context that a message carries as `traceparent`; nothing if it is not valid.

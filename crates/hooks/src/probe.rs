@@ -13,6 +13,7 @@ use mcpscope_tracing::{Root, Tracer};
 
 use crate::fault::{Injector, Lane, MessageFacts, Passage};
 use crate::in_flight::InFlight;
+use crate::instrumentation::Instrumentation;
 
 /// Sees every call that has ended, after it was counted.
 pub trait Observer: fmt::Debug + Send + Sync {
@@ -83,6 +84,7 @@ struct Inner {
     tracer: Option<Tracer>,
     injector: Option<Arc<dyn Injector>>,
     observer: Option<Arc<dyn Observer>>,
+    instrumentation: Option<Instrumentation>,
 }
 
 /// What a probe is made of. What is left out is not done.
@@ -100,13 +102,23 @@ pub struct Parts {
     pub injector: Option<Arc<dyn Injector>>,
     /// Who sees every call that has ended.
     pub observer: Option<Arc<dyn Observer>>,
+    /// Which components are counted; without one, all are.
+    pub instrumentation: Option<Instrumentation>,
 }
 
 impl Parts {
     /// A probe that does nothing yet.
     #[must_use]
     pub fn new(server: &str, transport: Transport) -> Self {
-        Self { server: server.into(), transport, metrics: None, tracer: None, injector: None, observer: None }
+        Self {
+            server: server.into(),
+            transport,
+            metrics: None,
+            tracer: None,
+            injector: None,
+            observer: None,
+            instrumentation: None,
+        }
     }
 }
 
@@ -124,7 +136,7 @@ impl Probe {
     /// Puts a probe together.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { server, transport, metrics, tracer, injector, observer } = parts;
+        let Parts { server, transport, metrics, tracer, injector, observer, instrumentation } = parts;
         let metrics = metrics.map(|metrics| {
             metrics.announce_server(&server, transport);
             Handles {
@@ -135,7 +147,7 @@ impl Probe {
                 metrics,
             }
         });
-        Self(Arc::new(Inner { server, transport, metrics, tracer, injector, observer }))
+        Self(Arc::new(Inner { server, transport, metrics, tracer, injector, observer, instrumentation }))
     }
 
     /// The server's name.
@@ -266,19 +278,20 @@ impl Probe {
         if let Some(component) = call.method.component() {
             self.count(component, error, injected, at);
         }
-        if call.method.opens_session() && record.outcome == Outcome::Ok {
+        if call.method.opens_session() && record.outcome == Outcome::Ok && self.counts(Component::SessionManager) {
             let protocol = call.protocol.unwrap_or(Protocol::Other);
             handles.metrics.session_creation(&call.server, protocol).record(record.duration, at);
         }
         // "To its final result": a result that asks for more input is none.
-        if let Some(tool) = call.tool().filter(|_| record.outcome != Outcome::InputRequired) {
+        let is_final = record.outcome != Outcome::InputRequired;
+        if let Some(tool) = call.tool().filter(|_| is_final && self.counts(Component::Tools)) {
             let outcome = record.outcome.as_label();
             handles.metrics.tool_calls(&call.server, tool, outcome, injected).record(record.duration, at);
         }
     }
 
     fn count(&self, component: Component, error: Option<ErrorType>, injected: bool, at: Instant) {
-        let Some(handles) = &self.0.metrics else { return };
+        let Some(handles) = self.0.metrics.as_ref().filter(|_| self.counts(component)) else { return };
         if injected {
             handles.metrics.component_operations(component, true).increment(at);
         } else {
@@ -289,8 +302,14 @@ impl Probe {
         }
     }
 
+    fn counts(&self, component: Component) -> bool {
+        self.0.instrumentation.as_ref().is_none_or(|instrumentation| instrumentation.is_on(component))
+    }
+
     fn count_registry_operation(&self, call: &Call, at: Instant) {
-        if let (Some(handles), Some(operation)) = (&self.0.metrics, call.method.registry_operation()) {
+        if let (Some(handles), Some(operation)) = (&self.0.metrics, call.method.registry_operation())
+            && self.counts(Component::Registry)
+        {
             handles.metrics.registry_operations(&call.server, operation).increment(at);
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use mcpscope_core::{
     Call, CallRecord, ClockAnchor, Direction, ErrorType, FaultId, Method, Outcome, Protocol, Transport, Verdict,
 };
-use mcpscope_hooks::{Injector, Lane, MessageFacts, Observer, Parts, Passage, Probe};
+use mcpscope_hooks::{Injector, Instrumentation, Lane, MessageFacts, Observer, Parts, Passage, Probe};
 use mcpscope_metrics::Metrics;
 use mcpscope_tracing::{Config, Filter, Status, Tracer};
 
@@ -207,4 +207,27 @@ fn a_probe_of_nothing_is_off() {
     let probe = Probe::new(Parts::new("s", Transport::Http));
     assert!(!probe.is_on() && !probe.holds());
     probe.begin(call("ping", None), Instant::now()).finish(Outcome::Ok, 0, Instant::now());
+}
+
+#[test]
+fn an_uninstrumented_component_counts_nothing_until_it_is_instrumented_again() {
+    let bench = bench();
+    let instrumentation = Instrumentation::new(true);
+    let probe = Probe::new(Parts { instrumentation: Some(instrumentation.clone()), ..bench.parts.clone() });
+    let tools = |operations: u64, calls: u64| {
+        bench.has(&format!(
+            "mcpscope_component_operations_total{{component=\"tools\",injected=\"false\"}} {operations}"
+        ));
+        let labels = "{server=\"s\",tool=\"echo\",outcome=\"ok\",injected=\"false\"}";
+        bench.has(&format!("mcpscope_tool_call_duration_seconds_count{labels} {calls}"));
+    };
+    bench.call(&probe, "tools/call", Some("echo"), Outcome::Ok);
+    tools(1, 1);
+    instrumentation.uninstrument("tools").unwrap();
+    bench.call(&probe, "tools/call", Some("echo"), Outcome::Ok);
+    tools(1, 1);
+    bench.has("mcpscope_component_operations_total{component=\"json_rpc\",injected=\"false\"} 2");
+    instrumentation.instrument("tools", vec!["call_tool".into()]).unwrap();
+    bench.call(&probe, "tools/call", Some("echo"), Outcome::Ok);
+    tools(2, 2);
 }

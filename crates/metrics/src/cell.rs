@@ -29,7 +29,15 @@ pub(crate) struct GaugeCell {
 
 impl GaugeCell {
     pub(crate) fn add(&self, n: i64) {
-        let now = self.value.fetch_add(n, Relaxed) + n;
+        self.seen(self.value.fetch_add(n, Relaxed) + n);
+    }
+
+    pub(crate) fn set(&self, n: i64) {
+        self.value.store(n, Relaxed);
+        self.seen(n);
+    }
+
+    fn seen(&self, now: i64) {
         self.window.min.fetch_min(now, Relaxed);
         self.window.max.fetch_max(now, Relaxed);
     }

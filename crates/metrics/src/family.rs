@@ -158,8 +158,12 @@ pub struct Counter(pub(crate) Target<CounterCell>);
 impl Counter {
     /// Counts one event that happened at `at`.
     pub fn increment(&self, at: Instant) {
-        self.0.series.cell.add(1);
-        self.0.log(1.0, at);
+        self.add(1, at);
+    }
+
+    pub(crate) fn add(&self, n: u64, at: Instant) {
+        self.0.series.cell.add(n);
+        self.0.log(n as f64, at);
     }
 }
 
@@ -174,6 +178,12 @@ impl Gauge {
         if self.0.raw.is_some() {
             self.0.log(self.0.series.cell.get() as f64, at);
         }
+    }
+
+    /// Makes the value `n` at the time `at`.
+    pub fn set(&self, n: i64, at: Instant) {
+        self.0.series.cell.set(n);
+        self.0.log(n as f64, at);
     }
 }
 

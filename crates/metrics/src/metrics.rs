@@ -1,9 +1,10 @@
 //! One instance of all metrics.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mcpscope_core::{ClockAnchor, Component, Direction, Method, Protocol, Transport};
+use mcpscope_core::{ClockAnchor, Component, Direction, Labels, Method, Protocol, Transport};
 
 use crate::cell::{CounterCell, GaugeCell, HistogramCell};
 use crate::family::{Counter, Family, Found, Gauge, Histogram, Target};
@@ -39,20 +40,43 @@ impl Default for Config {
 pub struct Metrics(Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     anchor: ClockAnchor,
-    registry_operations: Family<CounterCell, 2>,
-    session_creation: Family<HistogramCell, 2>,
-    transport_connections: Family<GaugeCell, 2>,
-    tool_calls: Family<HistogramCell, 4>,
-    component_operations: Family<CounterCell, 2>,
-    component_errors: Family<CounterCell, 3>,
-    active_sessions: Family<GaugeCell, 2>,
-    queue_depth: Family<GaugeCell, 2>,
+    pub(crate) registry_operations: Family<CounterCell, 2>,
+    pub(crate) session_creation: Family<HistogramCell, 2>,
+    pub(crate) transport_connections: Family<GaugeCell, 2>,
+    pub(crate) tool_calls: Family<HistogramCell, 4>,
+    pub(crate) component_operations: Family<CounterCell, 2>,
+    pub(crate) component_errors: Family<CounterCell, 3>,
+    pub(crate) active_sessions: Family<GaugeCell, 2>,
+    pub(crate) queue_depth: Family<GaugeCell, 2>,
+    health_state: Family<GaugeCell, 2>,
     dropped: Family<CounterCell, 1>,
     build_info: Family<GaugeCell, 1>,
     raw: Arc<RawLog>,
     windows: Mutex<Windows>,
+}
+
+/// Sums over all series since the start of the instance, or now for what goes up and down.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Registry operations.
+    pub registry_operations: u64,
+    /// Sessions that are open.
+    pub active_sessions: u64,
+    /// Connections and streams that are open.
+    pub transport_connections: u64,
+    /// By component, without what was injected.
+    pub components: BTreeMap<Box<str>, ComponentTotals>,
+}
+
+/// What one component did since the start of the instance, without what was injected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ComponentTotals {
+    /// Operations.
+    pub operations: u64,
+    /// Operations that failed.
+    pub errors: u64,
 }
 
 /// What a label value over the limit is counted as.
@@ -78,6 +102,7 @@ impl Metrics {
             component_errors: Family::new(&desc::COMPONENT_ERRORS, ["component", "error_type", "injected"], max),
             active_sessions: Family::new(&desc::ACTIVE_SESSIONS, ["server", "protocol"], max),
             queue_depth: Family::new(&desc::QUEUE_DEPTH, ["server", "direction"], max),
+            health_state: Family::new(&desc::HEALTH_STATE, ["component", "state"], max),
             dropped,
             build_info: Family::new(&desc::BUILD_INFO, ["version"], max),
             raw,
@@ -152,6 +177,12 @@ impl Metrics {
         Gauge(self.quiet(&self.0.queue_depth, [server, direction.as_str()]))
     }
 
+    /// Whether a component is in a state: 1 or 0.
+    #[must_use]
+    pub fn health_state(&self, component: &str, state: &str) -> Gauge {
+        Gauge(self.quiet(&self.0.health_state, [component, state]))
+    }
+
     /// What was dropped or left unobserved.
     #[must_use]
     pub fn dropped(&self, what: &str) -> Counter {
@@ -177,9 +208,37 @@ impl Metrics {
                 m.component_operations.snapshot(counter),
                 m.active_sessions.snapshot(gauge),
                 m.queue_depth.snapshot(gauge),
+                m.health_state.snapshot(gauge),
                 m.dropped.snapshot(counter),
                 m.build_info.snapshot(gauge),
             ],
+        }
+    }
+
+    /// A few sums, read without a snapshot: cheap enough for every second.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let m = &*self.0;
+        let gauges = |family: &Family<GaugeCell, 2>| -> u64 {
+            family.series().iter().map(|series| u64::try_from(series.cell.get()).unwrap_or(0)).sum()
+        };
+        let mut components: BTreeMap<Box<str>, ComponentTotals> = BTreeMap::new();
+        let mut add = |labels: &Labels, count: u64, to: fn(&mut ComponentTotals) -> &mut u64| {
+            if let (Some(component), Some("false")) = (labels.get("component"), labels.get("injected")) {
+                *to(components.entry(component.into()).or_default()) += count;
+            }
+        };
+        // Errors before operations, as in a snapshot.
+        m.component_errors.series().iter().for_each(|s| add(&s.labels, s.cell.get(), |totals| &mut totals.errors));
+        m.component_operations
+            .series()
+            .iter()
+            .for_each(|s| add(&s.labels, s.cell.get(), |totals| &mut totals.operations));
+        Totals {
+            registry_operations: m.registry_operations.series().iter().map(|series| series.cell.get()).sum(),
+            active_sessions: gauges(&m.active_sessions),
+            transport_connections: gauges(&m.transport_connections),
+            components,
         }
     }
 
@@ -248,12 +307,16 @@ impl Metrics {
         self.0.raw.clear();
     }
 
-    fn critical<C: Default, const N: usize>(&self, family: &Family<C, N>, values: [&str; N]) -> Target<C> {
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    pub(crate) fn critical<C: Default, const N: usize>(&self, family: &Family<C, N>, values: [&str; N]) -> Target<C> {
         let raw = family.desc.critical.map(|name| (Arc::clone(&self.0.raw), name));
         Target { raw, ..self.quiet(family, values) }
     }
 
-    fn quiet<C: Default, const N: usize>(&self, family: &Family<C, N>, values: [&str; N]) -> Target<C> {
+    pub(crate) fn quiet<C: Default, const N: usize>(&self, family: &Family<C, N>, values: [&str; N]) -> Target<C> {
         let Found { series, replaced } = family.with(values);
         if replaced {
             self.0.dropped.with([LABEL_VALUE]).series.cell.add(1);

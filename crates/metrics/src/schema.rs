@@ -147,6 +147,14 @@ pub mod desc {
         kind: Kind::Gauge,
     };
 
+    /// Health by component.
+    pub static HEALTH_STATE: Desc = Desc {
+        prometheus: "mcpscope_health_state",
+        critical: None,
+        help: "1 for the state that a component, or `overall`, is in, 0 for the others.",
+        kind: Kind::Gauge,
+    };
+
     /// What was lost.
     pub static DROPPED: Desc = Desc {
         prometheus: "mcpscope_dropped_total",

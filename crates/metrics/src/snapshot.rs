@@ -16,6 +16,33 @@ pub struct Snapshot {
     pub families: Vec<FamilySnapshot>,
 }
 
+impl Snapshot {
+    /// What happened since `earlier`, an older snapshot of the same instance: events and distributions are differences,
+    /// gauges are as they are now.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let families = self.families.iter().map(|family| {
+            let before = earlier.families.iter().find(|before| before.desc == family.desc);
+            let series = family.series.iter().map(|series| {
+                // Both are ordered by labels.
+                let found = before.and_then(|before| {
+                    let at = before.series.binary_search_by(|other| other.labels.cmp(&series.labels)).ok()?;
+                    before.series.get(at)
+                });
+                let value = found.map_or_else(|| series.value.clone(), |found| series.value.since(&found.value));
+                SeriesSnapshot { labels: series.labels.clone(), value }
+            });
+            FamilySnapshot { desc: family.desc, series: series.collect() }
+        });
+        Self { at: self.at, families: families.collect() }
+    }
+
+    /// The series of one family; none if it is not there.
+    pub fn series(&self, desc: &Desc) -> impl Iterator<Item = &SeriesSnapshot> {
+        self.families.iter().filter(move |family| family.desc == desc).flat_map(|family| &family.series)
+    }
+}
+
 /// One family at one moment.
 #[derive(Clone, Debug)]
 pub struct FamilySnapshot {
@@ -43,6 +70,16 @@ pub enum Value {
     Gauge(i64),
     /// The distribution so far.
     Histogram(HistogramSnapshot),
+}
+
+impl Value {
+    fn since(&self, earlier: &Self) -> Self {
+        match (self, earlier) {
+            (Self::Counter(now), Self::Counter(then)) => Self::Counter(now.saturating_sub(*then)),
+            (Self::Histogram(now), Self::Histogram(then)) => Self::Histogram(now.since(then)),
+            (now, _) => now.clone(),
+        }
+    }
 }
 
 /// A distribution of durations.

@@ -54,10 +54,15 @@ impl Metrics {
     /// All seven critical metrics at `now`.
     #[must_use]
     pub fn views(&self, now: Instant) -> Vec<MetricView> {
-        let snapshot = self.snapshot(now);
+        self.views_of(&self.snapshot(now))
+    }
+
+    /// All seven critical metrics as they were in a snapshot of this instance, with the last window.
+    #[must_use]
+    pub fn views_of(&self, snapshot: &Snapshot) -> Vec<MetricView> {
         let window = self.windows().newest();
-        let seconds = now.saturating_duration_since(self.anchor().mono).as_secs_f64();
-        Self::CRITICAL.iter().filter_map(|desc| view(desc, &snapshot, window.as_deref(), seconds)).collect()
+        let seconds = snapshot.at.saturating_duration_since(self.anchor().mono).as_secs_f64();
+        Self::CRITICAL.iter().filter_map(|desc| view(desc, snapshot, window.as_deref(), seconds)).collect()
     }
 
     /// One critical metric by name; none of that name if the answer is none.

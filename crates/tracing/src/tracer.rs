@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use mcpscope_core::{CallRecord, ClockAnchor, Component, NotStored, Ratio, Ring, SpanId, TraceContext, TraceId};
+use mcpscope_core::{
+    CallRecord, ClockAnchor, Component, Cursor, NotStored, Ratio, Ring, SpanId, TraceContext, TraceId,
+};
 
 use crate::record::{Status, Trace};
 
@@ -92,7 +94,9 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn wants(&self, trace: &Trace) -> bool {
+    /// Whether it wants this trace; how many it wants is not looked at.
+    #[must_use]
+    pub fn wants(&self, trace: &Trace) -> bool {
         fn same<T: PartialEq + ?Sized>(wanted: Option<&T>, found: Option<&T>) -> bool {
             wanted.is_none() || wanted == found
         }
@@ -159,6 +163,30 @@ impl Tracer {
         let mut trace = Trace::clone(first);
         rest.iter().for_each(|part| trace.absorb(part));
         Some(trace)
+    }
+
+    /// Where a reader stands who wants the traces that are kept from now on.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.0.store.cursor()
+    }
+
+    /// The traces kept since the last call with this cursor, oldest first, and how many were gone already; see
+    /// [`Ring::newer`].
+    pub fn newer(&self, cursor: &mut Cursor) -> (Vec<Arc<Trace>>, u64) {
+        self.0.store.newer(cursor)
+    }
+
+    /// Number of traces held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.store.len()
+    }
+
+    /// Whether no trace is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.store.is_empty()
     }
 
     /// Forgets all traces.
