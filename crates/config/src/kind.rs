@@ -174,6 +174,56 @@ impl Kind for Host {
     }
 }
 
+pub(crate) enum Address {}
+
+impl Kind for Address {
+    type Setting = String;
+    const EXPECTED: &str = "an address HOST:PORT such as 127.0.0.1:50051, localhost:0 or [::1]:50051";
+
+    fn read(value: &Value) -> Result<String, &Value> {
+        value.as_str().filter(|text| is_address(text)).map(str::to_owned).ok_or(value)
+    }
+
+    fn write(setting: &String) -> Value {
+        Value::from(setting.as_str())
+    }
+}
+
+pub(crate) enum OptionalAddress {}
+
+impl Kind for OptionalAddress {
+    type Setting = Option<String>;
+    const EXPECTED: &str = "null, or an address HOST:PORT such as 0.0.0.0:9464 or [::]:9464";
+
+    fn read(value: &Value) -> Result<Option<String>, &Value> {
+        match value {
+            // An environment variable can say it as text only.
+            Value::Null => Ok(None),
+            Value::String(text) if text == "null" => Ok(None),
+            other => Address::read(other).map(Some),
+        }
+    }
+
+    fn write(setting: &Option<String>) -> Value {
+        setting.as_ref().map_or(Value::Null, Address::write)
+    }
+}
+
+pub(crate) enum Names {}
+
+impl Kind for Names {
+    type Setting = Vec<String>;
+    const EXPECTED: &str = "a list of names of 1 to 128 bytes each";
+
+    fn read(value: &Value) -> Result<Vec<String>, &Value> {
+        texts(value, |name| (1..=128).contains(&name.len()))
+    }
+
+    fn write(setting: &Vec<String>) -> Value {
+        setting.iter().map(String::as_str).collect()
+    }
+}
+
 pub(crate) enum Hosts {}
 
 impl Kind for Hosts {
@@ -242,6 +292,16 @@ fn is_host(text: &str) -> bool {
         && text.split('.').all(label)
         && text.rsplit('.').next().is_some_and(|last| !last.bytes().all(|b| b.is_ascii_digit()));
     is_name || text.parse::<IpAddr>().is_ok()
+}
+
+/// Whether it is a host and a port, an IPv6 address in brackets.
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let host_fits = match host.strip_prefix('[') {
+        Some(v6) => v6.strip_suffix(']').is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok()),
+        None => is_host(host) && !host.contains(':'),
+    };
+    host_fits && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()
 }
 
 /// Whether a browser would send exactly this as `Origin`, apart from upper and lower case.

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::kind::{Components, Count, Host, Hosts, Kind as _, Origins, Period, Port, Ratio, Share, Size, Switch};
+use crate::kind::{
+    Address, Components, Count, Host, Hosts, Kind as _, Names, OptionalAddress, Origins, Period, Port, Ratio, Share,
+    Size, Switch,
+};
 
 /// Everything that can be configured, checked.
 ///
@@ -22,8 +25,14 @@ pub struct Settings {
     pub tracing: Tracing,
     /// Metrics kept in memory.
     pub metrics: Metrics,
+    /// What is recorded of the traffic.
+    pub instrumentation: Instrumentation,
     /// The HTTP listener with dashboard and API.
     pub dashboard: Dashboard,
+    /// The gRPC listener.
+    pub grpc: Grpc,
+    /// The plain listener for probes and scrapes from elsewhere.
+    pub probe: Probe,
     /// The relay itself.
     pub proxy: Proxy,
 }
@@ -71,6 +80,78 @@ pub struct Metrics {
     pub max_label_values: usize,
 }
 
+/// What is recorded of the traffic.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Instrumentation {
+    /// Whether the components are instrumented on start. Default: true.
+    #[serde(with = "Switch")]
+    pub auto_instrument: bool,
+    /// The components and their functions.
+    pub components: InstrumentedComponents,
+}
+
+/// The functions of each component that is instrumented on start; a component without any is not.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InstrumentedComponents {
+    /// JSON-RPC requests. Default: `handle_request`.
+    #[serde(with = "Names")]
+    pub json_rpc: Vec<String>,
+    /// Sessions. Default: `create_session`, `destroy_session`.
+    #[serde(with = "Names")]
+    pub session_manager: Vec<String>,
+    /// What the server offers. Default: `register`, `unregister`, `list`.
+    #[serde(with = "Names")]
+    pub registry: Vec<String>,
+    /// The server process. Default: `start_server`, `stop_server`.
+    #[serde(with = "Names")]
+    pub server: Vec<String>,
+    /// Messages. Default: `send`, `receive`.
+    #[serde(with = "Names")]
+    pub transport: Vec<String>,
+    /// Tool calls. Default: `call_tool`.
+    #[serde(with = "Names")]
+    pub tools: Vec<String>,
+}
+
+impl InstrumentedComponents {
+    /// The components by name, with their functions.
+    #[must_use]
+    pub fn by_name(&self) -> [(&'static str, &[String]); 6] {
+        let Self { json_rpc, session_manager, registry, server, transport, tools } = self;
+        [
+            ("json_rpc", json_rpc),
+            ("session_manager", session_manager),
+            ("registry", registry),
+            ("server", server),
+            ("transport", transport),
+            ("tools", tools),
+        ]
+    }
+}
+
+/// The gRPC listener.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Grpc {
+    /// Whether it listens. Default: true.
+    #[serde(with = "Switch")]
+    pub enabled: bool,
+    /// Loopback address to listen on; port 0 is any free one. Default: `127.0.0.1:50051`.
+    #[serde(with = "Address")]
+    pub listen: String,
+}
+
+/// The plain listener for probes and scrapes from elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Probe {
+    /// Address to listen on, which need not be loopback; port 0 is any free one. Default: none, it does not listen.
+    #[serde(with = "OptionalAddress")]
+    pub listen: Option<String>,
+}
+
 /// The HTTP listener with dashboard and API.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -84,6 +165,21 @@ pub struct Dashboard {
     /// Port to listen on; 0 is any free one. Default: 8080.
     #[serde(with = "Port")]
     pub port: u16,
+    /// From one frame to the next, and from one push to the next, 1 ms to 365 days. Default: 5 s.
+    #[serde(with = "Period")]
+    pub update_interval: Duration,
+    /// Most WebSocket connections at a time, 1 to 1 000 000. Default: 100.
+    #[serde(with = "Count")]
+    pub max_connections: usize,
+    /// A WebSocket client that is silent for this long is removed, 1 ms to 365 days. Default: 30 s.
+    #[serde(with = "Period")]
+    pub subscriber_timeout: Duration,
+    /// Most traces in a push, 1 to 1 000 000. Default: 100.
+    #[serde(with = "Count")]
+    pub max_traces: usize,
+    /// Most series in a push, 1 to 1 000 000. Default: 50.
+    #[serde(with = "Count")]
+    pub max_metrics: usize,
     /// Host names and IP addresses answered to besides loopback, without port, IPv6 without brackets. Default: none.
     #[serde(with = "Hosts")]
     pub allowed_hosts: Vec<String>,
@@ -123,19 +219,11 @@ pub(crate) const LATER: &[&str] = &[
     "alerting",
     "auth",
     "chaos",
-    "dashboard.max_connections",
-    "dashboard.max_metrics",
-    "dashboard.max_traces",
-    "dashboard.subscriber_timeout",
-    "dashboard.update_interval",
-    "grpc",
     "history",
-    "instrumentation",
     "metrics.critical_metrics",
     "metrics.listen",
     "metrics.sampling_rate",
     "otel",
-    "probe",
     "proxy.queue_bytes",
     "proxy.queue_messages",
     "servers",
@@ -173,7 +261,10 @@ impl Default for Settings {
             observability_enabled: true,
             tracing: Tracing::default(),
             metrics: Metrics::default(),
+            instrumentation: Instrumentation::default(),
             dashboard: Dashboard::default(),
+            grpc: Grpc::default(),
+            probe: Probe::default(),
             proxy: Proxy::default(),
         }
     }
@@ -203,12 +294,43 @@ impl Default for Metrics {
     }
 }
 
+impl Default for Instrumentation {
+    fn default() -> Self {
+        Self { auto_instrument: true, components: InstrumentedComponents::default() }
+    }
+}
+
+impl Default for InstrumentedComponents {
+    fn default() -> Self {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Self {
+            json_rpc: names(&["handle_request"]),
+            session_manager: names(&["create_session", "destroy_session"]),
+            registry: names(&["register", "unregister", "list"]),
+            server: names(&["start_server", "stop_server"]),
+            transport: names(&["send", "receive"]),
+            tools: names(&["call_tool"]),
+        }
+    }
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        Self { enabled: true, listen: "127.0.0.1:50051".to_owned() }
+    }
+}
+
 impl Default for Dashboard {
     fn default() -> Self {
         Self {
             enabled: true,
             host: "localhost".to_owned(),
             port: 8080,
+            update_interval: Duration::from_secs(5),
+            max_connections: 100,
+            subscriber_timeout: Duration::from_secs(30),
+            max_traces: 100,
+            max_metrics: 50,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
         }

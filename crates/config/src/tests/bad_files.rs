@@ -61,10 +61,10 @@ proxy:
 #[test]
 fn misspelt_and_misplaced_keys() {
     check(
-        "trasing: { enabled: false }\nmax_traces: 5\nenabled: true\nTracing: {}\nquite_unlike_anything: 1\ntracing.max_traces: 1\n",
+        "trasing: { enabled: false }\nmax_bytes: 5\nenabled: true\nTracing: {}\nquite_unlike_anything: 1\ntracing.max_traces: 1\n",
         expect![[r#"
             a.yaml:1:1: trasing: unknown key, did you mean `tracing`?
-            a.yaml:2:1: max_traces: unknown key, did you mean `tracing.max_traces`?
+            a.yaml:2:1: max_bytes: unknown key, did you mean `tracing.max_bytes`?
             a.yaml:3:1: enabled: unknown key
             a.yaml:4:1: Tracing: unknown key, did you mean `tracing`?
             a.yaml:5:1: quite_unlike_anything: unknown key
@@ -82,12 +82,12 @@ fn misspelt_and_misplaced_keys() {
 #[test]
 fn keys_of_later_versions() {
     check(
-        "chaos: { enabled: true, nonsense: 1 }\nservers: []\ntracing: { capture: off }\ndashboard: { update_interval: 5s }\nproxy: { queue_bytes: 1 }\n",
+        "chaos: { enabled: true, nonsense: 1 }\nservers: []\ntracing: { capture: off }\nmetrics: { listen: null }\nproxy: { queue_bytes: 1 }\n",
         expect![[r#"
             a.yaml:1:1: chaos: not available in this version
             a.yaml:2:1: servers: not available in this version
             a.yaml:3:12: tracing.capture: not available in this version
-            a.yaml:4:14: dashboard.update_interval: not available in this version
+            a.yaml:4:12: metrics.listen: not available in this version
             a.yaml:5:10: proxy.queue_bytes: not available in this version"#]],
     );
 }
@@ -107,10 +107,10 @@ fn wrong_shapes() {
     check(
         "tracing: 5\nmetrics: [a]\ndashboard: off\nproxy: !tag {}\n",
         expect![[r#"
-        a.yaml:1:10: tracing: expected a section with keys out of enabled, max_traces, max_bytes, sampling_rate, critical_paths, call_timeout, found 5
-        a.yaml:2:10: metrics: expected a section with keys out of enabled, aggregation_interval, retention, max_label_values, found a list
-        a.yaml:3:12: dashboard: expected a section with keys out of enabled, host, port, allowed_hosts, allowed_origins, found "off"
-        a.yaml:4:8: proxy: expected a section with keys out of max_message, connect_timeout, header_timeout, idle_session, allowed_hosts, allowed_origins, found a tag"#]],
+            a.yaml:1:10: tracing: expected a section with keys out of enabled, max_traces, max_bytes, sampling_rate, critical_paths, call_timeout, found 5
+            a.yaml:2:10: metrics: expected a section with keys out of enabled, aggregation_interval, retention, max_label_values, found a list
+            a.yaml:3:12: dashboard: expected a section with keys out of enabled, host, port, update_interval, max_connections, subscriber_timeout, max_traces, max_metrics, allowed_hosts, allowed_origins, found "off"
+            a.yaml:4:8: proxy: expected a section with keys out of max_message, connect_timeout, header_timeout, idle_session, allowed_hosts, allowed_origins, found a tag"#]],
     );
     check(
         "tracing: { max_traces: [1], call_timeout: { a: b }, critical_paths: json_rpc, sampling_rate: !half 0.5, max_bytes: }\nproxy: { allowed_hosts: [1, {a: 1}] }\n",
@@ -125,19 +125,19 @@ fn wrong_shapes() {
     check(
         "just text",
         expect![[
-            r#"a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, dashboard, proxy, found "just text""#
+            r#"a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, proxy, found "just text""#
         ]],
     );
     check(
         "- a\n- b\n",
         expect![
-            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, dashboard, proxy, found a list"
+            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, proxy, found a list"
         ],
     );
     check(
         "!tag {}\n",
         expect![
-            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, dashboard, proxy, found a tag"
+            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, proxy, found a tag"
         ],
     );
     check(
@@ -198,9 +198,9 @@ fn anchors_are_followed_and_bounded() {
     check(
         "tracing: &t { enabled: false, max_traces: 0 }\nmetrics: *t\nproxy: { <<: *t }\n",
         expect![[r#"
-        a.yaml:1:43: tracing.max_traces: expected a whole number from 1 to 1000000, found 0
-        a.yaml:1:31: metrics.max_traces: unknown key, did you mean `tracing.max_traces`?
-        a.yaml:3:10: proxy.<<: unknown key"#]],
+            a.yaml:1:43: tracing.max_traces: expected a whole number from 1 to 1000000, found 0
+            a.yaml:1:31: metrics.max_traces: unknown key
+            a.yaml:3:10: proxy.<<: unknown key"#]],
     );
     let mut bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
     for (this, last) in ('b'..='j').zip('a'..) {

@@ -53,7 +53,8 @@ fn the_default_file_is_the_defaults() {
 
 #[test]
 fn defaults_are_those_of_the_specification() {
-    let Settings { observability_enabled, tracing, metrics, dashboard, proxy } = Settings::default();
+    let Settings { observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, proxy } =
+        Settings::default();
     assert!(observability_enabled && tracing.enabled && metrics.enabled && dashboard.enabled);
     assert_eq!((tracing.max_traces, tracing.max_bytes, tracing.sampling_rate.get()), (1000, 4_194_304, 0.1));
     assert_eq!(tracing.critical_paths, ["json_rpc", "session_manager", "registry", "server"]);
@@ -61,6 +62,20 @@ fn defaults_are_those_of_the_specification() {
     assert_eq!((metrics.aggregation_interval.as_secs(), metrics.retention.as_secs()), (10, 3600));
     assert_eq!(metrics.max_label_values, 256);
     assert_eq!((dashboard.host.as_str(), dashboard.port), ("localhost", 8080));
+    assert_eq!((dashboard.update_interval.as_secs(), dashboard.subscriber_timeout.as_secs()), (5, 30));
+    assert_eq!((dashboard.max_connections, dashboard.max_traces, dashboard.max_metrics), (100, 100, 50));
+    assert!(instrumentation.auto_instrument && grpc.enabled);
+    let functions: Vec<String> = instrumentation.components.by_name().map(|(_, functions)| functions.join(" ")).into();
+    let expected = [
+        "handle_request",
+        "create_session destroy_session",
+        "register unregister list",
+        "start_server stop_server",
+        "send receive",
+        "call_tool",
+    ];
+    assert_eq!(functions, expected);
+    assert_eq!((grpc.listen.as_str(), probe.listen), ("127.0.0.1:50051", None));
     assert_eq!(proxy.max_message_bytes, 16_777_216);
     assert_eq!((proxy.connect_timeout.as_secs(), proxy.header_timeout.as_secs()), (10, 10));
     assert_eq!(proxy.idle_session.as_secs(), 1800);
@@ -112,6 +127,13 @@ fn what_is_no_host_and_no_origin() {
     {
         load(&[], &[("MCPSCOPE_DASHBOARD_HOST", host)]).unwrap_err();
     }
+    for address in ["127.0.0.1:0", "localhost:1", "[::1]:50051", "pod.example:65535"] {
+        load(&[], &[("MCPSCOPE_GRPC_LISTEN", address), ("MCPSCOPE_PROBE_LISTEN", address)]).unwrap();
+    }
+    load(&[], &[("MCPSCOPE_PROBE_LISTEN", "null")]).unwrap();
+    for address in ["", "8080", "localhost", ":1", "localhost:", "::1:1", "[x]:1", "a b:1", "h:65536", "h:+1", "null"] {
+        load(&[], &[("MCPSCOPE_GRPC_LISTEN", address)]).unwrap_err();
+    }
     for origin in [
         "null",
         "*",
@@ -134,7 +156,7 @@ fn what_is_no_host_and_no_origin() {
 fn every_key_has_a_variable_of_its_own() {
     let tree = Tree::new();
     let leaves = tree.leaves();
-    assert_eq!(leaves.len(), 22);
+    assert_eq!(leaves.len(), 37);
     let names: BTreeSet<String> = leaves.iter().map(|path| variable(path)).collect();
     assert_eq!(names.len(), leaves.len(), "{names:?}");
     for path in &leaves {
