@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::listen::DashboardAt;
+use crate::listen::{Address, DashboardAt};
 
 /// See what an MCP server really does: exact metrics, traces and health of its traffic, without a code change.
 #[derive(Debug, Parser)]
@@ -24,13 +24,9 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Stand in front of a Streamable HTTP MCP server
     Proxy(ProxyArgs),
-    /// The demo's server over stdio, as the demo starts it
+    /// The demo's server alone: over stdio, as the demo starts it, or over Streamable HTTP
     #[command(hide = true)]
-    DemoServer {
-        /// Seed of its random behaviour
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-    },
+    DemoServer(DemoServerArgs),
 }
 
 /// Options of demo, run and proxy.
@@ -90,6 +86,16 @@ pub(crate) struct DemoArgs {
     /// Seed of the random traffic
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoServerArgs {
+    /// Seed of its random behaviour
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Where to listen instead of serving stdin and stdout; port 0 takes any free one
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) http: Option<Address>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

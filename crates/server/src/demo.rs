@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::Listeners;
-use crate::cli::DemoArgs;
+use crate::cli::{DemoArgs, DemoServerArgs};
 use crate::failure::{Failure, say};
 use crate::figures::Figures;
 use crate::instance::{Instance, Taken, server_name};
@@ -102,10 +102,30 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// The demo's server over this process's stdin and stdout.
-pub(crate) async fn stdio_server(seed: u64) -> Result<ExitCode, Failure> {
-    serve_stdio(seed).await.map_err(Failure::internal)?;
+/// The demo's server alone, without a relay in front of it.
+pub(crate) async fn server(args: DemoServerArgs) -> Result<ExitCode, Failure> {
+    match args.http {
+        Some(address) => server_at(&address, args.seed).await?,
+        None => serve_stdio(args.seed).await.map_err(Failure::internal)?,
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Serves over Streamable HTTP until a signal, and says where on stderr.
+async fn server_at(address: &Address, seed: u64) -> Result<(), Failure> {
+    let bound = bind_or_fail(address, "--http")?;
+    let stop = CancellationToken::new();
+    signals::cancel_on_end(stop.clone()).map_err(Failure::internal)?;
+    let addr = bound.addr;
+    let mut servers = JoinSet::new();
+    for listener in bound.into_tokio().map_err(Failure::internal)? {
+        servers.spawn(http_server(listener, seed, stop.clone()));
+    }
+    say(format_args!("demo-server http://{addr}{HTTP_PATH}"));
+    while let Some(ended) = servers.join_next().await {
+        ended.map_err(Failure::internal)?.map_err(Failure::internal)?;
+    }
+    Ok(())
 }
 
 async fn http_server(listener: tokio::net::TcpListener, seed: u64, stop: CancellationToken) -> anyhow::Result<()> {

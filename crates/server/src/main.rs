@@ -46,7 +46,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(args) => block_on(run::run(args)),
         Command::Proxy(args) => block_on(proxy::proxy(args)),
         Command::Demo(args) => block_on(demo::demo(args)),
-        Command::DemoServer { seed } => block_on(demo::stdio_server(seed)),
+        Command::DemoServer(args) => block_on(demo::server(args)),
     }
 }
 
