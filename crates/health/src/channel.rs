@@ -4,28 +4,46 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::children::{ChildUsage, Children, WatchedProcess};
+use crate::component::{Component, Observation};
+use crate::machine::Machine;
 use crate::readiness::{Condition, Missing, NOT_YET, Readiness, Requirement};
-use crate::report::{ComponentReport, Report, State};
+use crate::report::{Report, State};
 use crate::usage::{Usage, UsageMeter};
 
 /// The two ends of an instance's health; `started` is when the instance began.
 #[must_use]
 pub fn channel(started: Instant) -> (Reporter, View) {
-    let shared = Arc::new(Shared { started, usage: UsageMeter::new(started), states: Mutex::new(States::default()) });
+    let machine = Machine::new();
+    let usage = UsageMeter::new(&machine, started);
+    let states = Mutex::new(States::default());
+    let shared = Arc::new(Shared { started, machine, usage, children: Children::default(), states });
     (Reporter(Arc::clone(&shared)), View(shared))
 }
 
 #[derive(Debug)]
 pub(crate) struct Shared {
     started: Instant,
+    machine: Machine,
     usage: UsageMeter,
+    pub(crate) children: Children,
     states: Mutex<States>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct States {
-    components: BTreeMap<String, ComponentReport>,
+    components: BTreeMap<String, Component>,
     pub(crate) conditions: Vec<Condition>,
+}
+
+impl States {
+    fn update(&mut self, component: &str, at: SystemTime, change: impl FnOnce(&mut Component)) {
+        // Every second for most: the name is only copied for a new one.
+        match self.components.get_mut(component) {
+            Some(known) => change(known),
+            None => change(self.components.entry(component.to_owned()).or_insert_with(|| Component::new(at))),
+        }
+    }
 }
 
 impl Shared {
@@ -40,25 +58,21 @@ impl Shared {
 pub struct Reporter(Arc<Shared>);
 
 impl Reporter {
-    /// Says how a component is at `at`. The first time registers it.
+    /// Says how a component is at `at`, as its owner. The first time registers it.
+    ///
+    /// Stays as it is until the owner says something else: whether it also looks like that is for
+    /// [`observe`](Self::observe) to tell, and the worse of both is reported.
     pub fn set(&self, component: &str, state: State, message: impl Into<String>, at: SystemTime) {
         let message = message.into();
-        let mut states = self.0.lock();
-        match states.components.get_mut(component) {
-            Some(known) => {
-                if known.state != state {
-                    known.since = at;
-                }
-                known.state = state;
-                known.message = message;
-            }
-            None => {
-                states.components.insert(component.to_owned(), ComponentReport { state, message, since: at });
-            }
-        }
+        self.0.lock().update(component, at, |known| known.say(state, message, at));
     }
 
-    /// Takes a component out of the report, if it is in it.
+    /// Tells how a component was seen to be at `at`, in place of what was seen before. The first time registers it.
+    pub fn observe(&self, component: &str, observation: Observation, at: SystemTime) {
+        self.0.lock().update(component, at, |known| known.see(observation, at));
+    }
+
+    /// Takes a component out of the report, if it is in it: what its owner said and what was seen.
     pub fn remove(&self, component: &str) {
         self.0.lock().components.remove(component);
     }
@@ -70,6 +84,15 @@ impl Reporter {
         states.conditions.push(Condition { name: name.into(), unmet: Some(NOT_YET.into()) });
         Requirement { shared: Arc::clone(&self.0), index }
     }
+
+    /// Has what a supervised process takes of the machine read along, until the guard is dropped.
+    ///
+    /// `pid` leads a process group of its own, all of which counts as `name`. Nothing is read before the next
+    /// [`View::children`].
+    pub fn watch_process(&self, name: &str, pid: u32) -> WatchedProcess {
+        let id = self.0.children.watch(name, pid);
+        WatchedProcess { shared: Arc::clone(&self.0), id }
+    }
 }
 
 /// Reads states, conditions and the process's use of the machine. Cheap to clone.
@@ -80,7 +103,8 @@ impl View {
     /// How the instance is at `now`, which is `wall` on the wall clock.
     #[must_use]
     pub fn report(&self, now: Instant, wall: SystemTime) -> Report {
-        let components = self.0.lock().components.clone();
+        let report = |(name, component): (&String, &Component)| (name.clone(), component.report());
+        let components = self.0.lock().components.iter().map(report).collect();
         Report::new(components, self.uptime(now), wall)
     }
 
@@ -93,7 +117,13 @@ impl View {
     /// What this process takes of the machine at `now`.
     #[must_use]
     pub fn usage(&self, now: Instant) -> Usage {
-        self.0.usage.read(now)
+        self.0.usage.read(&self.0.machine, now)
+    }
+
+    /// What the watched processes take of the machine at `now`, in the order in which they were first watched.
+    #[must_use]
+    pub fn children(&self, now: Instant) -> Vec<ChildUsage> {
+        self.0.children.read(&self.0.machine, now)
     }
 
     /// Whether the instance can serve, and if not, what is missing.

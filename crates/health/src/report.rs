@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-/// How one component is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// How one component is; ordered from best to worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum State {
     /// It works, or has nothing to do.
     Healthy,
@@ -79,14 +79,18 @@ impl fmt::Display for Overall {
 }
 
 /// How one component is, and since when.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ComponentReport {
-    /// Its state.
+    /// Its state: the worse of what its owner says and what was seen of it.
     pub state: State,
     /// What there is to say about it.
     pub message: String,
     /// When the state last changed; a new message alone does not change it.
     pub since: SystemTime,
+    /// Operations per second, if known.
+    pub rate: Option<f64>,
+    /// How many there are of what the component keeps, such as sessions; if known.
+    pub count: Option<u64>,
 }
 
 /// How the instance is at one moment.
@@ -121,7 +125,13 @@ mod tests {
 
     fn report(states: &[State]) -> Report {
         let at = SystemTime::UNIX_EPOCH;
-        let component = |state: &State| ComponentReport { state: *state, message: String::new(), since: at };
+        let component = |state: &State| ComponentReport {
+            state: *state,
+            message: String::new(),
+            since: at,
+            rate: None,
+            count: None,
+        };
         let components = states.iter().enumerate().map(|(n, state)| (n.to_string(), component(state))).collect();
         Report::new(components, Duration::ZERO, at)
     }

@@ -5,69 +5,67 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Readings closer together than this say nothing about CPU use: the share of the last interval is repeated.
-const MIN_INTERVAL: Duration = Duration::from_millis(500);
+use crate::machine::{MIN_INTERVAL, Machine};
 
-/// What this process takes of the machine at one moment.
+/// What a process, or a group of them, takes of the machine at one moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Usage {
-    /// Resident memory in bytes; nothing where the system does not tell.
+    /// Resident memory in bytes; nothing where the system does not tell. Pages that processes share count for each.
     pub resident_bytes: Option<u64>,
+    /// `resident_bytes` as a share (0..=1) of the limit that really applies to this process: the tightest of the
+    /// control groups it is in, at most the machine's memory. Of the resident memory because that is what the process
+    /// itself can do something about: a control group's own count has the page cache and its other processes in it.
+    pub memory_ratio: Option<f64>,
     /// Share of all usable cores (0..=1) taken since the reading before.
     pub cpu_ratio: f64,
 }
 
+impl Usage {
+    /// `limit` is the memory limit in bytes.
+    pub(crate) fn new(resident_bytes: Option<u64>, limit: Option<u64>, cpu_ratio: f64) -> Self {
+        // No limit is zero in earnest; a division by it would not be a share.
+        let ratio = |resident: u64, limit: u64| (resident as f64 / limit.max(1) as f64).min(1.0);
+        let memory_ratio = resident_bytes.zip(limit).map(|(resident, limit)| ratio(resident, limit));
+        Self { resident_bytes, memory_ratio, cpu_ratio }
+    }
+}
+
 /// Reads what this process takes of the machine. CPU use is a rate, so the meter remembers its last reading.
 #[derive(Debug)]
-pub(crate) struct UsageMeter {
-    cores: f64,
-    last: Mutex<Reading>,
-}
+pub(crate) struct UsageMeter(Mutex<Reading>);
 
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     at: Instant,
     cpu: Duration,
     ratio: f64,
+    memory_limit: Option<u64>,
 }
 
 impl UsageMeter {
     /// A meter whose first interval begins at `now`.
-    pub(crate) fn new(now: Instant) -> Self {
-        // Honours CPU affinity and, on Linux, the quota of the control group.
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { cores: cores as f64, last: Mutex::new(Reading { at: now, cpu: cpu_time(), ratio: 0.0 }) }
+    pub(crate) fn new(machine: &Machine, now: Instant) -> Self {
+        let memory_limit = machine.system.memory_limit();
+        Self(Mutex::new(Reading { at: now, cpu: cpu_time(), ratio: 0.0, memory_limit }))
     }
 
     /// Reads at `now`.
-    pub(crate) fn read(&self, now: Instant) -> Usage {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn read(&self, machine: &Machine, now: Instant) -> Usage {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let interval = now.saturating_duration_since(last.at);
         if interval >= MIN_INTERVAL {
             let cpu = cpu_time();
-            let taken = cpu.saturating_sub(last.cpu).as_secs_f64() / interval.as_secs_f64();
-            *last = Reading { at: now, cpu, ratio: (taken / self.cores).clamp(0.0, 1.0) };
+            let ratio = machine.share(cpu.saturating_sub(last.cpu), interval);
+            // Again every time: a limit can be changed while the process runs.
+            *last = Reading { at: now, cpu, ratio, memory_limit: machine.system.memory_limit() };
         }
-        Usage { resident_bytes: resident_bytes(), cpu_ratio: last.ratio }
+        Usage::new(machine.system.resident_bytes(), last.memory_limit, last.ratio)
     }
 }
 
 /// CPU time of all threads since the process started.
 fn cpu_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
-}
-
-#[cfg(target_os = "linux")]
-fn resident_bytes() -> Option<u64> {
-    // Pages: "size resident shared ...", proc_pid_statm(5).
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn resident_bytes() -> Option<u64> {
-    None
 }
 
 #[cfg(test)]
@@ -77,23 +75,34 @@ mod tests {
     #[test]
     fn a_busy_thread_shows() {
         let start = Instant::now();
-        let meter = UsageMeter::new(start);
+        let machine = Machine::new();
+        let meter = UsageMeter::new(&machine, start);
         while start.elapsed() < MIN_INTERVAL + Duration::from_millis(100) {
             std::hint::black_box(0);
         }
-        let usage = meter.read(Instant::now());
+        let usage = meter.read(&machine, Instant::now());
         assert!(usage.cpu_ratio > 0.0 && usage.cpu_ratio <= 1.0, "{usage:?}");
-        assert_eq!(meter.read(Instant::now()).cpu_ratio, usage.cpu_ratio, "too soon for another");
+        assert_eq!(meter.read(&machine, Instant::now()).cpu_ratio, usage.cpu_ratio, "too soon for another");
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn memory_that_is_touched_shows() {
-        let meter = UsageMeter::new(Instant::now());
-        let before = meter.read(Instant::now()).resident_bytes.unwrap();
+        let machine = Machine::new();
+        let meter = UsageMeter::new(&machine, Instant::now());
+        let before = meter.read(&machine, Instant::now());
         let touched = std::hint::black_box(vec![1_u8; 64 << 20]);
-        let after = meter.read(Instant::now()).resident_bytes.unwrap();
-        assert!(after - before > 60 << 20, "{before} {after}");
+        let after = meter.read(&machine, Instant::now());
+        assert!(after.resident_bytes.unwrap() - before.resident_bytes.unwrap() > 60 << 20, "{before:?} {after:?}");
+        assert!(after.memory_ratio > before.memory_ratio && after.memory_ratio <= Some(1.0), "{before:?} {after:?}");
         drop(touched);
+    }
+
+    #[test]
+    fn the_memory_ratio_is_a_share_of_the_limit() {
+        let ratio = |resident, limit| Usage::new(resident, limit, 0.0).memory_ratio;
+        assert_eq!(ratio(Some(1), Some(4)), Some(0.25));
+        assert_eq!(ratio(Some(5), Some(4)), Some(1.0));
+        assert_eq!((ratio(Some(5), Some(0)), ratio(Some(0), Some(0))), (Some(1.0), Some(0.0)));
+        assert_eq!((ratio(None, Some(4)), ratio(Some(1), None)), (None, None));
     }
 }

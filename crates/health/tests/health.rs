@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use mcpscope_health::{Missing, Overall, Readiness, State, channel};
+use mcpscope_health::{Missing, Observation, Overall, Readiness, State, channel};
 
 fn second(n: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(n)
@@ -46,6 +46,71 @@ fn a_component_counts_until_it_is_removed() {
     let report = view.report(started, second(1));
     assert_eq!(report.overall, Overall::Healthy);
     assert_eq!(report.components.keys().collect::<Vec<_>>(), ["registry"]);
+}
+
+fn seen(state: State, message: &str) -> Observation {
+    Observation { state, message: message.to_owned(), rate: Some(1.5), count: Some(2) }
+}
+
+#[test]
+fn the_worse_of_said_and_seen_is_reported() {
+    use State::{Critical, Healthy, Warning};
+    for said in [None, Some(Healthy), Some(Warning), Some(Critical)] {
+        for observed in [Healthy, Warning, Critical] {
+            let started = Instant::now();
+            let (reporter, view) = channel(started);
+            reporter.observe("registry", seen(observed, "seen"), second(1));
+            if let Some(said) = said {
+                reporter.set("registry", said, "said", second(1));
+            }
+            let report = view.report(started, second(1)).components["registry"].clone();
+            // Of two that are as bad, what was seen says more.
+            let message = if said > Some(observed) { "said" } else { "seen" };
+            assert_eq!(Some(report.state), said.max(Some(observed)), "{said:?} {observed}");
+            assert_eq!(report.message, message, "{said:?} {observed}");
+            assert_eq!((report.rate, report.count), (Some(1.5), Some(2)));
+        }
+    }
+}
+
+#[test]
+fn since_is_when_the_worse_of_both_last_changed() {
+    let started = Instant::now();
+    let (reporter, view) = channel(started);
+    let registry = || {
+        let report = view.report(started, second(0)).components["registry"].clone();
+        (report.state, report.message, report.since)
+    };
+    let expected = |state, message: &str, at| (state, message.to_owned(), second(at));
+    reporter.set("registry", State::Healthy, "said", second(1));
+    let report = view.report(started, second(0)).components["registry"].clone();
+    assert_eq!((report.rate, report.count), (None, None), "nothing was seen yet");
+    reporter.observe("registry", seen(State::Healthy, "seen"), second(2));
+    assert_eq!(registry(), expected(State::Healthy, "seen", 1));
+    reporter.observe("registry", seen(State::Warning, "seen"), second(3));
+    assert_eq!(registry(), expected(State::Warning, "seen", 3));
+    reporter.set("registry", State::Warning, "said", second(4));
+    assert_eq!(registry(), expected(State::Warning, "seen", 3));
+    // What was seen recovers, but the owner has said something as bad meanwhile.
+    reporter.observe("registry", seen(State::Healthy, "seen"), second(5));
+    assert_eq!(registry(), expected(State::Warning, "said", 3));
+    reporter.set("registry", State::Critical, "said", second(6));
+    assert_eq!(registry(), expected(State::Critical, "said", 6));
+    reporter.set("registry", State::Healthy, "said", second(7));
+    assert_eq!(registry(), expected(State::Healthy, "seen", 7));
+}
+
+#[test]
+fn what_is_removed_was_never_seen() {
+    let started = Instant::now();
+    let (reporter, view) = channel(started);
+    reporter.set("registry", State::Critical, "said", second(1));
+    reporter.observe("registry", seen(State::Critical, "seen"), second(1));
+    reporter.remove("registry");
+    assert!(view.report(started, second(1)).components.is_empty());
+    reporter.set("registry", State::Healthy, "back", second(2));
+    let report = view.report(started, second(2)).components["registry"].clone();
+    assert_eq!((report.message.as_str(), report.since, report.rate), ("back", second(2), None));
 }
 
 #[test]
