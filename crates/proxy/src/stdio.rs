@@ -29,6 +29,12 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// How long after the child's end its output is waited for, if a grandchild holds it open.
 const LINGER: Duration = Duration::from_millis(500);
 
+/// How long a child may take to end once its input has ended, before it is asked to by SIGTERM.
+const END_OF_INPUT: Duration = Duration::from_secs(2);
+
+/// How long a child may take to end once it was asked to by SIGTERM, before it is made to by SIGKILL.
+const TERM: Duration = Duration::from_secs(10);
+
 /// The client's side of the relay.
 #[derive(Debug)]
 pub struct ClientEnd {
@@ -101,6 +107,15 @@ impl ChildHandle {
             None if ends => self.0.abandoned.notify_one(),
             None => {}
         }
+    }
+
+    /// Gives a child that was asked to end by SIGTERM 10 s to do so, and then ends it by SIGKILL.
+    pub async fn kill_after_term(&self) {
+        tokio::time::sleep(TERM).await;
+        if self.id().is_some() {
+            tracing::warn!("the server did not end within {TERM:?} of SIGTERM: it is killed");
+        }
+        self.signal(Signal::KILL);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Pid>> {
@@ -191,6 +206,28 @@ impl StdioRelay {
     #[must_use]
     pub fn child(&self) -> ChildHandle {
         self.child.clone()
+    }
+
+    /// Relays until the child has ended, which it is made to once `input_ended`, as the MCP specification wants stdio
+    /// servers to be ended: 2 s later by SIGTERM, another 10 s later by SIGKILL, each to its whole process group.
+    ///
+    /// # Errors
+    /// The child's end could not be waited for.
+    pub async fn end_after(self, input_ended: impl Future<Output = ()>) -> io::Result<ExitStatus> {
+        let child = self.child();
+        let mut ended = std::pin::pin!(self.wait());
+        tokio::select! {
+            status = &mut ended => return status,
+            () = input_ended => {}
+        }
+        if let Ok(status) = tokio::time::timeout(END_OF_INPUT, &mut ended).await {
+            return status;
+        }
+        child.signal(Signal::TERM);
+        tokio::select! {
+            status = &mut ended => status,
+            () = child.kill_after_term() => ended.await,
+        }
     }
 
     /// Relays until the child has ended and all of its output is passed on.

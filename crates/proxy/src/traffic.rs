@@ -1,6 +1,7 @@
 //! Whether the traffic path can carry traffic, told to health.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use mcpscope_health::{Reporter, Requirement, State};
@@ -15,6 +16,8 @@ pub struct Traffic {
     reporter: Reporter,
     ready: Requirement,
     works: AtomicBool,
+    /// Held while the components are told, so that all of them are told the same.
+    telling: Mutex<()>,
 }
 
 impl Traffic {
@@ -22,12 +25,16 @@ impl Traffic {
     #[must_use]
     pub fn new(reporter: Reporter) -> Self {
         let ready = reporter.require("traffic");
-        Self { reporter, ready, works: AtomicBool::new(false) }
+        Self { reporter, ready, works: AtomicBool::new(false), telling: Mutex::new(()) }
     }
 
     /// It works.
     pub fn works(&self) {
         // Once for every message: only a change is worth a lock.
+        if self.is_working() {
+            return;
+        }
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.works.swap(true, Ordering::Relaxed) {
             self.set(State::Healthy, ["Registry running", "Sessions running", "Transports running"]);
             self.ready.met();
@@ -36,6 +43,7 @@ impl Traffic {
 
     /// It does not work, for this reason.
     pub fn fails(&self, reason: &str) {
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         if self.works.swap(false, Ordering::Relaxed) {
             tracing::warn!(reason, "the traffic path does not work");
         }

@@ -102,6 +102,30 @@ async fn a_child_that_closes_its_output_early_is_served_on() {
 }
 
 #[tokio::test]
+async fn a_child_that_ignores_the_end_of_its_input_is_asked_to_end() {
+    let bench = Bench::new();
+    let script = "trap 'exit 7' TERM; echo; while :; do sleep 0.05; done";
+    let (mut client, relay) = start(sh(script), &bench.probe(Transport::Stdio));
+    // Its trap is set.
+    client.reader.read_exact(&mut [0]).unwrap();
+    let status = within(relay.end_after(async { drop(client) })).await.unwrap();
+    assert_eq!(status.code(), Some(7));
+    assert_eq!(bench.value(&errors("server", "crash")), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_that_ignores_that_too_is_made_to_end() {
+    let bench = Bench::new();
+    let script = "trap '' TERM; echo; while :; do sleep 0.05; done";
+    let (mut client, relay) = start(sh(script), &bench.probe(Transport::Stdio));
+    client.reader.read_exact(&mut [0]).unwrap();
+    let began = tokio::time::Instant::now();
+    let status = relay.end_after(async { drop(client) }).await.unwrap();
+    assert_eq!(status.signal(), Some(9));
+    assert!(began.elapsed() >= Duration::from_secs(12), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_descendant_that_holds_the_output_open_does_not_hold_the_relay() {
     let probe = Bench::new().probe(Transport::Stdio);
     let (client, relay) = start(sh("exec 3<&0; echo last; cat <&3 & exit 4"), &probe);
