@@ -3,18 +3,20 @@
 //! It is our own because warp's has no limit on connections and none on the time that a client may take.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::{pending, poll_fn};
 use std::io::{self, ErrorKind};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
-use hyper::server::conn::http1;
+use hyper::rt::Executor;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,14 +25,23 @@ use tokio::time::{sleep, timeout};
 
 use crate::stall::StallLimit;
 
-/// How long requests in flight may take to finish once the server stops.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long what is in flight may take to finish once the server stops.
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
 /// How long to wait after accepting failed, most likely for want of file descriptors: only others can free some.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// Longest request head, in bytes; a longer one is answered 431.
+/// Longest request head over HTTP/1, in bytes; a longer one is answered 431.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// Longest list of headers over HTTP/2, in bytes.
+const MAX_HEADER_LIST_BYTES: u32 = 16 << 10;
+
+/// Most streams of one HTTP/2 connection at a time.
+const MAX_STREAMS: u32 = 32;
+
+/// How often a quiet HTTP/2 connection is asked whether there is still somebody, and how long the answer may take.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -38,41 +49,44 @@ pub(crate) struct Limits {
     pub(crate) header_timeout: Duration,
 }
 
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    /// HTTP/1, and what it is upgraded to.
+    Http1,
+    /// HTTP/2 as well, to those who begin with it.
+    Http1And2,
+}
+
 /// Accepts and serves until `stop` ends, then finishes what is in flight.
 pub(crate) async fn run<S, B>(
     listeners: Vec<TcpListener>,
     service: &S,
+    speaks: Speaks,
     limits: Limits,
     on_panic: impl Fn(),
     stop: impl Future<Output = ()>,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(MAX_HEAD_BYTES);
     let slots = Arc::new(Semaphore::new(limits.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let mut door = Door { listeners, first: 0, slots };
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
-    let ended = |result: Result<(), JoinError>| {
-        if let Err(error) = result
-            && error.is_panic()
-        {
-            tracing::error!("a dashboard request panicked; its connection is closed");
-            on_panic();
-        }
-    };
     let mut stop = pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
-            Some(result) = connections.join_next() => ended(result),
+            Some(result) = connections.join_next() => ended(result, &on_panic),
             (stream, slot) = door.next() => {
                 let io = TokioIo::new(StallLimit::new(stream, limits.header_timeout));
-                let connection = graceful.watch(http.serve_connection(io, service.clone()));
+                let http = protocol(speaks, limits);
+                let connection = http.serve_connection_with_upgrades(io, service.clone()).into_owned();
+                let connection = graceful.watch(connection);
                 connections.spawn(async move {
+                    // Free again once the connection has ended or is none of HTTP any more.
                     let _slot = slot;
                     if let Err(error) = connection.await {
                         tracing::debug!(%error, "a dashboard connection failed");
@@ -86,11 +100,49 @@ pub(crate) async fn run<S, B>(
     let in_flight = async {
         graceful.shutdown().await;
         while let Some(result) = connections.join_next().await {
-            ended(result);
+            ended(result, &on_panic);
         }
     };
     if timeout(GRACE, in_flight).await.is_err() {
         tracing::debug!("dashboard connections that did not end in time are cut off");
+    }
+}
+
+/// Looks at how a connection's task ended.
+pub(crate) fn ended(result: Result<(), JoinError>, on_panic: impl Fn()) {
+    if let Err(error) = result
+        && error.is_panic()
+    {
+        tracing::error!("a dashboard request panicked; its connection is closed");
+        on_panic();
+    }
+}
+
+/// For one connection, because its streams are its own.
+fn protocol(speaks: Speaks, limits: Limits) -> auto::Builder<Streams> {
+    let mut http = auto::Builder::new(Streams::default());
+    http.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(MAX_HEAD_BYTES);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
+    match speaks {
+        Speaks::Http1 => http.http1_only(),
+        Speaks::Http1And2 => http,
+    }
+}
+
+/// The tasks of one HTTP/2 connection's streams. They end with it.
+#[derive(Clone, Debug, Default)]
+struct Streams(Arc<Mutex<JoinSet<()>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while streams.try_join_next().is_some() {}
+        streams.spawn(stream);
     }
 }
 
@@ -183,7 +235,7 @@ mod tests {
         };
         // Fewer slots than panics: each gave its own back.
         let limits = Limits { max_connections: 2, header_timeout: Duration::from_secs(10) };
-        run(vec![listener], &service, limits, count, client).await;
+        run(vec![listener], &service, Speaks::Http1, limits, count, client).await;
         assert_eq!(panics.into_inner(), 5);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::header::{CACHE_CONTROL, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
+use http::{HeaderName, HeaderValue, Request, StatusCode};
 use hyper::service::Service;
 use mcpscope_core::{HostPolicy, Refusal};
 use warp::reply::Response;
@@ -60,9 +60,11 @@ where
     }
 }
 
+/// What every answer says: no other site may use it, and nobody keeps it who was not told how.
 fn private(mut answer: Response) -> Response {
-    let headers: &mut HeaderMap = answer.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let headers = answer.headers_mut();
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
     answer
 }

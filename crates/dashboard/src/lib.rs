@@ -1,13 +1,19 @@
 #![doc = include_str!("../README.md")]
 
 mod accept;
+mod assets;
+mod compress;
 mod guard;
+mod probe;
 mod problem;
+mod publish;
 mod query;
 mod routes;
 mod serve;
 mod stall;
+mod turn;
 mod views;
+mod websocket;
 
-pub use routes::Sources;
+pub use probe::{ProbeConfig, serve_probe};
 pub use serve::{Config, DashboardError, check_loopback, serve};

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use mcpscope_core::bounded;
-use mcpscope_tracing::{Filter, Status};
+use mcpscope_hub::tracing::{Filter, Status};
 
 use crate::problem::Problem;
 
@@ -21,6 +21,23 @@ pub(crate) fn none(query: &str) -> Result<(), Problem> {
         }
         None => Ok(()),
     }
+}
+
+/// Whether a WebSocket's large messages are to be compressed.
+pub(crate) fn gzip_socket(query: &str) -> Result<bool, Problem> {
+    let mut gzip = false;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match (&*name, &*value) {
+            ("encoding", "gzip") if gzip => return Err(Problem::bad_request("parameter encoding is given twice")),
+            ("encoding", "gzip") => gzip = true,
+            ("encoding", _) => return Err(wrong(&name, "gzip", &value)),
+            _ => {
+                let detail = format!("unknown parameter {:?}: expected encoding or none", shown(&name));
+                return Err(Problem::bad_request(detail));
+            }
+        }
+    }
+    Ok(gzip)
 }
 
 /// Which traces are asked for.
@@ -103,6 +120,20 @@ mod tests {
         };
         assert_eq!(traces(query), Ok(expected));
         assert_eq!(traces(""), Ok(Filter { limit: Some(100), ..Filter::default() }));
+    }
+
+    #[test]
+    fn a_socket_is_plain_or_gzip() {
+        assert_eq!(gzip_socket(""), Ok(false));
+        assert_eq!(gzip_socket("encoding=gzip"), Ok(true));
+        for (query, expected) in [
+            ("encoding=br", "parameter encoding: expected gzip; found \"br\""),
+            ("encoding", "parameter encoding: expected gzip; found \"\""),
+            ("encoding=gzip&encoding=gzip", "parameter encoding is given twice"),
+            ("x=1", "unknown parameter \"x\": expected encoding or none"),
+        ] {
+            assert_eq!(gzip_socket(query).unwrap_err().detail(), expected);
+        }
     }
 
     #[test]

@@ -2,135 +2,157 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
 
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, StatusCode};
-use mcpscope_core::{ClockAnchor, TraceId, bounded};
-use mcpscope_health::View;
-use mcpscope_metrics::Metrics;
-use mcpscope_tracing::Tracer;
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, VARY};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use mcpscope_core::{TraceId, bounded};
+use mcpscope_hub::{Off, Reader};
 use serde::Serialize;
-use tokio::sync::Semaphore;
 use warp::filters::BoxedFilter;
+use warp::path::Tail;
 use warp::reject::{MethodNotAllowed, Rejection};
 use warp::reply::Response;
 use warp::{Filter, path};
 
+use crate::assets::{Assets, PAGE};
+use crate::compress::{self, Compression, MIN_BYTES, wants_gzip};
 use crate::problem::Problem;
+use crate::publish::{Encoding, Publisher};
+use crate::turn::Turn;
+use crate::websocket::{Gate, Topic};
 use crate::{query, views};
 
-/// What is shown. What is left out is answered 404 with the reason.
-#[derive(Clone, Debug)]
-pub struct Sources {
-    /// The metrics, where they are on.
-    pub metrics: Option<Metrics>,
-    /// The traces, where tracing is on.
-    pub tracer: Option<Tracer>,
-    /// Health and readiness.
-    pub health: View,
-    /// The instance's start on both clocks.
-    pub anchor: ClockAnchor,
+const ENDPOINTS: &str = "/, /static/..., /ws, /metrics, /healthz, /readyz, /api/v1/dashboard, /api/v1/health, \
+                         /api/v1/metrics, /api/v1/metrics/summary, /api/v1/metrics/raw, /api/v1/traces, \
+                         /api/v1/traces/{id}, /api/v1/instrumentation";
+
+const PROBE_ENDPOINTS: &str = "/metrics, /healthz, /readyz, and gRPC health over HTTP/2";
+
+/// One request.
+struct Asked {
+    reader: Reader,
+    query: String,
 }
 
-impl Sources {
-    fn metrics(&self) -> Result<&Metrics, Problem> {
-        self.metrics.as_ref().ok_or_else(|| Problem::not_found("metrics are switched off"))
-    }
-
-    fn tracer(&self) -> Result<&Tracer, Problem> {
-        self.tracer.as_ref().ok_or_else(|| Problem::not_found("tracing is switched off"))
-    }
-
-    fn timestamp(&self, now: Instant) -> u64 {
-        views::ms_since_epoch(self.anchor.wall_at(now))
-    }
+/// An answer that may be compressed.
+struct Text {
+    status: StatusCode,
+    content_type: &'static str,
+    body: Bytes,
 }
 
-const ENDPOINTS: &str = "/metrics, /healthz, /readyz, /api/v1/health, /api/v1/metrics, /api/v1/metrics/summary, \
-                         /api/v1/metrics/raw, /api/v1/traces, /api/v1/traces/{id}";
+type Answer = Result<Text, Problem>;
 
-/// One request: where from, when, and its query text.
-struct Asked<'a> {
-    sources: &'a Sources,
-    now: Instant,
-    query: &'a str,
-}
-
-type Answer = Result<Response, Problem>;
-
-struct Shared {
-    sources: Sources,
-    /// One answer that takes work is made at a time, so that however many clients ask, the traffic keeps all threads of
-    /// the runtime but one.
-    turn: Semaphore,
+impl From<Off> for Problem {
+    fn from(off: Off) -> Self {
+        Self::not_found(off.to_string())
+    }
 }
 
 /// All endpoints. Never rejects: what does not exist is answered as well.
-pub(crate) fn routes(sources: Sources) -> BoxedFilter<(Response,)> {
-    let shared = Arc::new(Shared { sources, turn: Semaphore::new(1) });
-    // Before the others, and without waiting for a turn: who asks these wants to know at once.
-    light(path!("healthz"), &shared, healthz)
-        .or(light(path!("readyz"), &shared, readyz))
+pub(crate) fn routes(publisher: &Publisher, turn: &Turn, gate: Gate) -> BoxedFilter<(Response,)> {
+    let reader = publisher.reader();
+    let newest = publisher.clone();
+    probed(reader, turn)
+        .or(light(path!("api" / "v1" / "health"), reader, health))
         .unify()
-        .or(light(path!("api" / "v1" / "health"), &shared, health))
+        .or(page())
         .unify()
-        .or(light(path::end(), &shared, index))
+        .or(socket(gate))
         .unify()
-        .or(heavy(path!("metrics"), &shared, prometheus))
+        .or(heavy(path!("api" / "v1" / "dashboard").map(move || dashboard(newest.clone())), reader, turn))
         .unify()
-        .or(heavy(path!("api" / "v1" / "metrics"), &shared, metrics))
+        .or(heavy(path!("api" / "v1" / "metrics").map(|| metrics), reader, turn))
         .unify()
-        .or(heavy(path!("api" / "v1" / "metrics" / "summary"), &shared, summary))
+        .or(heavy(path!("api" / "v1" / "metrics" / "summary").map(|| summary), reader, turn))
         .unify()
-        .or(heavy(path!("api" / "v1" / "metrics" / "raw"), &shared, raw))
+        .or(heavy(path!("api" / "v1" / "metrics" / "raw").map(|| raw), reader, turn))
         .unify()
-        .or(heavy(path!("api" / "v1" / "traces"), &shared, traces))
+        .or(heavy(path!("api" / "v1" / "traces").map(|| traces), reader, turn))
         .unify()
-        .or(one_trace(&shared))
+        .or(heavy(path!("api" / "v1" / "traces" / String).map(trace), reader, turn))
         .unify()
-        .recover(rejected)
+        .or(heavy(path!("api" / "v1" / "instrumentation").map(|| instrumentation), reader, turn))
+        .unify()
+        .recover(|rejection| rejected(rejection, ENDPOINTS))
         .unify()
         .boxed()
 }
 
+/// What the read-only listener has. Never rejects either.
+pub(crate) fn probe_routes(reader: &Reader, turn: &Turn) -> BoxedFilter<(Response,)> {
+    probed(reader, turn).recover(|rejection| rejected(rejection, PROBE_ENDPOINTS)).unify().boxed()
+}
+
+fn probed(reader: &Reader, turn: &Turn) -> BoxedFilter<(Response,)> {
+    light(path!("healthz"), reader, healthz)
+        .or(light(path!("readyz"), reader, readyz))
+        .unify()
+        .or(heavy(path!("metrics").map(|| prometheus), reader, turn))
+        .unify()
+        .boxed()
+}
+
+/// Answered at once, without waiting for a turn: who asks these wants to know now.
 fn light(
     path: impl Filter<Extract = (), Error = Rejection> + Clone + Send + Sync + 'static,
-    shared: &Arc<Shared>,
-    handler: fn(&Asked<'_>) -> Answer,
+    reader: &Reader,
+    handler: fn(&Asked) -> Answer,
 ) -> BoxedFilter<(Response,)> {
-    let shared = Arc::clone(shared);
-    let handle =
-        move |query: String| respond(handler(&Asked { sources: &shared.sources, now: Instant::now(), query: &query }));
-    path.and(reading()).and(query()).map(handle).boxed()
+    let reader = reader.clone();
+    let handle = move |query: String, headers: HeaderMap| {
+        respond(handler(&Asked { reader: reader.clone(), query }), wants_gzip(&headers))
+    };
+    path.and(reading()).and(query()).and(warp::header::headers_cloned()).map(handle).boxed()
 }
 
-fn heavy(
-    path: impl Filter<Extract = (), Error = Rejection> + Clone + Send + Sync + 'static,
-    shared: &Arc<Shared>,
-    handler: fn(&Asked<'_>) -> Answer,
+fn heavy<H: FnOnce(&Asked) -> Answer + Send + 'static>(
+    path: impl Filter<Extract = (H,), Error = Rejection> + Clone + Send + Sync + 'static,
+    reader: &Reader,
+    turn: &Turn,
 ) -> BoxedFilter<(Response,)> {
-    let shared = Arc::clone(shared);
-    let handle = move |query: String| {
-        let shared = Arc::clone(&shared);
-        async move {
-            let _turn = shared.turn.acquire().await;
-            respond(handler(&Asked { sources: &shared.sources, now: Instant::now(), query: &query }))
-        }
+    let (reader, turn) = (reader.clone(), turn.clone());
+    let handle = move |handler: H, query: String, headers: HeaderMap| {
+        let (asked, turn) = (Asked { reader: reader.clone(), query }, turn.clone());
+        async move { turn.work(move || respond(handler(&asked), wants_gzip(&headers))).await }
     };
-    path.and(reading()).and(query()).then(handle).boxed()
+    path.and(reading()).and(query()).and(warp::header::headers_cloned()).then(handle).boxed()
 }
 
-fn one_trace(shared: &Arc<Shared>) -> BoxedFilter<(Response,)> {
-    let shared = Arc::clone(shared);
-    let handle = move |id: String, query: String| {
-        let shared = Arc::clone(&shared);
-        async move {
-            let _turn = shared.turn.acquire().await;
-            respond(trace(&id, &Asked { sources: &shared.sources, now: Instant::now(), query: &query }))
-        }
+fn page() -> BoxedFilter<(Response,)> {
+    let assets = Arc::new(Assets::new());
+    let answer = move |path: &str, headers: &HeaderMap| {
+        assets.answer(path, headers).unwrap_or_else(|| Problem::not_found("there is no such file").into_response())
     };
-    path!("api" / "v1" / "traces" / String).and(reading()).and(query()).then(handle).boxed()
+    let file = answer.clone();
+    path::end()
+        .and(reading())
+        .and(warp::header::headers_cloned())
+        .map(move |headers: HeaderMap| answer(PAGE, &headers))
+        .or(path("static")
+            .and(path::tail())
+            .and(reading())
+            .and(warp::header::headers_cloned())
+            .map(move |path: Tail, headers: HeaderMap| file(path.as_str(), &headers)))
+        .unify()
+        .boxed()
+}
+
+fn socket(gate: Gate) -> BoxedFilter<(Response,)> {
+    let handle = move |method: Method, query: String, headers: HeaderMap, upgrade: Option<OnUpgrade>| {
+        let encoding = query::gzip_socket(&query).map(|gzip| if gzip { Encoding::Gzip } else { Encoding::Text });
+        encoding.map_or_else(Problem::into_response, |encoding| gate.enter(method, headers, upgrade, encoding))
+    };
+    path!("ws")
+        .and(reading())
+        .and(warp::method())
+        .and(query())
+        .and(warp::header::headers_cloned())
+        .and(warp::ext::optional())
+        .map(handle)
+        .boxed()
 }
 
 /// GET, or HEAD, whose answer hyper sends without its body.
@@ -142,101 +164,120 @@ fn query() -> impl Filter<Extract = (String,), Error = Infallible> + Clone + Sen
     warp::query::raw().or(warp::any().map(String::new)).unify()
 }
 
-async fn rejected(rejection: Rejection) -> Result<Response, Infallible> {
+async fn rejected(rejection: Rejection, endpoints: &'static str) -> Result<Response, Infallible> {
     if rejection.find::<MethodNotAllowed>().is_some() {
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path can only be read: expected GET or HEAD");
         let mut response = problem.into_response();
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Ok(response);
     }
-    Ok(Problem::not_found(format!("there is nothing under this path; there is {ENDPOINTS}")).into_response())
+    Ok(Problem::not_found(format!("there is nothing under this path; there is {endpoints}")).into_response())
 }
 
-fn respond(answer: Answer) -> Response {
-    answer.unwrap_or_else(Problem::into_response)
+fn respond(answer: Answer, gzip: bool) -> Response {
+    let Text { status, content_type, body } = match answer {
+        Ok(text) => text,
+        Err(problem) => return problem.into_response(),
+    };
+    let large = gzip && body.len() > MIN_BYTES;
+    // Writing to memory does not fail.
+    let compressed = large.then(|| compress::gzip(&body, Compression::fast()).ok()).flatten();
+    let is_compressed = compressed.is_some();
+    let mut response = Response::new(compressed.unwrap_or(body).into());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(VARY, HeaderValue::from(ACCEPT_ENCODING));
+    if is_compressed {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
 }
 
 fn json(status: StatusCode, view: &impl Serialize) -> Answer {
     let text = serde_json::to_string(view)
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let mut response = typed(text, "application/json");
-    *response.status_mut() = status;
-    Ok(response)
+    Ok(Text { status, content_type: "application/json", body: text.into() })
 }
 
-fn typed(text: String, content_type: &'static str) -> Response {
-    let mut response = Response::new(text.into());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
+fn healthz(asked: &Asked) -> Answer {
+    let uptime = views::whole_ms(asked.reader.uptime());
+    json(StatusCode::OK, &views::Alive { status: "ok", uptime, timestamp: timestamp(asked) })
 }
 
-/// What there is, for a person who opens the address: a page comes with a later version.
-fn index(_: &Asked<'_>) -> Answer {
-    Ok(typed(format!("mcpscope\n\n{}\n", ENDPOINTS.replace(", ", "\n")), "text/plain; charset=utf-8"))
-}
-
-fn healthz(asked: &Asked<'_>) -> Answer {
-    let uptime = views::whole_ms(asked.sources.health.uptime(asked.now));
-    json(StatusCode::OK, &views::Alive { status: "ok", uptime, timestamp: asked.sources.timestamp(asked.now) })
-}
-
-fn readyz(asked: &Asked<'_>) -> Answer {
-    let readiness = asked.sources.health.readiness();
+fn readyz(asked: &Asked) -> Answer {
+    let readiness = asked.reader.readiness();
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json(status, &views::Ready::new(&readiness, asked.sources.timestamp(asked.now)))
+    json(status, &views::Ready::new(&readiness, timestamp(asked)))
 }
 
-fn health(asked: &Asked<'_>) -> Answer {
-    query::none(asked.query)?;
-    let sources = asked.sources;
-    let report = sources.health.report(asked.now, sources.anchor.wall_at(asked.now));
-    json(StatusCode::OK, &views::Health::from(&report))
+fn health(asked: &Asked) -> Answer {
+    query::none(&asked.query)?;
+    json(StatusCode::OK, &views::Health::from(&asked.reader.health()))
 }
 
-fn prometheus(asked: &Asked<'_>) -> Answer {
-    let text = asked.sources.metrics()?.snapshot(asked.now).to_prometheus();
-    Ok(typed(text, "text/plain; version=0.0.4; charset=utf-8"))
+fn prometheus(asked: &Asked) -> Answer {
+    let text = asked.reader.snapshot()?.to_prometheus();
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    Ok(Text { status: StatusCode::OK, content_type, body: text.into() })
 }
 
-fn metrics(asked: &Asked<'_>) -> Answer {
-    query::none(asked.query)?;
-    let sources = asked.sources;
-    let views = sources.metrics()?.views(asked.now);
-    let uptime = views::whole_ms(sources.health.uptime(asked.now));
-    json(
-        StatusCode::OK,
-        &views::Metrics::new(&views, sources.timestamp(asked.now), uptime, sources.health.usage(asked.now)),
-    )
+/// The newest frame, in the bytes that all sockets get.
+fn dashboard(publisher: Publisher) -> impl FnOnce(&Asked) -> Answer + Send + 'static {
+    move |asked| {
+        query::none(&asked.query)?;
+        let body = publisher.newest().data(Topic::Dashboard);
+        Ok(Text { status: StatusCode::OK, content_type: "application/json", body })
+    }
 }
 
-fn summary(asked: &Asked<'_>) -> Answer {
-    query::none(asked.query)?;
-    json(StatusCode::OK, &views::Summary::from(&asked.sources.metrics()?.summary(asked.now)))
+fn metrics(asked: &Asked) -> Answer {
+    query::none(&asked.query)?;
+    let reader = &asked.reader;
+    let views = reader.views()?;
+    json(StatusCode::OK, &views::Metrics::new(&views, reader.timestamp(), reader.uptime(), Some(reader.usage())))
 }
 
-fn raw(asked: &Asked<'_>) -> Answer {
-    query::none(asked.query)?;
-    let records = asked.sources.metrics()?.critical_metrics();
+fn summary(asked: &Asked) -> Answer {
+    query::none(&asked.query)?;
+    json(StatusCode::OK, &views::Summary::from(&asked.reader.summary()?))
+}
+
+fn raw(asked: &Asked) -> Answer {
+    query::none(&asked.query)?;
+    let records = asked.reader.raw_records()?;
     json(StatusCode::OK, &records.iter().map(views::Raw::from).collect::<Vec<_>>())
 }
 
-fn traces(asked: &Asked<'_>) -> Answer {
-    let filter = query::traces(asked.query)?;
-    let found = asked.sources.tracer()?.traces(&filter);
+fn traces(asked: &Asked) -> Answer {
+    let filter = query::traces(&asked.query)?;
+    let found = asked.reader.traces(&filter)?;
     let traces: Vec<_> = found.iter().map(|trace| views::Trace::from(&**trace)).collect();
     json(StatusCode::OK, &traces)
 }
 
-fn trace(id: &str, asked: &Asked<'_>) -> Answer {
-    query::none(asked.query)?;
-    let tracer = asked.sources.tracer()?;
-    let Some(id) = TraceId::parse(id) else {
-        let found = bounded(id, 128);
-        let detail = format!("{found:?} is no trace id: expected 32 lower-case hexadecimal digits, not all zero");
-        return Err(Problem::bad_request(detail));
-    };
-    match tracer.trace(id) {
-        Some(trace) => json(StatusCode::OK, &views::Trace::from(&trace)),
-        None => Err(Problem::not_found(format!("there is no trace {id}: it is unknown, or newer ones took its place"))),
+fn trace(id: String) -> impl FnOnce(&Asked) -> Answer + Send + 'static {
+    move |asked| {
+        query::none(&asked.query)?;
+        let Some(id) = TraceId::parse(&id) else {
+            let found = bounded(&id, 128);
+            let detail = format!("{found:?} is no trace id: expected 32 lower-case hexadecimal digits, not all zero");
+            return Err(Problem::bad_request(detail));
+        };
+        match asked.reader.trace(id)? {
+            Some(trace) => json(StatusCode::OK, &views::Trace::from(&trace)),
+            None => {
+                Err(Problem::not_found(format!("there is no trace {id}: it is unknown, or newer ones took its place")))
+            }
+        }
     }
+}
+
+fn instrumentation(asked: &Asked) -> Answer {
+    query::none(&asked.query)?;
+    json(StatusCode::OK, &views::Instrumentation::from(&asked.reader.instrumentation()?))
+}
+
+fn timestamp(asked: &Asked) -> u64 {
+    views::ms_since_epoch(asked.reader.timestamp())
 }

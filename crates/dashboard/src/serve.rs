@@ -2,15 +2,22 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper_util::service::TowerToHyperService;
 use mcpscope_core::HostPolicy;
+use mcpscope_hub::Reader;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
-use crate::accept::{self, Limits};
+use crate::accept::{self, Limits, Speaks};
 use crate::guard::Guarded;
-use crate::routes::{self, Sources};
+use crate::publish::Publisher;
+use crate::turn::Turn;
+use crate::{routes, websocket};
+
+/// What a request that panicked is counted as.
+const PANIC: &str = "dashboard_panic";
 
 /// Who is answered, and how much at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,12 +26,17 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// Origins answered to besides loopback ones, such as `https://grafana.example`. Default: none.
     pub allowed_origins: Vec<String>,
-    /// Connections served at a time, at least 1; further ones wait in the system's accept queue until one of these ends.
-    /// Default: [`Config::DEFAULT_MAX_CONNECTIONS`].
+    /// HTTP connections served at a time, at least 1, WebSockets not counted; further ones wait in the system's accept
+    /// queue until one of these ends. Default: [`Config::DEFAULT_MAX_CONNECTIONS`].
     pub max_connections: usize,
     /// How long a client may take to send the head of its next request, and how long it may leave an answer lying
     /// without taking a byte of it, before its connection is closed. Default: [`Config::DEFAULT_HEADER_TIMEOUT`].
     pub header_timeout: Duration,
+    /// WebSockets at a time, at least 1; one more is answered 503. Default: [`Config::DEFAULT_MAX_WEBSOCKETS`].
+    pub max_websockets: usize,
+    /// How long the client of a WebSocket may say nothing at all, not even answer a ping, before it is closed. Default:
+    /// [`Config::DEFAULT_SUBSCRIBER_TIMEOUT`].
+    pub subscriber_timeout: Duration,
 }
 
 impl Config {
@@ -32,6 +44,10 @@ impl Config {
     pub const DEFAULT_MAX_CONNECTIONS: usize = 256;
     /// 10 seconds.
     pub const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+    /// 100 sockets (behaviour D2).
+    pub const DEFAULT_MAX_WEBSOCKETS: usize = 100;
+    /// 30 seconds (behaviour D2).
+    pub const DEFAULT_SUBSCRIBER_TIMEOUT: Duration = Duration::from_secs(30);
 }
 
 impl Default for Config {
@@ -41,6 +57,8 @@ impl Default for Config {
             allowed_origins: Vec::new(),
             max_connections: Self::DEFAULT_MAX_CONNECTIONS,
             header_timeout: Self::DEFAULT_HEADER_TIMEOUT,
+            max_websockets: Self::DEFAULT_MAX_WEBSOCKETS,
+            subscriber_timeout: Self::DEFAULT_SUBSCRIBER_TIMEOUT,
         }
     }
 }
@@ -51,8 +69,8 @@ impl Default for Config {
 pub enum DashboardError {
     /// The address can be reached from elsewhere.
     #[error(
-        "{0} is no loopback address: the dashboard listens on loopback only; for a pod address, a read-only listener \
-         comes with --probe in a later version"
+        "{0} is no loopback address: the dashboard listens on loopback only; for a pod address there is the \
+         read-only listener of --probe"
     )]
     NotLoopback(SocketAddr),
     /// There is nothing to listen on.
@@ -68,7 +86,8 @@ pub fn check_loopback(addr: SocketAddr) -> Result<(), DashboardError> {
     if addr.ip().to_canonical().is_loopback() { Ok(()) } else { Err(DashboardError::NotLoopback(addr)) }
 }
 
-/// Serves until `stop` ends, then lets requests in flight finish for at most 2 seconds.
+/// Serves until `stop` ends, then closes WebSockets with code 1001 and lets requests in flight finish, for at most 2
+/// seconds.
 ///
 /// Neither a failure to accept nor a panic in a request ends it. Dropping the future closes every connection at once.
 ///
@@ -76,22 +95,36 @@ pub fn check_loopback(addr: SocketAddr) -> Result<(), DashboardError> {
 /// [`DashboardError::NoListener`].
 pub async fn serve(
     listeners: Vec<TcpListener>,
-    sources: Sources,
+    reader: Reader,
     config: Config,
     stop: impl Future<Output = ()>,
 ) -> Result<(), DashboardError> {
     if listeners.is_empty() {
         return Err(DashboardError::NoListener);
     }
-    let Config { allowed_hosts, allowed_origins, max_connections, header_timeout } = config;
+    let Config { allowed_hosts, allowed_origins, max_connections, header_timeout, max_websockets, subscriber_timeout } =
+        config;
+    for what in [PANIC, websocket::REFUSED, websocket::SILENT, websocket::SLOW, websocket::EVENT] {
+        reader.may_drop(what);
+    }
     let policy = Arc::new(HostPolicy { allowed_hosts, allowed_origins, any_host: false });
-    let panics = sources.metrics.as_ref().map(|metrics| metrics.dropped("dashboard_panic"));
-    let on_panic = || {
-        if let Some(panics) = &panics {
-            panics.increment(Instant::now());
-        }
+    let turn = Turn::new();
+    let publisher = Publisher::new(reader.clone(), turn.clone());
+    let (gate, sockets) = websocket::gate(publisher.clone(), max_websockets, subscriber_timeout);
+    let routes = routes::routes(&publisher, &turn, gate);
+    let service = Guarded::new(policy, TowerToHyperService::new(warp::service(routes)));
+    let on_panic = || reader.dropped(PANIC);
+    let stopping = CancellationToken::new();
+    let requests = async {
+        let stop = async {
+            stop.await;
+            stopping.cancel();
+        };
+        // The service goes with it, and with the service the gate: no more sockets come then.
+        let service = service;
+        accept::run(listeners, &service, Speaks::Http1, Limits { max_connections, header_timeout }, on_panic, stop)
+            .await;
     };
-    let service = Guarded::new(policy, TowerToHyperService::new(warp::service(routes::routes(sources))));
-    accept::run(listeners, &service, Limits { max_connections, header_timeout }, on_panic, stop).await;
+    tokio::join!(requests, sockets.run(stopping.clone(), on_panic));
     Ok(())
 }

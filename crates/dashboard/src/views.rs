@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use mcpscope_core::Labels;
-use mcpscope_health::{ComponentReport, Readiness, Report, Usage};
-use mcpscope_metrics::{MetricSeries, MetricView, RawRecord, Stats};
+use mcpscope_hub::health::{ChildUsage, ComponentReport, Readiness, Report, Usage};
+use mcpscope_hub::metrics::{self, MetricSeries, MetricView, RawRecord, Stats};
+use mcpscope_hub::{Change, Frame, InstrumentationStatus, InstrumentedComponent, tracing};
 use serde::Serialize;
 
 pub(crate) fn ms_since_epoch(time: SystemTime) -> u64 {
@@ -72,6 +73,10 @@ struct Component<'a> {
     status: &'static str,
     message: &'a str,
     since: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
 }
 
 impl<'a> From<&'a Report> for Health<'a> {
@@ -88,11 +93,77 @@ impl<'a> From<&'a Report> for Health<'a> {
 
 impl<'a> From<&'a ComponentReport> for Component<'a> {
     fn from(component: &'a ComponentReport) -> Self {
-        Self { status: component.state.as_str(), message: &component.message, since: ms_since_epoch(component.since) }
+        Self {
+            status: component.state.as_str(),
+            message: &component.message,
+            since: ms_since_epoch(component.since),
+            rate: component.rate,
+            count: component.count,
+        }
     }
 }
 
-/// `metrics` of the shapes. `memory_usage` is `null` where the system does not tell.
+/// `dashboard` of the shapes. What is not known is `null`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Dashboard<'a> {
+    timestamp: u64,
+    metrics: Metrics<'a>,
+    traces: Vec<Trace<'a>>,
+    /// Always `null`: there is no chaos in this version.
+    chaos_status: Option<()>,
+    system_health: Health<'a>,
+    active_connections: u64,
+    system_uptime: u64,
+    memory_usage: Option<u64>,
+    memory_ratio: Option<f64>,
+    cpu_usage: Option<f64>,
+    /// Always empty: there are no alerts in this version.
+    alerts: [(); 0],
+    processes: Vec<Process<'a>>,
+}
+
+/// What a supervised process takes of the machine.
+#[derive(Debug, Serialize)]
+struct Process<'a> {
+    name: &'a str,
+    pid: u32,
+    memory_usage: Option<u64>,
+    memory_ratio: Option<f64>,
+    cpu_usage: f64,
+}
+
+impl<'a> From<&'a Frame> for Dashboard<'a> {
+    fn from(frame: &'a Frame) -> Self {
+        Self {
+            timestamp: ms_since_epoch(frame.timestamp),
+            metrics: Metrics::of(frame),
+            traces: frame.traces.iter().map(|trace| Trace::from(&**trace)).collect(),
+            chaos_status: None,
+            system_health: Health::from(&*frame.health),
+            active_connections: frame.active_connections,
+            system_uptime: whole_ms(frame.uptime),
+            memory_usage: frame.usage.and_then(|usage| usage.resident_bytes),
+            memory_ratio: frame.usage.and_then(|usage| usage.memory_ratio),
+            cpu_usage: frame.usage.map(|usage| usage.cpu_ratio),
+            alerts: [],
+            processes: frame.children.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a ChildUsage> for Process<'a> {
+    fn from(child: &'a ChildUsage) -> Self {
+        Self {
+            name: &child.name,
+            pid: child.pid,
+            memory_usage: child.usage.resident_bytes,
+            memory_ratio: child.usage.memory_ratio,
+            cpu_usage: child.usage.cpu_ratio,
+        }
+    }
+}
+
+/// `metrics` of the shapes. What is not known is `null`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Metrics<'a> {
     #[serde(flatten)]
@@ -100,7 +171,7 @@ pub(crate) struct Metrics<'a> {
     timestamp: u64,
     system_uptime: u64,
     memory_usage: Option<u64>,
-    cpu_usage: f64,
+    cpu_usage: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -132,14 +203,20 @@ struct Window {
 }
 
 impl<'a> Metrics<'a> {
-    pub(crate) fn new(views: &'a [MetricView], timestamp: u64, system_uptime: u64, usage: Usage) -> Self {
+    pub(crate) fn new(views: &'a [MetricView], timestamp: SystemTime, uptime: Duration, usage: Option<Usage>) -> Self {
         Self {
             metrics: views.iter().map(|view| (view.name, view.into())).collect(),
-            timestamp,
-            system_uptime,
-            memory_usage: usage.resident_bytes,
-            cpu_usage: usage.cpu_ratio,
+            timestamp: ms_since_epoch(timestamp),
+            system_uptime: whole_ms(uptime),
+            memory_usage: usage.and_then(|usage| usage.resident_bytes),
+            cpu_usage: usage.map(|usage| usage.cpu_ratio),
         }
+    }
+
+    /// The most active series of a frame.
+    pub(crate) fn of(frame: &'a Frame) -> Self {
+        let shown = frame.metrics.as_ref().map_or(&[][..], |metrics| &metrics.shown);
+        Self::new(shown, frame.timestamp, frame.uptime, frame.usage)
     }
 }
 
@@ -181,8 +258,8 @@ struct Aggregate {
     sum: f64,
 }
 
-impl<'a> From<&'a mcpscope_metrics::Summary> for Summary<'a> {
-    fn from(summary: &'a mcpscope_metrics::Summary) -> Self {
+impl<'a> From<&'a metrics::Summary> for Summary<'a> {
+    fn from(summary: &'a metrics::Summary) -> Self {
         Self {
             timestamp: ms_since_epoch(summary.timestamp),
             critical_metrics: summary.critical_metrics,
@@ -255,8 +332,8 @@ struct Event<'a> {
     at_us: u64,
 }
 
-impl<'a> From<&'a mcpscope_tracing::Trace> for Trace<'a> {
-    fn from(trace: &'a mcpscope_tracing::Trace) -> Self {
+impl<'a> From<&'a tracing::Trace> for Trace<'a> {
+    fn from(trace: &'a tracing::Trace) -> Self {
         Self {
             id: trace.id.to_string(),
             timestamp: ms_since_epoch(trace.timestamp),
@@ -274,8 +351,8 @@ impl<'a> From<&'a mcpscope_tracing::Trace> for Trace<'a> {
     }
 }
 
-impl<'a> From<&'a mcpscope_tracing::Span> for Span<'a> {
-    fn from(span: &'a mcpscope_tracing::Span) -> Self {
+impl<'a> From<&'a tracing::Span> for Span<'a> {
+    fn from(span: &'a tracing::Span) -> Self {
         Self {
             id: span.id.to_string(),
             parent: span.parent.map(|parent| parent.to_string()),
@@ -286,6 +363,60 @@ impl<'a> From<&'a mcpscope_tracing::Span> for Span<'a> {
             status: span.status.as_str(),
             attributes: by_name(&span.attributes),
             events: span.events.iter().map(|e| Event { name: &e.name, at_us: whole_us(e.at) }).collect(),
+        }
+    }
+}
+
+/// `instrumentation` of the shapes.
+#[derive(Debug, Serialize)]
+pub(crate) struct Instrumentation<'a> {
+    instrumented_components: usize,
+    auto_instrument: bool,
+    components: Vec<Instrumented<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Instrumented<'a> {
+    component: &'a str,
+    functions: &'a [String],
+    calls: u64,
+    errors: u64,
+}
+
+impl<'a> From<&'a InstrumentationStatus> for Instrumentation<'a> {
+    fn from(status: &'a InstrumentationStatus) -> Self {
+        Self {
+            instrumented_components: status.components.len(),
+            auto_instrument: status.auto_instrument,
+            components: status.components.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a InstrumentedComponent> for Instrumented<'a> {
+    fn from(instrumented: &'a InstrumentedComponent) -> Self {
+        let InstrumentedComponent { component, functions, calls, errors } = instrumented;
+        Self { component, functions, calls: *calls, errors: *errors }
+    }
+}
+
+/// What happened, as the WebSocket tells it.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum Happened<'a> {
+    /// A component went from one state to another.
+    Health { component: &'a str, from: &'static str, to: &'static str, message: &'a str, timestamp: u64 },
+}
+
+impl<'a> Happened<'a> {
+    /// Nothing for what this version does not know.
+    pub(crate) fn new(event: &'a mcpscope_hub::Event) -> Option<Self> {
+        let timestamp = ms_since_epoch(event.timestamp);
+        match &event.change {
+            Change::Health { component, from, to, message } => {
+                Some(Self::Health { component, from: from.as_str(), to: to.as_str(), message, timestamp })
+            }
+            _ => None,
         }
     }
 }

@@ -7,7 +7,8 @@ use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant, SystemTime};
 
 use mcpscope_core::ClockAnchor;
-use mcpscope_dashboard::{Config, Sources, serve};
+use mcpscope_dashboard::{Config, serve};
+use mcpscope_hub::{Sources, hub};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
@@ -16,8 +17,9 @@ use tokio::time::timeout;
 #[tokio::test]
 async fn accepting_goes_on_once_there_are_descriptors_again() {
     let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
-    let (_reporter, health) = mcpscope_health::channel(anchor.mono);
-    let sources = Sources { metrics: None, tracer: None, health, anchor };
+    let (reporter, health) = mcpscope_hub::health::channel(anchor.mono);
+    let sources = Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, anchor };
+    let (_hub, reader, _) = hub(sources, mcpscope_hub::Config::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     // Connected by the system, not accepted yet.
     let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -39,5 +41,5 @@ async fn accepting_goes_on_once_there_are_descriptors_again() {
         timeout(Duration::from_secs(20), client.read_to_end(&mut answer)).await.expect("an answer").unwrap();
         assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
     };
-    serve(vec![listener], sources, Config::default(), client).await.unwrap();
+    serve(vec![listener], reader, Config::default(), client).await.unwrap();
 }

@@ -191,6 +191,13 @@ impl Reader {
         Ok(InstrumentationStatus { auto_instrument: instrumentation.is_auto(), components: components.collect() })
     }
 
+    /// Shows `mcpscope_dropped_total{what}` as 0 until the first drop.
+    pub fn may_drop(&self, what: &str) {
+        if let Some(metrics) = &self.core.sources.metrics {
+            let _zero = metrics.dropped(what);
+        }
+    }
+
     /// Counts something that a reader had to drop, as `mcpscope_dropped_total{what}`.
     pub fn dropped(&self, what: &str) {
         if let Some(metrics) = &self.core.sources.metrics {

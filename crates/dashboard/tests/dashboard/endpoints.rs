@@ -3,21 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use expect_test::expect;
-use mcpscope_core::{ErrorType, Outcome, Transport};
+use mcpscope_core::{Outcome, Transport};
 use mcpscope_dashboard::{Config, DashboardError, check_loopback};
-use mcpscope_health::State;
+use mcpscope_hub::health::{Observation, State};
 
-use crate::support::{Observe, Running};
-
-/// One window with an echo that worked and an add that failed.
-async fn with_two_calls() -> Running {
-    let running = Running::start(Config::default()).await;
-    running.tool_call("echo", 1000, 12, Outcome::Ok);
-    running.tool_call("add", 2000, 30, Outcome::error(ErrorType::Tool));
-    running.metrics.registry_operations("everything", "list").increment(running.anchor.mono + Duration::from_secs(3));
-    running.metrics.close_window(running.anchor.mono + Duration::from_secs(10));
-    running
-}
+use crate::support::{Observe, Running, with_two_calls};
 
 async fn json(running: &Running, path: &str) -> String {
     let answer = running.get(path).await;
@@ -38,6 +28,9 @@ async fn a_scrape_is_prometheus_text() {
         "mcpscope_component_errors_total{component=\"tools\",error_type=\"tool_error\",injected=\"false\"} 1",
         "mcpscope_transport_connections{server=\"everything\",transport=\"stdio\"} 0",
         "mcpscope_dropped_total{what=\"dashboard_panic\"} 0",
+        "mcpscope_dropped_total{what=\"websocket_slow\"} 0",
+        "mcpscope_dropped_total{what=\"websocket_silent\"} 0",
+        "mcpscope_dropped_total{what=\"websocket_refused\"} 0",
     ] {
         assert!(answer.body.lines().any(|l| l == line), "{line}\n{}", answer.body);
     }
@@ -375,7 +368,7 @@ async fn a_hundred_traces_unless_asked_otherwise() {
 #[tokio::test]
 async fn one_trace() {
     let running = with_two_calls().await;
-    let id = running.tracer.traces(&mcpscope_tracing::Filter::default())[1].id;
+    let id = running.tracer.traces(&mcpscope_hub::tracing::Filter::default())[1].id;
     let answer = running.get(&format!("/api/v1/traces/{id}")).await;
     assert_eq!(answer.status, 200);
     // Its timestamp is the trace's own, and the one in the list.
@@ -451,6 +444,28 @@ async fn health_by_component() {
 }
 
 #[tokio::test]
+async fn a_component_may_have_figures() {
+    let running = Running::start(Config::default()).await;
+    let (state, message) = (State::Healthy, "Registry active".to_owned());
+    let seen = Observation { state, message, rate: Some(2.5), count: Some(3) };
+    running.reporter.observe("registry", seen, SystemTime::UNIX_EPOCH);
+    let value: serde_json::Value = serde_json::from_str(&running.get("/api/v1/health").await.body).unwrap();
+    assert_eq!(
+        value["components"]["registry"],
+        serde_json::json!({"status": "healthy", "message": "Registry active", "since": 0, "rate": 2.5, "count": 3})
+    );
+}
+
+#[tokio::test]
+async fn what_is_instrumented() {
+    let running = with_two_calls().await;
+    let value: serde_json::Value = serde_json::from_str(&running.get("/api/v1/instrumentation").await.body).unwrap();
+    assert_eq!((&value["instrumented_components"], &value["auto_instrument"]), (&6.into(), &true.into()));
+    let tools = value["components"].as_array().unwrap().iter().find(|c| c["component"] == "tools").unwrap();
+    assert_eq!(tools, &serde_json::json!({"component": "tools", "functions": ["call_tool"], "calls": 2, "errors": 1}));
+}
+
+#[tokio::test]
 async fn alive_whatever_else_is_wrong() {
     let running = Running::start(Config::default()).await;
     running.reporter.set("registry", State::Critical, "Registry not running", SystemTime::UNIX_EPOCH);
@@ -509,6 +524,9 @@ async fn what_is_off_says_so() {
     for path in ["/api/v1/traces", "/api/v1/traces/0af7651916cd43dd8448eb211c80319c"] {
         assert_eq!(running.get(path).await.problem(404), "tracing is switched off", "{path}");
     }
+    assert_eq!(running.get("/api/v1/instrumentation").await.problem(404), "instrumentation is switched off");
+    assert_eq!(running.get("/api/v1/dashboard").await.status, 200);
+    assert_eq!(running.get("/").await.status, 200);
     assert_eq!(running.get("/healthz").await.status, 200);
     assert_eq!(running.get("/readyz").await.status, 200);
 }
@@ -516,9 +534,11 @@ async fn what_is_off_says_so() {
 #[tokio::test]
 async fn an_unknown_path_is_answered_with_what_there_is() {
     let running = Running::start(Config::default()).await;
-    for path in ["/ws", "/static/app.js", "/metric", "/api/v1", "/api/v1/traces/a/b", "/%2e%2e/etc/passwd"] {
+    for path in
+        ["/statics/app.js", "/metric", "/api/v1", "/api/v1/chaos", "/ws/x", "/api/v1/traces/a/b", "/%2e%2e/etc/passwd"]
+    {
         let detail = running.get(path).await.problem(404);
-        assert!(detail.contains("/metrics, /healthz, /readyz, /api/v1/health"), "{path}: {detail}");
+        assert!(detail.contains("/ws, /metrics, /healthz, /readyz, /api/v1/dashboard"), "{path}: {detail}");
     }
 }
 
@@ -571,14 +591,5 @@ fn only_loopback_addresses_are_accepted() {
     for bad in ["0.0.0.0:8080", "[::]:8080", "10.0.0.1:80", "[::ffff:10.0.0.1]:80"] {
         let error = check_loopback(bad.parse().unwrap()).unwrap_err();
         assert!(matches!(error, DashboardError::NotLoopback(_)) && error.to_string().contains("--probe"), "{error}");
-    }
-}
-
-#[tokio::test]
-async fn the_address_itself_says_what_there_is() {
-    let answer = with_two_calls().await.get("/").await;
-    assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/plain; charset=utf-8")));
-    for path in ["/metrics", "/readyz", "/api/v1/traces/{id}"] {
-        assert!(answer.body.lines().any(|line| line == path), "{path}: {}", answer.body);
     }
 }

@@ -47,6 +47,27 @@ async fn foreign_hosts_and_origins_are_refused_before_anything_else() {
 }
 
 #[tokio::test]
+async fn no_foreign_page_gets_a_socket() {
+    let running = Running::start(Config::default()).await;
+    let upgrade = [
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        // The last one `get` sends is Connection: close; both count.
+        "Connection: Upgrade",
+    ];
+    for (headers, status) in [
+        (&["Host: localhost", "Origin: http://evil.example"][..], 403),
+        (&["Host: localhost", "Origin: null"], 403),
+        (&["Host: evil.example"], 403),
+        (&["Host: localhost", "Host: localhost"], 400),
+    ] {
+        get(&running, "/ws", &[headers, &upgrade].concat()).await.problem(status);
+    }
+    assert_eq!(running.dropped("websocket_refused", 0).await, 0, "they came no further");
+}
+
+#[tokio::test]
 async fn exactly_one_host_is_needed() {
     let running = Running::start(Config::default()).await;
     let none = get(&running, "/healthz", &[]).await;
@@ -93,6 +114,7 @@ async fn no_answer_is_cached_sniffed_or_shared() {
         let answer = get(&running, target, headers).await;
         assert_eq!(answer.header("cache-control"), Some("no-store"), "{target}");
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{target}");
+        assert_eq!(answer.header("cross-origin-resource-policy"), Some("same-origin"), "{target}");
         assert_eq!(answer.header("access-control-allow-origin"), None, "{target}");
     }
 }

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use mcpscope_dashboard::{Config, DashboardError, Sources, serve};
+use mcpscope_dashboard::{Config, DashboardError, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use crate::support::{Answer, PATIENCE, Running};
+use crate::support::{Answer, PATIENCE, Running, nothing};
 
 /// The header timeout of these tests; long enough that a busy machine does not run into it by itself.
 const SHORT: Duration = Duration::from_millis(1500);
@@ -189,9 +189,7 @@ async fn a_request_in_flight_is_answered_before_the_end() {
 
 #[tokio::test]
 async fn several_listeners_are_served_alike() {
-    let anchor = mcpscope_core::ClockAnchor { mono: Instant::now(), wall: std::time::SystemTime::now() };
-    let (_reporter, health) = mcpscope_health::channel(anchor.mono);
-    let sources = Sources { metrics: None, tracer: None, health, anchor };
+    let (_hub, reader) = nothing();
     let (a, b) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let addresses = [a.local_addr().unwrap(), b.local_addr().unwrap()];
     let clients = async {
@@ -201,7 +199,7 @@ async fn several_listeners_are_served_alike() {
             assert_eq!(Answer::read(&mut stream).await.status, 200);
         }
     };
-    assert!(serve(vec![a, b], sources.clone(), Config::default(), clients).await.is_ok());
-    let none = serve(Vec::new(), sources, Config::default(), std::future::pending()).await;
+    assert!(serve(vec![a, b], reader.clone(), Config::default(), clients).await.is_ok());
+    let none = serve(Vec::new(), reader, Config::default(), std::future::pending()).await;
     assert!(matches!(none, Err(DashboardError::NoListener)));
 }

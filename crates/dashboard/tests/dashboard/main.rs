@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
 mod endpoints;
+mod frame;
 mod guard;
 mod limits;
+mod page;
+mod probe;
 mod support;
+mod websocket;

@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use mcpscope_core::{
-    Call, CallRecord, ClockAnchor, Component, Direction, Method, Outcome, Protocol, RequestId, Transport,
+    Call, CallRecord, ClockAnchor, Component, Direction, ErrorType, Method, Outcome, Protocol, RequestId, Transport,
 };
-use mcpscope_dashboard::{Config, DashboardError, Sources, serve};
-use mcpscope_health::Reporter;
-use mcpscope_metrics::Metrics;
-use mcpscope_tracing::Tracer;
+use mcpscope_dashboard::{Config, DashboardError, serve};
+use mcpscope_hub::health::Reporter;
+use mcpscope_hub::hooks::Instrumentation;
+use mcpscope_hub::metrics::Metrics;
+use mcpscope_hub::tracing::Tracer;
+use mcpscope_hub::{Hub, Reader, Sources, hub};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -19,13 +21,17 @@ use tokio::time::timeout;
 /// Longer than anything here takes, shorter than a test may hang.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An instance and its dashboard on a free port.
+/// An instance, and its dashboard on a free port.
 pub(crate) struct Running {
     pub(crate) addr: SocketAddr,
     pub(crate) metrics: Metrics,
     pub(crate) tracer: Tracer,
     pub(crate) reporter: Reporter,
     pub(crate) anchor: ClockAnchor,
+    pub(crate) reader: Reader,
+    /// Makes frames once it runs.
+    hub: Option<Hub>,
+    frames: JoinSet<()>,
     stop: Option<oneshot::Sender<()>>,
     tasks: JoinSet<Result<(), DashboardError>>,
 }
@@ -46,20 +52,62 @@ impl Running {
         // 2027-01-15 08:00:00 UTC
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let anchor = ClockAnchor { mono: Instant::now(), wall };
-        let metrics = Metrics::new(&mcpscope_metrics::Config::default(), anchor);
-        let tracer = Tracer::new(&mcpscope_tracing::Config::default(), anchor, 7);
-        let (reporter, health) = mcpscope_health::channel(anchor.mono);
+        let metrics = Metrics::new(&mcpscope_hub::metrics::Config::default(), anchor);
+        let tracer = Tracer::new(&mcpscope_hub::tracing::Config::default(), anchor, 7);
+        let (reporter, health) = mcpscope_hub::health::channel(anchor.mono);
         let on = observe == Observe::Everything;
-        let sources =
-            Sources { metrics: on.then(|| metrics.clone()), tracer: on.then(|| tracer.clone()), health, anchor };
+        let sources = Sources {
+            metrics: on.then(|| metrics.clone()),
+            tracer: on.then(|| tracer.clone()),
+            reporter: reporter.clone(),
+            health,
+            instrumentation: on.then(|| Instrumentation::new(true)),
+            anchor,
+        };
+        let frames = mcpscope_hub::Config { update_interval: Duration::from_millis(100), ..Default::default() };
+        let (hub, reader, _) = hub(sources, frames);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(vec![listener], sources, config, async {
+        tasks.spawn(serve(vec![listener], reader.clone(), config, async {
             let _ = stopped.await;
         }));
-        Self { addr, metrics, tracer, reporter, anchor, stop: Some(stop), tasks }
+        Self {
+            addr,
+            metrics,
+            tracer,
+            reporter,
+            anchor,
+            reader,
+            hub: Some(hub),
+            frames: JoinSet::new(),
+            stop: Some(stop),
+            tasks,
+        }
+    }
+
+    /// Lets frames be made, ten a second, and waits for the first.
+    pub(crate) async fn make_frames(&mut self) {
+        let mut frames = self.reader.subscribe();
+        self.frames.spawn(self.hub.take().unwrap().run());
+        while frames.next().await.unwrap().sequence == 0 {}
+    }
+
+    /// How often this was dropped, once it was at least as often as `expected`.
+    pub(crate) async fn dropped(&self, what: &str, expected: u64) -> u64 {
+        let line = format!("mcpscope_dropped_total{{what=\"{what}\"}} ");
+        let count = async {
+            loop {
+                let page = self.metrics.snapshot(Instant::now()).to_prometheus();
+                let count = page.lines().find_map(|l| l.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap());
+                if count >= expected {
+                    return count;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, count).await.expect("it is counted")
     }
 
     /// Records a tool call that began `at_ms` after the start and took `duration_ms`.
@@ -98,7 +146,13 @@ impl Running {
 
     /// A GET with nothing unusual about it.
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.addr)).await
+        self.get_with(path, "").await
+    }
+
+    /// A GET with these header lines, each of which ends with `\r\n`.
+    pub(crate) async fn get_with(&self, path: &str, headers: &str) -> Answer {
+        let host = self.addr;
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n")).await
     }
 
     /// These bytes, and everything that comes back until the connection is closed.
@@ -120,21 +174,44 @@ impl Running {
     }
 }
 
+/// One window with an echo that worked and an add that failed.
+pub(crate) async fn with_two_calls() -> Running {
+    let running = Running::start(Config::default()).await;
+    running.tool_call("echo", 1000, 12, Outcome::Ok);
+    running.tool_call("add", 2000, 30, Outcome::error(ErrorType::Tool));
+    running.metrics.registry_operations("everything", "list").increment(running.anchor.mono + Duration::from_secs(3));
+    running.metrics.close_window(running.anchor.mono + Duration::from_secs(10));
+    running
+}
+
+/// What a hub with nothing to observe gives out. The hub must be kept.
+pub(crate) fn nothing() -> (Hub, Reader) {
+    let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
+    let (reporter, health) = mcpscope_hub::health::channel(anchor.mono);
+    let sources = Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, anchor };
+    let (hub, reader, _) = hub(sources, mcpscope_hub::Config::default());
+    (hub, reader)
+}
+
 /// An answer as it came.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     head: String,
+    /// As text; what is no text is in `bytes`.
     pub(crate) body: String,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Answer {
     pub(crate) async fn read(stream: &mut TcpStream) -> Self {
-        let mut bytes = Vec::new();
-        timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("an answer in time").unwrap();
-        let text = String::from_utf8(bytes).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer but {text:?}"));
+        let mut whole = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut whole)).await.expect("an answer in time").unwrap();
+        let end = whole.windows(4).position(|window| window == b"\r\n\r\n");
+        let end = end.unwrap_or_else(|| panic!("no answer but {:?}", String::from_utf8_lossy(&whole)));
+        let head = String::from_utf8(whole[..end].to_vec()).unwrap();
+        let bytes = whole.split_off(end + 4);
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Self { status, head: head.to_owned(), body: body.to_owned() }
+        Self { status, head, body: String::from_utf8_lossy(&bytes).into_owned(), bytes }
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {

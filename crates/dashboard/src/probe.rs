@@ -1,0 +1,116 @@
+//! The plain read-only listener.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use http_body_util::Either;
+use hyper::body::{Body, Incoming};
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+use mcpscope_core::HostPolicy;
+use mcpscope_hub::Reader;
+use tokio::net::TcpListener;
+
+use crate::accept::{self, Limits, Speaks};
+use crate::guard::Guarded;
+use crate::routes;
+use crate::serve::DashboardError;
+use crate::turn::Turn;
+
+/// What a request that panicked is counted as.
+const PANIC: &str = "probe_panic";
+
+/// How much the read-only listener serves at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeConfig {
+    /// Connections served at a time, at least 1; further ones wait in the system's accept queue until one of these ends.
+    /// Default: [`ProbeConfig::DEFAULT_MAX_CONNECTIONS`].
+    pub max_connections: usize,
+    /// How long a client may take to begin, or to send the head of its next request, and how long it may leave an answer
+    /// lying without taking a byte of it, before its connection is closed. Default:
+    /// [`ProbeConfig::DEFAULT_HEADER_TIMEOUT`].
+    pub header_timeout: Duration,
+}
+
+impl ProbeConfig {
+    /// 64 connections.
+    pub const DEFAULT_MAX_CONNECTIONS: usize = 64;
+    /// 10 seconds.
+    pub const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+}
+
+impl Default for ProbeConfig {
+    fn default() -> Self {
+        Self { max_connections: Self::DEFAULT_MAX_CONNECTIONS, header_timeout: Self::DEFAULT_HEADER_TIMEOUT }
+    }
+}
+
+/// Serves `/metrics`, `/healthz` and `/readyz` over HTTP/1, and hands what comes over HTTP/2 to `grpc`, until `stop` ends;
+/// then lets requests in flight finish for at most 2 seconds.
+///
+/// Fit for an address that others can reach: nothing can be changed here, no traffic is shown, and any `Host` is answered
+/// to, because a kubelet calls it by address. An HTTP/2 connection has at most 32 streams at a time and 16 KiB of headers
+/// in each request, and is closed once it no longer answers pings. `grpc` must bound everything else, such as the time
+/// that a request may take.
+///
+/// # Errors
+/// [`DashboardError::NoListener`].
+pub async fn serve_probe<S, B>(
+    listeners: Vec<TcpListener>,
+    reader: Reader,
+    grpc: S,
+    config: ProbeConfig,
+    stop: impl Future<Output = ()>,
+) -> Result<(), DashboardError>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    if listeners.is_empty() {
+        return Err(DashboardError::NoListener);
+    }
+    let ProbeConfig { max_connections, header_timeout } = config;
+    reader.may_drop(PANIC);
+    let policy = Arc::new(HostPolicy { any_host: true, ..HostPolicy::default() });
+    let routes = routes::probe_routes(&reader, &Turn::new());
+    let plain = Guarded::new(policy, TowerToHyperService::new(warp::service(routes)));
+    let limits = Limits { max_connections, header_timeout };
+    let on_panic = || reader.dropped(PANIC);
+    accept::run(listeners, &ByVersion { plain, grpc }, Speaks::Http1And2, limits, on_panic, stop).await;
+    Ok(())
+}
+
+/// One service for HTTP/1, another one for HTTP/2.
+#[derive(Clone, Debug)]
+struct ByVersion<P, G> {
+    plain: P,
+    grpc: G,
+}
+
+impl<P, G, A, B> Service<Request<Incoming>> for ByVersion<P, G>
+where
+    P: Service<Request<Incoming>, Response = Response<A>, Error = Infallible>,
+    P::Future: Send + 'static,
+    G: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    G::Future: Send + 'static,
+{
+    type Response = Response<Either<A, B>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        if request.version() == Version::HTTP_2 {
+            let answer = self.grpc.call(request);
+            Box::pin(async { Ok(answer.await?.map(Either::Right)) })
+        } else {
+            let answer = self.plain.call(request);
+            Box::pin(async { Ok(answer.await?.map(Either::Left)) })
+        }
+    }
+}
