@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod codegen;
 mod command;
 mod fuzz;
 mod steps;
@@ -37,6 +38,12 @@ enum Task {
     Setup,
     /// Check the layers, the invariants and the shape of the tree
     Tidy,
+    /// Make the Rust code of crates/grpc from proto/
+    Codegen {
+        /// Change nothing, and fail if there is something to change
+        #[arg(long)]
+        check: bool,
+    },
     /// Run the benchmarks of one name; without a name, list them
     Bench {
         /// NAME, or CRATE/NAME where two crates have a benchmark of that name
@@ -63,6 +70,7 @@ fn main() -> ExitCode {
         Task::Test { only, .. } => steps::run(&only),
         Task::Setup => test_env::setup(),
         Task::Tidy => tidy::run(),
+        Task::Codegen { check } => codegen::run(check),
         Task::Bench { name: None, .. } => bench::list(),
         Task::Bench { name: Some(name), args } => bench::run(&name, &args),
         Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),

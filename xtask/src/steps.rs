@@ -1,13 +1,14 @@
 //! `cargo xtask test`: the steps, each run whatever became of the ones before it.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::command::{self, cargo};
 use crate::test_env::{Need, TestEnv};
-use crate::{fuzz, tidy, workspace};
+use crate::{codegen, fuzz, tidy, workspace};
 
 struct Step {
     name: &'static str,
@@ -37,6 +38,18 @@ const STEPS: &[Step] = &[
     },
     Step { name: "tidy", about: "layers, invariants and the shape of the tree", needs: &[], run: |_, _| tidy::run() },
     Step {
+        name: "codegen",
+        about: "the committed code is what the .proto files say",
+        needs: &[],
+        run: |_, _| codegen::run(true),
+    },
+    Step {
+        name: "buf",
+        about: "the .proto files follow buf's rules",
+        needs: &[Need::Node, Need::NpmPackages],
+        run: buf,
+    },
+    Step {
         name: "deny",
         about: "bans, licenses and sources of what we depend on",
         needs: &[Need::CargoDeny],
@@ -64,7 +77,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "e2e",
         about: "the program against software that nobody here wrote",
-        needs: &[Need::Node, Need::McpPackages, Need::Python, Need::Prometheus],
+        needs: &[Need::Node, Need::NpmPackages, Need::Python, Need::Prometheus, Need::Chromium],
         run: e2e,
     },
 ];
@@ -142,13 +155,22 @@ fn docs(root: &Path, _: &TestEnv) -> Result<()> {
     )
 }
 
+/// The package's own launcher, which starts the program of this platform.
+fn buf(root: &Path, env: &TestEnv) -> Result<()> {
+    let node = env.path("E2E_NODE").context("Node.js was not prepared")?;
+    let packages = env.path("E2E_NODE_MODULES").context("the npm packages were not prepared")?;
+    command::run(
+        Command::new(node).current_dir(root).arg(packages.join("@bufbuild/buf/bin/buf")).args(["lint", "proto"]),
+    )
+}
+
 fn e2e(root: &Path, env: &TestEnv) -> Result<()> {
     in_cargo(root, &["build", "--package", "mcpscope", "--locked"])?;
     let target = workspace::metadata(&root.join("Cargo.toml"))?.target_directory;
     let python = env.path("E2E_PYTHON").context("the Python of the tests was not prepared")?;
     let tests = "crates/server/tests/e2e";
     command::run(
-        std::process::Command::new(python)
+        Command::new(python)
             .current_dir(root)
             .args(["-m", "pytest", tests])
             .env("E2E_BIN", target.join("debug").join("mcpscope"))

@@ -13,6 +13,7 @@ use crate::workspace;
 
 mod apt;
 mod cargo_tools;
+mod chromium;
 mod cxx;
 mod node;
 mod prometheus;
@@ -27,22 +28,24 @@ pub(crate) enum Need {
     CargoDeny,
     CxxCompiler,
     Node,
-    McpPackages,
+    NpmPackages,
     Python,
     Prometheus,
+    Chromium,
 }
 
 impl Need {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Rustfmt,
         Self::Clippy,
         Self::CargoNextest,
         Self::CargoDeny,
         Self::CxxCompiler,
         Self::Node,
-        Self::McpPackages,
+        Self::NpmPackages,
         Self::Python,
         Self::Prometheus,
+        Self::Chromium,
     ];
 
     fn name(self) -> &'static str {
@@ -53,9 +56,10 @@ impl Need {
             Self::CargoDeny => "cargo-deny",
             Self::CxxCompiler => "C++ compiler",
             Self::Node => "node",
-            Self::McpPackages => "MCP packages",
+            Self::NpmPackages => "npm packages",
             Self::Python => "python",
             Self::Prometheus => "prometheus",
+            Self::Chromium => "chromium",
         }
     }
 
@@ -68,9 +72,10 @@ impl Need {
             Self::CargoDeny => cargo_tools::DENY.provide(),
             Self::CxxCompiler => cxx::provide(),
             Self::Node => node::provide(place),
-            Self::McpPackages => node::provide_packages(place),
+            Self::NpmPackages => node::provide_packages(place),
             Self::Python => python::provide(place),
             Self::Prometheus => prometheus::provide(place),
+            Self::Chromium => chromium::provide(),
         }
     }
 }

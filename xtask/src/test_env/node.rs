@@ -1,4 +1,4 @@
-//! Node.js, and the MCP servers of the npm registry.
+//! Node.js, and the packages of the npm registry that the tests use.
 
 use std::fs;
 use std::path::PathBuf;

@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use super::{Place, Provided, apt, expect_file};
 use crate::command::{self, Version, on_path, version_of};
 
-const GOOD_ENOUGH: Version = Version(3, 10, 0);
+/// The oldest that the packages support.
+const GOOD_ENOUGH: Version = Version(3, 11, 0);
 
 pub(super) fn provide(place: &Place) -> Result<Provided> {
     let base = base()?;

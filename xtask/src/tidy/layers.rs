@@ -50,8 +50,7 @@ const PLACES: &[Place] = &[
     ),
     place("proxy", 4, &["core", "hooks", "health"], &[&["warp", "axum*", "opentelemetry*", "metrics-exporter-*"]]),
     place("grpc", 4, &["core", "hub"], &[&["warp"]]),
-    // Until the hub comes, with a later issue, the dashboard reads its sources itself.
-    place("dashboard", 4, &["core", "hub", "metrics", "tracing", "health"], &[&["tonic*", "prost*"]]),
+    place("dashboard", 4, &["core", "hub"], &[&["tonic*", "prost*"]]),
     place("export", 4, &["core", "hub", "tracing"], &[&["warp", "axum*", "rmcp"]]),
     place("notify", 4, &["core", "alerts"], &[&["warp", "axum*", "tonic*", "rmcp"]]),
     // Its settings are its own; the server maps them to each crate's.

@@ -13,6 +13,7 @@ use cargo_metadata::{DependencyKind, Metadata};
 
 use crate::{command, workspace};
 
+mod assets;
 mod docs;
 mod layers;
 mod manifests;
@@ -127,9 +128,8 @@ impl TextFile {
 /// Runs every check and prints what it finds.
 pub(crate) fn run() -> Result<()> {
     let repo = Repo::load(&workspace::root())?;
-    let mut problems =
-        [layers::check(&repo), manifests::check(&repo), sources::check(&repo), docs::check(&repo), text::check(&repo)]
-            .concat();
+    let checks = [layers::check, manifests::check, sources::check, docs::check, text::check, assets::check];
+    let mut problems = checks.map(|check| check(&repo)).concat();
     problems.sort();
     problems.dedup();
     for problem in &problems {

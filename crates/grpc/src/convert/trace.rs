@@ -1,0 +1,279 @@
+//! `trace.proto`.
+
+use std::time::Duration;
+
+use mcpscope_core::{TraceId, bounded};
+use mcpscope_hub::tracing::{self, Filter, Status};
+
+use super::{Invalid, by_name, ms_since_epoch, time_at, whole_us};
+use crate::proto::{Span, SpanEvent, SpanKind, Trace, TraceFilter, TraceStatus};
+
+/// Most traces that can be asked for at once.
+const MAX_TRACES: usize = 10_000;
+
+/// Longest part of something wrong that the answer repeats, in bytes.
+const SHOWN_BYTES: usize = 64;
+
+impl From<Status> for TraceStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Ok => Self::Ok,
+            Status::Error => Self::Error,
+            Status::Timeout => Self::Timeout,
+            Status::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+impl From<tracing::SpanKind> for SpanKind {
+    fn from(kind: tracing::SpanKind) -> Self {
+        match kind {
+            tracing::SpanKind::Server => Self::Server,
+            tracing::SpanKind::Client => Self::Client,
+            tracing::SpanKind::Internal => Self::Internal,
+        }
+    }
+}
+
+impl From<&tracing::Trace> for Trace {
+    fn from(trace: &tracing::Trace) -> Self {
+        Self {
+            id: trace.id.to_string(),
+            timestamp: ms_since_epoch(trace.timestamp),
+            operation: trace.operation.to_string(),
+            // From whole nanoseconds, so that 1.1 ms is 1.1 and not 1.1000000000000001.
+            duration_ms: trace.duration.as_nanos() as f64 / 1e6,
+            status: TraceStatus::from(trace.status).into(),
+            details: by_name(&trace.details),
+            server: trace.server.to_string(),
+            method: trace.method.to_string(),
+            tool: trace.tool.as_ref().map(ToString::to_string),
+            injected: trace.injected,
+            spans: trace.spans.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&tracing::Span> for Span {
+    fn from(span: &tracing::Span) -> Self {
+        let event = |event: &tracing::Event| SpanEvent { name: event.name.to_string(), at_us: whole_us(event.at) };
+        Self {
+            id: span.id.to_string(),
+            parent: span.parent.map(|parent| parent.to_string()),
+            name: span.name.to_string(),
+            kind: SpanKind::from(span.kind).into(),
+            start_us: whole_us(span.start),
+            duration_us: whole_us(span.duration),
+            status: TraceStatus::from(span.status).into(),
+            attributes: by_name(&span.attributes),
+            events: span.events.iter().map(event).collect(),
+        }
+    }
+}
+
+/// Which traces are asked for, `limit` of them when the request does not say how many.
+///
+/// # Errors
+/// A field that cannot be meant.
+pub(crate) fn filter(asked: Option<TraceFilter>, limit: usize) -> Result<Filter, Invalid> {
+    let TraceFilter { operation, method, status, tool, server, min_duration_ms, since, until, limit: wanted } =
+        asked.unwrap_or_default();
+    let duration = |ms: f64| {
+        let invalid = |_| Invalid::new("min_duration_ms", "a number of milliseconds, 0 or more", ms.to_string());
+        Duration::try_from_secs_f64(ms / 1e3).map_err(invalid)
+    };
+    let time = |field: &'static str, ms: i64| {
+        time_at(ms).ok_or_else(|| Invalid::new(field, "milliseconds since the epoch", ms.to_string()))
+    };
+    let limit = wanted.map_or(limit, |wanted| wanted as usize);
+    if limit > MAX_TRACES {
+        return Err(Invalid::new("limit", format!("at most {MAX_TRACES}"), limit.to_string()));
+    }
+    Ok(Filter {
+        operation,
+        method,
+        status: read_status(status)?,
+        tool,
+        server,
+        min_duration: min_duration_ms.map(duration).transpose()?,
+        since: since.map(|ms| time("since", ms)).transpose()?,
+        until: until.map(|ms| time("until", ms)).transpose()?,
+        limit: Some(limit),
+    })
+}
+
+fn read_status(number: i32) -> Result<Option<Status>, Invalid> {
+    match TraceStatus::try_from(number) {
+        Ok(TraceStatus::Unspecified) => Ok(None),
+        Ok(TraceStatus::Ok) => Ok(Some(Status::Ok)),
+        Ok(TraceStatus::Error) => Ok(Some(Status::Error)),
+        Ok(TraceStatus::Timeout) => Ok(Some(Status::Timeout)),
+        Ok(TraceStatus::Cancelled) => Ok(Some(Status::Cancelled)),
+        Err(_) => Err(Invalid::new("status", "a TraceStatus, 0 to 4", number.to_string())),
+    }
+}
+
+/// Reads a trace id.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn trace_id(text: &str) -> Result<TraceId, Invalid> {
+    let invalid = || {
+        let found = format!("{:?}", bounded(text, SHOWN_BYTES));
+        Invalid::new("id", "32 lower-case hexadecimal digits, not all of them 0", found)
+    };
+    TraceId::parse(text).ok_or_else(invalid)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::num::{NonZeroU64, NonZeroU128};
+    use std::time::SystemTime;
+
+    use mcpscope_core::SpanId;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const STATUSES: [Status; 4] = [Status::Ok, Status::Error, Status::Timeout, Status::Cancelled];
+    const KINDS: [tracing::SpanKind; 3] =
+        [tracing::SpanKind::Server, tracing::SpanKind::Client, tracing::SpanKind::Internal];
+
+    fn text() -> impl Strategy<Value = Box<str>> {
+        any::<String>().prop_map(Into::into)
+    }
+
+    fn pairs() -> impl Strategy<Value = Vec<(&'static str, Box<str>)>> {
+        prop::sample::subsequence(vec!["method", "error.type", "a b"], 0..=3)
+            .prop_flat_map(|names| names.into_iter().map(|name| (Just(name), text())).collect::<Vec<_>>())
+    }
+
+    fn us() -> impl Strategy<Value = Duration> {
+        any::<u32>().prop_map(|us| Duration::from_micros(us.into()))
+    }
+
+    fn span_id() -> impl Strategy<Value = SpanId> {
+        (1..=u64::MAX).prop_map(|id| SpanId(NonZeroU64::new(id).unwrap()))
+    }
+
+    prop_compose! {
+        fn span()(
+            id in span_id(), parent in prop::option::of(span_id()), name in text(), kind in prop::sample::select(&KINDS),
+            start in us(), duration in us(), status in prop::sample::select(&STATUSES), attributes in pairs(),
+            events in prop::collection::vec((text(), us()), 0..3),
+        ) -> tracing::Span {
+            let events = events.into_iter().map(|(name, at)| tracing::Event { name, at }).collect();
+            tracing::Span { id, parent, name, kind, start, duration, status, attributes, events }
+        }
+    }
+
+    prop_compose! {
+        fn trace()(
+            id in 1..=u128::MAX, began in 0..=10_000_000_000_000_u64, operation in text(), duration in us(),
+            status in prop::sample::select(&STATUSES), details in pairs(), server in text(), method in text(),
+            tool in prop::option::of(text()), injected in any::<bool>(), spans in prop::collection::vec(span(), 0..3),
+        ) -> tracing::Trace {
+            let id = TraceId(NonZeroU128::new(id).unwrap());
+            let timestamp = SystemTime::UNIX_EPOCH + Duration::from_millis(began);
+            let server = server.into();
+            tracing::Trace {
+                id, timestamp, operation, duration, status, details, server, method, tool, injected, spans,
+            }
+        }
+    }
+
+    /// The name of an enum value as JSON has it.
+    fn word(name: &str, prefix: &str) -> String {
+        name.strip_prefix(prefix).unwrap().to_lowercase()
+    }
+
+    fn map(pairs: &[(&'static str, Box<str>)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_trace_loses_nothing(trace in trace()) {
+            let found = Trace::from(&trace);
+            prop_assert_eq!(TraceId::parse(&found.id), Some(trace.id));
+            prop_assert_eq!(time_at(found.timestamp), Some(trace.timestamp));
+            prop_assert_eq!(&*found.operation, &*trace.operation);
+            prop_assert_eq!((found.duration_ms * 1e3).round() as u128, trace.duration.as_micros());
+            prop_assert_eq!(word(found.status().as_str_name(), "TRACE_STATUS_"), trace.status.as_str());
+            prop_assert_eq!(found.details, map(&trace.details));
+            prop_assert_eq!(&*found.server, &*trace.server);
+            prop_assert_eq!(&*found.method, &*trace.method);
+            prop_assert_eq!(found.tool.as_deref(), trace.tool.as_deref());
+            prop_assert_eq!(found.injected, trace.injected);
+            prop_assert_eq!(found.spans.len(), trace.spans.len());
+            for (found, span) in found.spans.iter().zip(&trace.spans) {
+                prop_assert_eq!(SpanId::parse(&found.id), Some(span.id));
+                prop_assert_eq!(found.parent.as_deref().and_then(SpanId::parse), span.parent);
+                prop_assert_eq!(&*found.name, &*span.name);
+                prop_assert_eq!(word(found.kind().as_str_name(), "SPAN_KIND_"), span.kind.as_str());
+                prop_assert_eq!(Duration::from_micros(found.start_us), span.start);
+                prop_assert_eq!(Duration::from_micros(found.duration_us), span.duration);
+                prop_assert_eq!(word(found.status().as_str_name(), "TRACE_STATUS_"), span.status.as_str());
+                prop_assert_eq!(&found.attributes, &map(&span.attributes));
+                let events: Vec<_> = found.events.iter().map(|e| (&*e.name, Duration::from_micros(e.at_us))).collect();
+                prop_assert_eq!(events, span.events.iter().map(|e| (&*e.name, e.at)).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn every_field_of_a_filter_counts() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        let asked = TraceFilter {
+            operation: Some("tools/call echo".into()),
+            method: Some("tools/call".into()),
+            status: TraceStatus::Timeout.into(),
+            tool: Some("echo".into()),
+            server: Some("s".into()),
+            min_duration_ms: Some(1.5),
+            since: Some(-1),
+            until: Some(2000),
+            limit: Some(7),
+        };
+        let expected = Filter {
+            operation: Some("tools/call echo".into()),
+            method: Some("tools/call".into()),
+            status: Some(Status::Timeout),
+            tool: Some("echo".into()),
+            server: Some("s".into()),
+            min_duration: Some(Duration::from_micros(1500)),
+            since: Some(epoch - Duration::from_millis(1)),
+            until: Some(epoch + Duration::from_secs(2)),
+            limit: Some(7),
+        };
+        assert_eq!(filter(Some(asked), 100), Ok(expected));
+        assert_eq!(filter(None, 100), Ok(Filter { limit: Some(100), ..Filter::default() }));
+        for status in STATUSES {
+            let asked = TraceFilter { status: TraceStatus::from(status).into(), ..TraceFilter::default() };
+            assert_eq!(filter(Some(asked), 1).unwrap().status, Some(status));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_named_with_what_is_expected() {
+        let all = TraceFilter::default;
+        for (asked, expected) in [
+            (TraceFilter { status: 5, ..all() }, "status: expected a TraceStatus, 0 to 4; found 5"),
+            (
+                TraceFilter { min_duration_ms: Some(-1.0), ..all() },
+                "min_duration_ms: expected a number of milliseconds, 0 or more; found -1",
+            ),
+            (
+                TraceFilter { min_duration_ms: Some(f64::NAN), ..all() },
+                "min_duration_ms: expected a number of milliseconds, 0 or more; found NaN",
+            ),
+            (TraceFilter { limit: Some(10_001), ..all() }, "limit: expected at most 10000; found 10001"),
+        ] {
+            assert_eq!(filter(Some(asked), 100).unwrap_err().to_string(), expected);
+        }
+        let error = trace_id("0AF7651916CD43DD8448EB211C80319C").unwrap_err().to_string();
+        assert!(error.starts_with("id: expected 32 lower-case hexadecimal digits"), "{error}");
+        assert!(trace_id(&"é".repeat(10_000)).unwrap_err().to_string().len() < 200);
+    }
+}

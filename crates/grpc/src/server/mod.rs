@@ -1,0 +1,133 @@
+//! The server as a whole.
+
+mod accept;
+mod answer;
+mod connection;
+mod gate;
+mod socket;
+mod stall;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mcpscope_hub::{Admin, Reader};
+use tokio::net::TcpListener;
+
+use self::gate::Gate;
+use crate::services;
+
+/// What is dropped, as `mcpscope_dropped_total` counts it: calls and connections of clients that took nothing.
+const SLOW: &str = "grpc_slow";
+/// Streaming calls for which there was no room.
+const STREAMS: &str = "grpc_streams";
+/// Requests that are no gRPC, or of a host or origin that is not answered to.
+const REFUSED: &str = "grpc_refused";
+/// Calls that panicked.
+const PANIC: &str = "grpc_panic";
+
+/// Who is answered, and how much at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Host names answered to besides loopback, without port. Default: none.
+    pub allowed_hosts: Vec<String>,
+    /// Connections served at a time, at least 1; further ones wait in the system's accept queue until one of these ends.
+    /// Default: [`Config::DEFAULT_MAX_CONNECTIONS`].
+    pub max_connections: usize,
+    /// Streaming calls open at a time, on all connections together; a further one is answered RESOURCE_EXHAUSTED.
+    /// Default: [`Config::DEFAULT_MAX_STREAMS`].
+    pub max_streams: usize,
+    /// How long a client may take to begin to speak HTTP/2 before its connection is closed. Default:
+    /// [`Config::DEFAULT_HANDSHAKE_TIMEOUT`].
+    pub handshake_timeout: Duration,
+    /// How long a client may leave an answer lying without taking any of it before the call is reset, or the connection
+    /// closed where it takes nothing at all. Default: [`Config::DEFAULT_SUBSCRIBER_TIMEOUT`].
+    pub subscriber_timeout: Duration,
+}
+
+impl Config {
+    /// 256 connections.
+    pub const DEFAULT_MAX_CONNECTIONS: usize = 256;
+    /// 256 streaming calls.
+    pub const DEFAULT_MAX_STREAMS: usize = 256;
+    /// 10 seconds.
+    pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+    /// 30 seconds (behaviour D2).
+    pub const DEFAULT_SUBSCRIBER_TIMEOUT: Duration = Duration::from_secs(30);
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            allowed_hosts: Vec::new(),
+            max_connections: Self::DEFAULT_MAX_CONNECTIONS,
+            max_streams: Self::DEFAULT_MAX_STREAMS,
+            handshake_timeout: Self::DEFAULT_HANDSHAKE_TIMEOUT,
+            subscriber_timeout: Self::DEFAULT_SUBSCRIBER_TIMEOUT,
+        }
+    }
+}
+
+/// Why gRPC cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GrpcError {
+    /// The address can be reached from elsewhere.
+    #[error(
+        "{0} is no loopback address: gRPC listens on loopback only; for a pod address, --probe has a read-only listener \
+         with gRPC health"
+    )]
+    NotLoopback(SocketAddr),
+    /// There is nothing to listen on.
+    #[error("gRPC was given no listener")]
+    NoListener,
+    /// The descriptors that are built in cannot be read.
+    #[error("the protobuf descriptors cannot be served")]
+    Descriptors(#[from] tonic_reflection::server::Error),
+}
+
+/// Checks that an address can be reached from this machine only.
+///
+/// # Errors
+/// [`GrpcError::NotLoopback`].
+pub fn check_loopback(addr: SocketAddr) -> Result<(), GrpcError> {
+    if addr.ip().to_canonical().is_loopback() { Ok(()) } else { Err(GrpcError::NotLoopback(addr)) }
+}
+
+/// Serves on all `listeners` until `stop` ends. Then the ports are free at once, streams end with UNAVAILABLE, and calls in
+/// flight may finish for at most 2 seconds.
+///
+/// Neither a failure to accept nor a panic in a call ends it. Dropping the future closes every connection at once.
+///
+/// # Errors
+/// [`GrpcError::NoListener`], [`GrpcError::Descriptors`].
+pub async fn serve(
+    listeners: Vec<TcpListener>,
+    reader: Reader,
+    admin: Admin,
+    config: Config,
+    stop: impl Future<Output = ()>,
+) -> Result<(), GrpcError> {
+    if listeners.is_empty() {
+        return Err(GrpcError::NoListener);
+    }
+    let routes = services::routes(&reader, admin)?;
+    [SLOW, STREAMS, REFUSED, PANIC].into_iter().for_each(|what| reader.may_drop(what));
+    accept::run(listeners, routes, &reader, config, stop).await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_listened_on() {
+        for fine in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(check_loopback(fine.parse().unwrap()).is_ok(), "{fine}");
+        }
+        for elsewhere in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "[::ffff:10.0.0.1]:1"] {
+            let error = check_loopback(elsewhere.parse().unwrap()).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{elsewhere} is no loopback address")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! `TraceService`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures_util::stream::unfold;
+use mcpscope_hub::tracing::{Filter, Trace};
+use mcpscope_hub::{Admin, Off, Reader, TraceFollower};
+use tonic::codegen::BoxStream;
+use tonic::{Request, Response, Status};
+
+use super::{Blocking, off, refused, until_stopped};
+use crate::convert;
+use crate::proto::trace_service_server::TraceService;
+use crate::proto::{
+    ClearTracesRequest, ClearTracesResponse, GetTraceRequest, GetTraceResponse, ListTracesRequest, ListTracesResponse,
+    WatchTracesRequest, WatchTracesResponse,
+};
+
+/// How many traces are listed when the request does not say.
+const DEFAULT_LIMIT: usize = 100;
+/// Most traces in one response of a stream, so that it stays far from the 4 MiB that clients take.
+const BATCH: usize = 100;
+
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) reader: Reader,
+    pub(super) admin: Admin,
+    pub(super) blocking: Blocking,
+}
+
+#[tonic::async_trait]
+impl TraceService for Service {
+    async fn list_traces(&self, request: Request<ListTracesRequest>) -> Result<Response<ListTracesResponse>, Status> {
+        let filter = convert::filter(request.into_inner().filter, DEFAULT_LIMIT)?;
+        let reader = self.reader.clone();
+        let traces = self.blocking.run(move || Ok(reader.traces(&filter)?.iter().map(|t| (&**t).into()).collect()));
+        Ok(Response::new(ListTracesResponse { traces: traces.await?.map_err(off)? }))
+    }
+
+    async fn get_trace(&self, request: Request<GetTraceRequest>) -> Result<Response<GetTraceResponse>, Status> {
+        let id = convert::trace_id(&request.get_ref().id)?;
+        let reader = self.reader.clone();
+        let trace = self.blocking.run(move || reader.trace(id)).await?.map_err(off)?;
+        let trace = trace.ok_or_else(|| Status::not_found(format!("no trace {id} is held")))?;
+        Ok(Response::new(GetTraceResponse { trace: Some((&trace).into()) }))
+    }
+
+    type WatchTracesStream = BoxStream<WatchTracesResponse>;
+
+    async fn watch_traces(
+        &self,
+        request: Request<WatchTracesRequest>,
+    ) -> Result<Response<Self::WatchTracesStream>, Status> {
+        let filter = convert::filter(request.into_inner().filter, 0)?;
+        let reader = self.reader.clone();
+        let watch = self.blocking.run(move || Watch::new(&reader, filter)).await?.map_err(off)?;
+        let responses = unfold(watch, |mut watch| async { Some((watch.next().await?, watch)) });
+        Ok(Response::new(until_stopped(responses)))
+    }
+
+    async fn clear_traces(&self, _: Request<ClearTracesRequest>) -> Result<Response<ClearTracesResponse>, Status> {
+        self.admin.clear_traces().map_err(refused)?;
+        Ok(Response::new(ClearTracesResponse {}))
+    }
+}
+
+/// One who wants the traces as they end.
+struct Watch {
+    follower: TraceFollower,
+    filter: Filter,
+    /// Not yet told, oldest first.
+    queue: VecDeque<Arc<Trace>>,
+    /// Told at the beginning, and perhaps to come again.
+    twice: Vec<Arc<Trace>>,
+}
+
+impl Watch {
+    fn new(reader: &Reader, filter: Filter) -> Result<Self, Off> {
+        if filter.limit == Some(0) {
+            return Ok(Self { follower: reader.follow_traces()?, filter, queue: VecDeque::new(), twice: Vec::new() });
+        }
+        // What ends between the two lists is in the second one, and the follower may bring it too.
+        let before = reader.traces(&filter)?;
+        let follower = reader.follow_traces()?;
+        let mut queue: VecDeque<_> = reader.traces(&filter)?.into();
+        let known = |trace: &Arc<Trace>| before.iter().any(|known| Arc::ptr_eq(known, trace));
+        let twice = queue.iter().filter(|trace| !known(trace)).cloned().collect();
+        queue.make_contiguous().reverse();
+        Ok(Self { follower, filter, queue, twice })
+    }
+
+    /// The next response; none once the hub has ended.
+    async fn next(&mut self) -> Option<WatchTracesResponse> {
+        let mut missed = 0;
+        while self.queue.is_empty() && missed == 0 {
+            let (traces, unseen) = self.follower.next().await?;
+            missed = unseen;
+            let told = |trace: &Arc<Trace>| self.twice.iter().any(|twice| Arc::ptr_eq(twice, trace));
+            self.queue.extend(traces.into_iter().filter(|trace| self.filter.wants(trace) && !told(trace)));
+        }
+        let batch = self.queue.drain(..self.queue.len().min(BATCH));
+        Some(WatchTracesResponse { traces: batch.map(|trace| (&*trace).into()).collect(), missed })
+    }
+}
