@@ -7,16 +7,38 @@ use anyhow::Context as _;
 use tempfile::NamedTempFile;
 
 use crate::failure::{Failure, say};
+use crate::listen::Bound;
+use crate::observe::Bindings;
+use crate::running::{Entry, Mode, Running};
 
 /// The listeners of one instance, all bound.
 #[derive(Debug, Default)]
 pub(crate) struct Listeners {
     pub(crate) dashboard: Option<String>,
+    pub(crate) grpc: Option<String>,
+    pub(crate) probe: Option<String>,
     /// Names and URLs of proxied servers.
     pub(crate) proxies: Vec<(String, String)>,
 }
 
 impl Listeners {
+    /// Those of the observing side.
+    pub(crate) fn new(bindings: &Bindings) -> Self {
+        let addr = |bound: &Option<Bound>| bound.as_ref().map(|bound| bound.addr);
+        Self {
+            dashboard: addr(&bindings.dashboard).map(|addr| format!("http://{addr}/")),
+            grpc: addr(&bindings.grpc).map(|addr| addr.to_string()),
+            probe: addr(&bindings.probe).map(|addr| format!("http://{addr}/")),
+            proxies: Vec::new(),
+        }
+    }
+
+    /// The one-line listeners: what they are called, and where they are.
+    fn single(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let all = [("dashboard", &self.dashboard), ("grpc", &self.grpc), ("probe", &self.probe)];
+        all.into_iter().filter_map(|(what, at)| at.as_deref().map(|at| (what, at)))
+    }
+
     /// Makes ready to announce: what can fail, fails before anything is started.
     pub(crate) fn prepare(self, ready_file: Option<&Path>) -> Result<Announcement, Failure> {
         let file = ready_file.map(|path| self.write(path)).transpose().map_err(Failure::usage)?;
@@ -25,9 +47,7 @@ impl Listeners {
 
     fn write(&self, path: &Path) -> anyhow::Result<NamedTempFile> {
         let mut ready = serde_json::Map::new();
-        if let Some(url) = &self.dashboard {
-            ready.insert("dashboard".into(), url.as_str().into());
-        }
+        ready.extend(self.single().map(|(what, at)| (what.to_owned(), at.into())));
         if !self.proxies.is_empty() {
             let proxies = self.proxies.iter().map(|(name, url)| (name.clone(), url.as_str().into()));
             ready.insert("proxy".into(), serde_json::Value::Object(proxies.collect()));
@@ -48,17 +68,26 @@ pub(crate) struct Announcement {
 }
 
 impl Announcement {
-    /// Prints one line per listener, and puts the ready file in its place in one atomic step.
-    pub(crate) fn publish(self) -> Result<(), Failure> {
-        if let Some(url) = &self.listeners.dashboard {
-            say(format_args!("dashboard {url}"));
-        }
+    /// Prints one line per listener, puts the ready file in its place in one atomic step, and makes the instance known to
+    /// the client commands as long as the answer lives.
+    pub(crate) fn publish(self, name: &str, mode: Mode) -> Result<Option<Running>, Failure> {
+        let entry = Entry {
+            name: name.to_owned(),
+            pid: std::process::id(),
+            mode,
+            grpc: self.listeners.grpc.clone(),
+            dashboard: self.listeners.dashboard.clone(),
+        };
+        // Without a note the instance must be named by its address: no reason not to run.
+        let running = Running::publish(&entry).inspect_err(|error| tracing::info!("not published: {error:#}")).ok();
+        self.listeners.single().for_each(|(what, at)| say(format_args!("{what} {at}")));
         for (_, url) in &self.listeners.proxies {
             say(format_args!("proxy {url}"));
         }
-        let Some((file, path)) = self.ready else { return Ok(()) };
-        let cannot = || format!("cannot write the ready file {}", path.display());
-        file.persist(&path).with_context(cannot).map_err(Failure::usage)?;
-        Ok(())
+        if let Some((file, path)) = self.ready {
+            let cannot = || format!("cannot write the ready file {}", path.display());
+            file.persist(&path).with_context(cannot).map_err(Failure::usage)?;
+        }
+        Ok(running)
     }
 }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::listen::{Address, DashboardAt};
+use crate::client::ClientCommand;
+use crate::listen::{Address, ListenAt};
 
 /// See what an MCP server really does: exact metrics, traces and health of its traffic, without a code change.
 #[derive(Debug, Parser)]
@@ -24,6 +25,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Stand in front of a Streamable HTTP MCP server
     Proxy(ProxyArgs),
+    #[command(flatten)]
+    Client(ClientCommand),
     /// The demo's server alone: over stdio, as the demo starts it, or over Streamable HTTP
     #[command(hide = true)]
     DemoServer(DemoServerArgs),
@@ -40,7 +43,14 @@ pub(crate) struct Common {
     pub(crate) name: Option<String>,
     /// Where the dashboard listens (loopback only), or `off` [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR|off")]
-    pub(crate) dashboard: Option<DashboardAt>,
+    pub(crate) dashboard: Option<ListenAt>,
+    /// Where gRPC listens (loopback only), or `off` [default: 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDR|off")]
+    pub(crate) grpc: Option<ListenAt>,
+    /// Where a plain, read-only listener with /metrics, /healthz, /readyz and gRPC health listens; any address, such as a
+    /// pod's [default: off]
+    #[arg(long, value_name = "ADDR|off")]
+    pub(crate) probe: Option<ListenAt>,
     /// Write the addresses of all listeners to this file as JSON once they are bound
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,

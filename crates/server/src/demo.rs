@@ -9,7 +9,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use mcpscope_core::Transport;
 use mcpscope_demo::{HTTP_PATH, serve_stdio, traffic_http, traffic_io};
+use mcpscope_health::Reporter;
 use mcpscope_hooks::Probe;
+use mcpscope_hub::Frames;
 use mcpscope_proxy::http::{HostHeader, Upstream};
 use mcpscope_proxy::{Limits, stdio};
 use tokio::task::JoinSet;
@@ -18,25 +20,25 @@ use tokio_util::sync::CancellationToken;
 use crate::announce::Listeners;
 use crate::cli::{DemoArgs, DemoServerArgs};
 use crate::failure::{Failure, say};
-use crate::figures::Figures;
-use crate::instance::{Instance, Taken, server_name};
+use crate::figures;
+use crate::instance::{Instance, server_name};
 use crate::listen::{Address, bind_or_fail};
+use crate::observe::{Bindings, Observing, Taken};
 use crate::proxy::relay;
+use crate::running::Mode;
 use crate::signals;
 
-/// How often a line of figures is printed.
-const FIGURES: Duration = Duration::from_secs(5);
 /// Before the stdio server is started again.
 const RESTART: Duration = Duration::from_secs(1);
-/// How long the parts may take to end.
-const END: Duration = Duration::from_secs(4);
+/// How long the parts may take to end: the relays have limits of their own, which this is beyond.
+const END: Duration = Duration::from_secs(20);
 
 pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     let listen: Address =
         args.listen.parse().map_err(|error: anyhow::Error| Failure::usage(error.context("--listen")))?;
     let instance = Instance::new(&args.common)?;
     let name = server_name(args.common.name.as_deref(), "demo");
-    let dashboard = instance.bind_dashboard(&args.common, Taken::Fails)?;
+    let bindings = Bindings::bind(&instance, &args.common, Taken::Fails)?;
     let bound = bind_or_fail(&listen, "--listen")?;
     let stop = CancellationToken::new();
     signals::cancel_on_end(stop.clone()).map_err(Failure::internal)?;
@@ -45,20 +47,21 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     let server_addr = server.local_addr().map_err(Failure::internal)?;
     let upstream = Upstream::parse(&format!("http://{server_addr}{HTTP_PATH}")).map_err(Failure::internal)?;
     let url = format!("http://{}{HTTP_PATH}", bound.addr);
-    let listeners = Listeners {
-        dashboard: dashboard.as_ref().map(|bound| format!("http://{}/", bound.addr)),
-        proxies: vec![(name.to_string(), url.clone())],
-    };
-    let shows_metrics = instance.metrics.is_some();
+    let listeners = Listeners { proxies: vec![(name.to_string(), url.clone())], ..Listeners::new(&bindings) };
+    let shows_metrics = instance.has_metrics();
     let metrics_url = listeners.dashboard.as_ref().filter(|_| shows_metrics).map(|at| format!("{at}metrics"));
     let announcement = listeners.prepare(args.common.ready_file.as_deref())?;
     // The client ends first, then the relay, then the server: nothing is cut off.
     let (relay_stop, server_stop) = (CancellationToken::new(), CancellationToken::new());
     let relay = relay(&instance, &name, upstream, HostHeader::Auto, bound, relay_stop.clone())?;
-    let stdio_probe = instance.probe(&format!("{name}-stdio"), Transport::Stdio);
-    let limits = instance.limits();
-    let observing = instance.observe(dashboard)?;
-    announcement.publish()?;
+    let stdio = Stdio {
+        probe: instance.probe(&format!("{name}-stdio"), Transport::Stdio),
+        limits: instance.limits(),
+        reporter: instance.reporter().clone(),
+        seed: args.seed,
+    };
+    let observing = Observing::start(&instance, bindings)?;
+    let _running = announcement.publish(&name, Mode::Demo)?;
     if let Some(url) = metrics_url {
         say(format_args!("metrics {url}"));
     }
@@ -69,9 +72,9 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     servers.spawn(async move { relay.await.context("the demo's proxy ended") });
     let (client_stop, seed) = (stop.clone(), args.seed);
     clients.spawn(async move { traffic_http(url, seed, client_stop).await.context("the demo's HTTP traffic ended") });
-    clients.spawn(stdio_traffic(stdio_probe, limits, seed, stop.clone()));
-    if let Some(metrics) = instance.metrics.clone().filter(|_| std::io::stderr().is_terminal()) {
-        clients.spawn(print_figures(Figures::new(metrics), stop.clone()));
+    clients.spawn(stdio.traffic(stop.clone()));
+    if shows_metrics && std::io::stderr().is_terminal() {
+        clients.spawn(print_figures(observing.reader.subscribe(), stop.clone()));
     }
 
     // Any part that ends by itself before the stop is a failure of the demo.
@@ -132,41 +135,56 @@ async fn http_server(listener: tokio::net::TcpListener, seed: u64, stop: Cancell
     mcpscope_demo::http(listener, seed, stop).await.context("the demo's HTTP server ended")
 }
 
-/// Keeps a stdio server running behind the relay, and a client in front of it.
-async fn stdio_traffic(probe: Probe, limits: Limits, seed: u64, stop: CancellationToken) -> anyhow::Result<()> {
-    while !stop.is_cancelled() {
-        if let Err(error) = stdio_session(&probe, limits, seed, stop.clone()).await {
-            tracing::warn!(error = format!("{error:#}"), "the demo's stdio session ended");
+/// The demo's stdio server, behind a relay of its own.
+struct Stdio {
+    probe: Probe,
+    limits: Limits,
+    reporter: Reporter,
+    seed: u64,
+}
+
+impl Stdio {
+    /// Keeps the server running behind the relay, and a client in front of it.
+    async fn traffic(self, stop: CancellationToken) -> anyhow::Result<()> {
+        while !stop.is_cancelled() {
+            if let Err(error) = self.session(stop.clone()).await {
+                tracing::warn!(error = format!("{error:#}"), "the demo's stdio session ended");
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(RESTART) => {}
+            }
         }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(RESTART) => {}
-        }
+        Ok(())
     }
-    Ok(())
+
+    async fn session(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+        command.args(["demo-server", "--seed", &self.seed.to_string()]);
+        let (client, relay_end) = UnixStream::pair()?;
+        client.set_nonblocking(true)?;
+        let (read, write) = tokio::net::UnixStream::from_std(client)?.into_split();
+        let input = OwnedFd::from(relay_end);
+        let ends = stdio::ClientEnd { output: input.try_clone()?, input };
+        let relay = stdio::spawn(command, ends, &self.probe, self.limits)?;
+        let _watched = relay.child().id().map(|pid| self.reporter.watch_process(self.probe.server(), pid));
+        // When the traffic ends it closes its end, which is the end of file that ends the server.
+        let mut result = Ok(());
+        let traffic = async { result = traffic_io(read, write, self.seed, stop).await };
+        let status = relay.end_after(traffic).await.context("the demo's stdio server cannot be waited for")?;
+        result.with_context(|| format!("the demo's stdio server ended with {status}"))
+    }
 }
 
-async fn stdio_session(probe: &Probe, limits: Limits, seed: u64, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
-    command.args(["demo-server", "--seed", &seed.to_string()]);
-    let (client, relay_end) = UnixStream::pair()?;
-    client.set_nonblocking(true)?;
-    let (read, write) = tokio::net::UnixStream::from_std(client)?.into_split();
-    let input = OwnedFd::from(relay_end);
-    let ends = stdio::ClientEnd { output: input.try_clone()?, input };
-    let relay = stdio::spawn(command, ends, probe, limits)?;
-    // When the traffic ends it closes its end, which is the end of file that ends the server.
-    let (traffic, ended) = tokio::join!(traffic_io(read, write, seed, stop), relay.wait());
-    let status = ended.context("the demo's stdio server cannot be waited for")?;
-    traffic.with_context(|| format!("the demo's stdio server ended with {status}"))
-}
-
-async fn print_figures(mut figures: Figures, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + FIGURES, FIGURES);
+async fn print_figures(mut frames: Frames, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            _ = tick.tick() => say(figures.line()),
+            Some(frame) = frames.next() => figures::line(&frame).into_iter().for_each(say),
+            else => {
+                stop.cancelled().await;
+                return Ok(());
+            }
         }
     }
 }

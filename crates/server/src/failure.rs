@@ -44,7 +44,13 @@ impl Failure {
 
     /// Says on stderr why the program ends.
     pub(crate) fn report(&self) {
-        say(format_args!("mcpscope: {:#}", self.error));
+        say(format_args!("mcpscope: {self}"));
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", self.error)
     }
 }
 

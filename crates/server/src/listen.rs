@@ -8,14 +8,14 @@ use anyhow::{Context as _, anyhow};
 
 use crate::failure::Failure;
 
-/// The value of `--dashboard`.
+/// The value of `--dashboard`, `--grpc` and `--probe`.
 #[derive(Clone, Debug)]
-pub(crate) enum DashboardAt {
+pub(crate) enum ListenAt {
     Off,
     At(Address),
 }
 
-impl FromStr for DashboardAt {
+impl FromStr for ListenAt {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {

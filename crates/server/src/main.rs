@@ -2,14 +2,17 @@
 
 mod announce;
 mod cli;
+mod client;
 mod demo;
 mod failure;
 mod figures;
 mod instance;
 mod listen;
 mod logging;
+mod observe;
 mod proxy;
 mod run;
+mod running;
 mod signals;
 
 use std::process::ExitCode;
@@ -46,6 +49,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(args) => block_on(run::run(args)),
         Command::Proxy(args) => block_on(proxy::proxy(args)),
         Command::Demo(args) => block_on(demo::demo(args)),
+        Command::Client(command) => block_on(client::run(command)),
         Command::DemoServer(args) => block_on(demo::server(args)),
     }
 }

@@ -10,8 +10,10 @@ use tokio_util::sync::CancellationToken;
 use crate::announce::Listeners;
 use crate::cli::{self, ProxyArgs};
 use crate::failure::{Failure, say};
-use crate::instance::{Instance, Taken, server_name};
+use crate::instance::{Instance, server_name};
 use crate::listen::{Address, Bound, bind_or_fail};
+use crate::observe::{Bindings, Observing, Taken};
+use crate::running::Mode;
 use crate::signals;
 
 pub(crate) async fn proxy(args: ProxyArgs) -> Result<ExitCode, Failure> {
@@ -21,14 +23,14 @@ pub(crate) async fn proxy(args: ProxyArgs) -> Result<ExitCode, Failure> {
         args.listen.parse().map_err(|error: anyhow::Error| Failure::usage(error.context("--listen")))?;
     let instance = Instance::new(&args.common)?;
     let name = server_name(args.common.name.as_deref(), upstream.authority());
-    let dashboard = instance.bind_dashboard(&args.common, Taken::Fails)?;
+    let bindings = Bindings::bind(&instance, &args.common, Taken::Fails)?;
     let bound = bind_or_fail(&listen, "--listen")?;
     let stop = CancellationToken::new();
     signals::cancel_on_end(stop.clone()).map_err(Failure::internal)?;
 
     let listeners = Listeners {
-        dashboard: dashboard.as_ref().map(|bound| format!("http://{}/", bound.addr)),
         proxies: vec![(name.to_string(), format!("http://{}{}", bound.addr, upstream.path()))],
+        ..Listeners::new(&bindings)
     };
     let announcement = listeners.prepare(args.common.ready_file.as_deref())?;
     if !bound.addr.ip().is_loopback() && instance.settings.proxy.allowed_hosts.is_empty() {
@@ -40,8 +42,8 @@ pub(crate) async fn proxy(args: ProxyArgs) -> Result<ExitCode, Failure> {
         Some(cli::HostHeader::Upstream) => HostHeader::Upstream,
     };
     let relay = relay(&instance, &name, upstream, host_header, bound, stop.clone())?;
-    let observing = instance.observe(dashboard)?;
-    announcement.publish()?;
+    let observing = Observing::start(&instance, bindings)?;
+    let _running = announcement.publish(&name, Mode::Proxy)?;
     relay.await.map_err(Failure::internal)?;
     observing.end().await;
     Ok(ExitCode::SUCCESS)

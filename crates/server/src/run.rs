@@ -9,11 +9,14 @@ use std::process::{Command, ExitCode, ExitStatus};
 use anyhow::{Context as _, anyhow};
 use mcpscope_core::Transport;
 use mcpscope_proxy::stdio::{self, ClientEnd, StdioError};
+use rustix::process::Signal;
 
 use crate::announce::Listeners;
 use crate::cli::RunArgs;
 use crate::failure::Failure;
-use crate::instance::{Instance, Taken, server_name};
+use crate::instance::{Instance, server_name};
+use crate::observe::{Bindings, Observing, Taken};
+use crate::running::Mode;
 use crate::signals;
 
 pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
@@ -21,18 +24,14 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let (program, arguments) = args.command.split_first().ok_or_else(|| Failure::usage(anyhow!("no command")))?;
     let file_name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
     let name = server_name(args.common.name.as_deref(), &file_name);
-    let dashboard = instance.bind_dashboard(&args.common, Taken::MovesTheDefault)?;
+    let bindings = Bindings::bind(&instance, &args.common, Taken::MovesTheDefault)?;
     let traffic = instance.traffic();
     // Before the child starts: none of its signals may be lost or end us instead.
     let mut signals = signals::forwarded().map_err(Failure::internal)?;
 
-    let listeners = Listeners {
-        dashboard: dashboard.as_ref().map(|bound| format!("http://{}/", bound.addr)),
-        ..Listeners::default()
-    };
-    let announcement = listeners.prepare(args.common.ready_file.as_deref())?;
+    let announcement = Listeners::new(&bindings).prepare(args.common.ready_file.as_deref())?;
     // From here on nothing that observes may keep the MCP server from starting or end it.
-    let observing = instance.observe(dashboard).inspect_err(Failure::report).ok();
+    let observing = Observing::start(&instance, bindings).inspect_err(Failure::report).ok();
 
     let client = take_stdio().map_err(Failure::internal)?;
     let mut command = Command::new(program);
@@ -43,17 +42,22 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
         StdioError::Setup(_) => Failure::internal(error),
     })?;
     traffic.works();
-    if let Err(failure) = announcement.publish() {
-        failure.report();
-    }
+    let _running = announcement.publish(&name, Mode::Run).inspect_err(Failure::report);
 
     let child = relay.child();
+    let _watched = instance.watch_child(&name, child.id());
     let ended = relay.wait();
     tokio::pin!(ended);
+    let (mut asked, overdue) = (false, child.kill_after_term());
+    tokio::pin!(overdue);
     let status = loop {
         tokio::select! {
             status = &mut ended => break status.map_err(Failure::internal)?,
-            Some(signal) = signals.recv() => child.signal(signal),
+            Some(signal) = signals.recv() => {
+                asked |= signal == Signal::TERM;
+                child.signal(signal);
+            }
+            () = &mut overdue, if asked => asked = false,
         }
     };
     if let Some(observing) = observing {

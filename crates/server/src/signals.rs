@@ -1,14 +1,17 @@
 //! Signals from outside.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Cancels the token at the first SIGINT or SIGTERM. The system's own handling is back after that: a second one ends the
-/// program at once.
+/// What comes sooner after the first signal is the same wish: `timeout` signals a process and then its whole group.
+const INSIST: Duration = Duration::from_secs(1);
+
+/// Cancels the token at the first SIGINT or SIGTERM. A second one, a second later at the earliest, ends the program at once.
 #[expect(clippy::disallowed_methods, reason = "the server may spawn, and end the process when a person insists")]
 pub(crate) fn cancel_on_end(token: CancellationToken) -> io::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -18,9 +21,12 @@ pub(crate) fn cancel_on_end(token: CancellationToken) -> io::Result<()> {
             _ = terminate.recv() => {}
         }
         token.cancel();
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+        let first = Instant::now();
+        while first.elapsed() < INSIST {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
         }
         crate::failure::say("mcpscope: ended at once by a second signal");
         std::process::exit(130);

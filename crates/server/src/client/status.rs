@@ -1,0 +1,218 @@
+//! `mcpscope status`.
+
+use std::collections::BTreeMap;
+
+use mcpscope_grpc::proto::{
+    Dashboard, GetMetricRequest, GetSnapshotRequest, MetricSeries, MetricWindow, WatchSnapshotsRequest,
+};
+
+use super::End;
+use super::args::{Output, WatchArgs};
+use super::health::{components, or_unknown, processes, section};
+use super::number;
+use super::peer::connect;
+use super::percentile::{Percentile, percentile};
+use super::screen::Screen;
+use super::text::{self, BAD, Cell, Column, PLAIN, Table, UNKNOWN};
+
+const TOOL_CALLS: &str = "tool_call_duration_ms";
+
+pub(super) async fn status(args: &WatchArgs) -> Result<(), End> {
+    let mut screen = Screen::new(args.asked.output);
+    let (client, peer) = connect(&args.asked).await?;
+    let (mut dashboards, mut metrics) = (client.dashboard, client.metrics);
+    // The dashboard is limited to the busiest series: without the rare ones, errors among them, a tool would look better
+    // than it is. Where metrics are off, there are no tools to show.
+    let mut tool_calls = async || -> Vec<MetricSeries> {
+        if args.asked.output == Output::Json {
+            return Vec::new();
+        }
+        let answer = peer.answer(metrics.get_metric(GetMetricRequest { name: TOOL_CALLS.to_owned() })).await;
+        answer.ok().and_then(|answer| answer.metric).unwrap_or_default().series
+    };
+    if args.follow {
+        let opened = peer.answer(dashboards.watch_snapshots(WatchSnapshotsRequest {})).await;
+        let stream = opened.map_err(|status| peer.failure(&status))?;
+        return peer
+            .follow(stream, async |tick| {
+                let dashboard = tick.dashboard.unwrap_or_default();
+                let calls = tool_calls().await;
+                Ok(screen.show(&dashboard, |dashboard, width| {
+                    format!("{} UTC\n{}\n", number::clock(dashboard.timestamp), render(dashboard, &calls, width))
+                })?)
+            })
+            .await;
+    }
+    let answer = peer.answer(dashboards.get_snapshot(GetSnapshotRequest {})).await;
+    let dashboard = answer.map_err(|status| peer.failure(&status))?.dashboard.unwrap_or_default();
+    let calls = tool_calls().await;
+    Ok(screen.show(&dashboard, |dashboard, width| render(dashboard, &calls, width))?)
+}
+
+fn render(dashboard: &Dashboard, calls: &[MetricSeries], width: Option<usize>) -> String {
+    let memory = dashboard.memory_usage.map_or_else(|| UNKNOWN.to_owned(), number::bytes);
+    let share = dashboard.memory_ratio.map(|ratio| format!(" ({})", number::percent(ratio))).unwrap_or_default();
+    let health = dashboard.system_health.as_ref();
+    let mut out = format!(
+        "{}   up {}   memory {memory}{share}   CPU {}   connections {}\n",
+        text::health(health.map(|health| health.overall()).unwrap_or_default()),
+        number::span(dashboard.system_uptime),
+        number::percent(dashboard.cpu_usage),
+        dashboard.active_connections,
+    );
+    if let Some(health) = health {
+        out.push_str(&components(health, width));
+    }
+    out.push_str(&processes(&dashboard.processes, width));
+    out.push_str(&tools(calls, width));
+    out
+}
+
+/// A section with a row for each tool of each server, the busiest first; empty without any.
+fn tools(calls: &[MetricSeries], width: Option<usize>) -> String {
+    let mut by_tool = BTreeMap::<_, Vec<&MetricSeries>>::new();
+    for series in calls {
+        by_tool.entry((label(series, "tool"), label(series, "server"))).or_default().push(series);
+    }
+    let mut tools: Vec<_> = by_tool.into_iter().map(|(names, series)| (names, Tool::of(&series))).collect();
+    // Stable: tools without a difference stay in the order of their names.
+    tools.sort_by(|(_, a), (_, b)| b.rate.total_cmp(&a.rate));
+    let mut table = Table::new([
+        Column::long("tool"),
+        Column::long("server"),
+        Column::number("calls/s"),
+        Column::number("errors"),
+        Column::number("p50"),
+        Column::number("p95"),
+    ]);
+    for ((name, server), tool) in tools {
+        let errors = match tool.errors {
+            Some(errors) => Cell::new(&number::percent(errors), if errors > 0.0 { BAD } else { PLAIN }),
+            None => or_unknown(None, number::percent),
+        };
+        table.row(vec![
+            name.into(),
+            server.into(),
+            number::count(tool.rate).into(),
+            errors,
+            or_unknown(tool.p50, number::duration),
+            or_unknown(tool.p95, number::duration),
+        ]);
+    }
+    section(table, width)
+}
+
+/// The calls of one tool in the last window, whatever became of them.
+struct Tool {
+    rate: f64,
+    /// The share of calls that the server failed; faults that we injected do not count against it.
+    errors: Option<f64>,
+    p50: Option<f64>,
+    p95: Option<f64>,
+}
+
+impl Tool {
+    fn of(series: &[&MetricSeries]) -> Self {
+        let injected = |series: &&&MetricSeries| label(series, "injected") == "true";
+        let failed = |series: &&&MetricSeries| matches!(label(series, "outcome"), "error" | "timeout");
+        let real: Vec<&MetricSeries> = series.iter().filter(|series| !injected(series)).copied().collect();
+        let calls = count(real.iter());
+        let measured = if real.is_empty() { series } else { &real };
+        let windows: Vec<&MetricWindow> = measured.iter().filter_map(|series| series.window.as_ref()).collect();
+        Self {
+            rate: series.iter().filter_map(|series| series.window.as_ref()).map(|window| window.rate).sum(),
+            errors: (calls > 0).then(|| count(real.iter().filter(failed)) as f64 / calls as f64),
+            p50: percentile(&windows, Percentile::P50),
+            p95: percentile(&windows, Percentile::P95),
+        }
+    }
+}
+
+fn count<'a, 'b: 'a>(series: impl Iterator<Item = &'a &'b MetricSeries>) -> u64 {
+    series.filter_map(|series| series.window.as_ref()).fold(0, |sum, window| sum.saturating_add(window.count))
+}
+
+fn label<'a>(series: &'a MetricSeries, name: &str) -> &'a str {
+    series.labels.get(name).map_or("", String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::super::health::tests::example as example_health;
+    use super::super::text::tests::{HOSTILE, assert_harmless};
+    use super::*;
+
+    fn calls(tool: &str, outcome: &str, injected: bool, count: u64) -> MetricSeries {
+        let labels = [("server", "demo"), ("tool", tool), ("outcome", outcome), ("injected", &injected.to_string())];
+        let [min, p50, p90, p95, p99, max] = [1.0, 5.0, 9.0, 9.5, 9.9, 10.0];
+        let window =
+            MetricWindow { count, rate: count as f64 / 10.0, min, p50, p90, p95, p99, max, ..MetricWindow::default() };
+        MetricSeries {
+            labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            value: 1.0,
+            window: (count > 0).then_some(window),
+        }
+    }
+
+    fn dashboard() -> Dashboard {
+        let health = example_health();
+        Dashboard {
+            timestamp: health.timestamp,
+            processes: health.processes.clone(),
+            system_health: Some(health),
+            active_connections: 12,
+            system_uptime: 192_000,
+            memory_usage: Some(24_536_678),
+            memory_ratio: Some(0.012),
+            cpu_usage: 0.031,
+            ..Dashboard::default()
+        }
+    }
+
+    #[test]
+    fn status_as_text() {
+        let series = vec![
+            calls("echo", "ok", false, 90),
+            calls("echo", "error", false, 4),
+            calls("echo", "timeout", false, 1),
+            calls("echo", "caller_error", false, 3),
+            calls("echo", "cancelled", false, 2),
+            calls("echo", "error", true, 20),
+            calls("idle", "ok", false, 0),
+            calls("\x1b[31mred", "ok", false, 10),
+        ];
+        expect![[r#"
+            warning   up 3 min 12 s   memory 23.4 MiB (1.2 %)   CPU 3.1 %   connections 12
+
+            component          state     message                  for    rate  count
+            registry           healthy   Registry active   1 min 40 s  1.25/s
+            sessions           warning   Active sessions  18 min 20 s              3
+            up\u{1b}[2Jstream  critical  gone\nfor good          10 s
+
+            process   pid    memory  of limit    CPU
+            files    4711  64.0 MiB     6.2 %  1.2 %
+            web        12         –         –    0 %
+
+            tool           server  calls/s  errors      p50      p95
+            echo           demo         12   5.0 %  5.00 ms  9.50 ms
+            \u{1b}[31mred  demo          1     0 %  5.00 ms  9.50 ms
+            idle           demo          0       –        –        –
+        "#]]
+        .assert_eq(&anstream::adapter::strip_str(&render(&dashboard(), &series, None)).to_string());
+    }
+
+    #[test]
+    fn nothing_from_the_wire_reaches_the_terminal_as_it_is() {
+        assert_harmless(&render(&dashboard(), &[calls(HOSTILE, HOSTILE, false, 1)], None));
+    }
+
+    #[test]
+    fn with_everything_off_there_is_one_line() {
+        expect![[r#"
+            –   up 0 s   memory –   CPU 0 %   connections 0
+        "#]]
+        .assert_eq(&anstream::adapter::strip_str(&render(&Dashboard::default(), &[], Some(80))).to_string());
+    }
+}

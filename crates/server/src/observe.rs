@@ -1,0 +1,242 @@
+//! Everything that shows what was recorded: the hub and its publishers, on a thread of their own.
+
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, bail};
+use hyper_util::service::TowerToHyperService;
+use mcpscope_config::Settings;
+use mcpscope_health::{Reporter, Requirement, State};
+use mcpscope_hub::{Admin, Hub, Reader, hub};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Common;
+use crate::failure::{Failure, say};
+use crate::instance::Instance;
+use crate::listen::{Address, Bound, ListenAt, bind_or_fail};
+
+/// How long the observing side may take to end.
+const END: Duration = Duration::from_secs(3);
+
+/// The listeners of the observing side, bound.
+#[derive(Debug, Default)]
+pub(crate) struct Bindings {
+    pub(crate) dashboard: Option<Bound>,
+    pub(crate) grpc: Option<Bound>,
+    pub(crate) probe: Option<Bound>,
+}
+
+/// Whether a default port that is taken ends the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Always.
+    Fails,
+    /// Not if nobody chose the port: a free one will do.
+    MovesTheDefault,
+}
+
+/// One listener: what the command line says of it, and what the configuration does.
+struct Wanted<'a> {
+    what: &'a str,
+    flag: &'a str,
+    chosen: Option<&'a ListenAt>,
+    configured: Option<Address>,
+    is_default: bool,
+    check: fn(SocketAddr) -> anyhow::Result<()>,
+}
+
+impl Bindings {
+    /// Binds all that are on.
+    pub(crate) fn bind(instance: &Instance, common: &Common, taken: Taken) -> Result<Self, Failure> {
+        let (settings, defaults) = (&instance.settings, Settings::default());
+        if !settings.observability_enabled {
+            for (what, chosen) in [("dashboard", &common.dashboard), ("gRPC", &common.grpc), ("probe", &common.probe)] {
+                if matches!(chosen, Some(ListenAt::At(_))) {
+                    say(format_args!("mcpscope: no {what} listener: observability_enabled is false"));
+                }
+            }
+            return Ok(Self::default());
+        }
+        let parse = |address: &str| address.parse::<Address>().map_err(Failure::usage);
+        let dashboard = &settings.dashboard;
+        let dashboard = Wanted {
+            what: "dashboard",
+            flag: "--dashboard",
+            chosen: common.dashboard.as_ref(),
+            configured: dashboard.enabled.then(|| Address { host: dashboard.host.clone(), port: dashboard.port }),
+            is_default: (&dashboard.host, dashboard.port) == (&defaults.dashboard.host, defaults.dashboard.port),
+            check: |addr| Ok(mcpscope_dashboard::check_loopback(addr)?),
+        };
+        let grpc = Wanted {
+            what: "gRPC",
+            flag: "--grpc",
+            chosen: common.grpc.as_ref(),
+            configured: settings.grpc.enabled.then(|| parse(&settings.grpc.listen)).transpose()?,
+            is_default: settings.grpc.listen == defaults.grpc.listen,
+            check: |addr| Ok(mcpscope_grpc::check_loopback(addr)?),
+        };
+        let probe = Wanted {
+            what: "probe",
+            flag: "--probe",
+            chosen: common.probe.as_ref(),
+            configured: settings.probe.listen.as_deref().map(parse).transpose()?,
+            is_default: false,
+            check: |_| Ok(()),
+        };
+        Ok(Self { dashboard: dashboard.bind(taken)?, grpc: grpc.bind(taken)?, probe: probe.bind(taken)? })
+    }
+}
+
+impl Wanted<'_> {
+    fn bind(self, taken: Taken) -> Result<Option<Bound>, Failure> {
+        let address = match (self.chosen, self.configured) {
+            (Some(ListenAt::Off), _) | (None, None) => return Ok(None),
+            (Some(ListenAt::At(address)), _) => address.clone(),
+            (None, Some(address)) => address,
+        };
+        for resolved in address.resolve().map_err(Failure::usage)? {
+            (self.check)(resolved).map_err(Failure::usage)?;
+        }
+        if self.chosen.is_some() || !self.is_default || taken == Taken::Fails {
+            return bind_or_fail(&address, self.flag).map(Some);
+        }
+        // Whatever is wrong with a port that nobody asked for, the MCP server must start.
+        let what = self.what;
+        let bound = address.bind().or_else(|error| {
+            say(format_args!("mcpscope: {error:#}; {what} takes a free port instead"));
+            Address { port: 0, ..address }.bind()
+        });
+        Ok(bound.map_err(|error| say(format_args!("mcpscope: no {what} listener: {error:#}"))).ok())
+    }
+}
+
+/// The observing thread.
+#[derive(Debug)]
+pub(crate) struct Observing {
+    pub(crate) reader: Reader,
+    stop: CancellationToken,
+    thread: JoinHandle<()>,
+}
+
+impl Observing {
+    /// Starts it. A thread and runtime of its own: it answers while the traffic takes every worker, and nothing in it can
+    /// hold the traffic up.
+    pub(crate) fn start(instance: &Instance, bindings: Bindings) -> Result<Self, Failure> {
+        let settings = &instance.settings;
+        let config = mcpscope_hub::Config {
+            update_interval: settings.dashboard.update_interval,
+            aggregation_interval: settings.metrics.aggregation_interval,
+            max_traces: settings.dashboard.max_traces,
+            max_series: settings.dashboard.max_metrics,
+            ..mcpscope_hub::Config::default()
+        };
+        let (hub, reader, admin) = hub(instance.sources(), config);
+        let publishers = Publishers {
+            bindings,
+            dashboard: mcpscope_dashboard::Config {
+                allowed_hosts: settings.dashboard.allowed_hosts.clone(),
+                allowed_origins: settings.dashboard.allowed_origins.clone(),
+                max_websockets: settings.dashboard.max_connections,
+                subscriber_timeout: settings.dashboard.subscriber_timeout,
+                ..mcpscope_dashboard::Config::default()
+            },
+            grpc: mcpscope_grpc::Config {
+                allowed_hosts: settings.dashboard.allowed_hosts.clone(),
+                subscriber_timeout: settings.dashboard.subscriber_timeout,
+                ..mcpscope_grpc::Config::default()
+            },
+            reader: reader.clone(),
+            admin,
+            stop: CancellationToken::new(),
+        };
+        let stop = publishers.stop.clone();
+        let (reporter, ready) = (instance.reporter().clone(), instance.reporter().require("observability"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::internal)?;
+        let thread = std::thread::Builder::new()
+            .name("mcpscope-observe".into())
+            .spawn(move || {
+                let work = || runtime.block_on(publishers.publish(hub, ready));
+                let error = match catch_unwind(AssertUnwindSafe(work)) {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => format!("{error:#}"),
+                    Err(_) => "it panicked".to_owned(),
+                };
+                ended(&reporter, &error);
+            })
+            .context("cannot start the observing thread")
+            .map_err(Failure::internal)?;
+        Ok(Self { reader, stop, thread })
+    }
+
+    /// Ends it, waiting a bounded time: WebSockets are closed, streams end, requests under way are answered.
+    pub(crate) async fn end(self) {
+        self.stop.cancel();
+        let Self { thread, .. } = self;
+        let joined = tokio::task::spawn_blocking(move || thread.join());
+        let _ = tokio::time::timeout(END, joined).await;
+    }
+}
+
+fn ended(reporter: &Reporter, error: &str) {
+    tracing::error!(error, "observability ended; the traffic goes on");
+    reporter.set("observability", State::Critical, "Observability not running", SystemTime::now());
+}
+
+struct Publishers {
+    bindings: Bindings,
+    dashboard: mcpscope_dashboard::Config,
+    grpc: mcpscope_grpc::Config,
+    reader: Reader,
+    admin: Admin,
+    stop: CancellationToken,
+}
+
+impl Publishers {
+    /// Runs the hub and everything that reads from it until the stop.
+    async fn publish(self, hub: Hub, ready: Requirement) -> anyhow::Result<()> {
+        let Self { bindings, dashboard, grpc, reader, admin, stop } = self;
+        let Bindings { dashboard: dashboard_at, grpc: grpc_at, probe: probe_at } = bindings;
+        let listeners = |bound: Option<Bound>| bound.map(Bound::into_tokio).transpose();
+        let (dashboard_at, grpc_at, probe_at) = (listeners(dashboard_at)?, listeners(grpc_at)?, listeners(probe_at)?);
+        ready.met();
+        let dashboard = async {
+            match dashboard_at {
+                Some(at) => {
+                    let stop = stop.clone().cancelled_owned();
+                    mcpscope_dashboard::serve(at, reader.clone(), dashboard, stop).await?;
+                }
+                None => stop.cancelled().await,
+            }
+            anyhow::Ok(())
+        };
+        let grpc = async {
+            match grpc_at {
+                Some(at) => {
+                    let (reader, stop) = (reader.clone(), stop.clone().cancelled_owned());
+                    mcpscope_grpc::serve(at, reader, admin, grpc, stop).await?;
+                }
+                None => stop.cancelled().await,
+            }
+            anyhow::Ok(())
+        };
+        let probe = async {
+            match probe_at {
+                Some(at) => {
+                    let health = TowerToHyperService::new(mcpscope_grpc::health_service(reader.clone()));
+                    let (config, stop) = (mcpscope_dashboard::ProbeConfig::default(), stop.clone().cancelled_owned());
+                    mcpscope_dashboard::serve_probe(at, reader.clone(), health, config, stop).await?;
+                }
+                None => stop.cancelled().await,
+            }
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            // The hub goes on until the last reader has ended.
+            ended = async { tokio::try_join!(dashboard, grpc, probe) } => ended.map(drop)?,
+            () = hub.run() => bail!("the hub ended"),
+        }
+        Ok(())
+    }
+}
