@@ -4,11 +4,8 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::{pending, poll_fn};
-use std::io::{self, ErrorKind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -18,18 +15,13 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use mcpscope_accept::{Door, StallLimit, StallLimits};
+use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
-
-use crate::stall::StallLimit;
+use tokio::time::timeout;
 
 /// How long what is in flight may take to finish once the server stops.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
-
-/// How long to wait after accepting failed, most likely for want of file descriptors: only others can free some.
-const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// Longest request head over HTTP/1, in bytes; a longer one is answered 431.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -71,8 +63,8 @@ pub(crate) async fn run<S, B>(
     S::Future: Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    let slots = Arc::new(Semaphore::new(limits.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
-    let mut door = Door { listeners, first: 0, slots };
+    let mut door = Door::new("the dashboard", listeners, limits.max_connections);
+    let stall = StallLimits { beginning: limits.header_timeout, write: limits.header_timeout };
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);
@@ -80,8 +72,8 @@ pub(crate) async fn run<S, B>(
         tokio::select! {
             () = &mut stop => break,
             Some(result) = connections.join_next() => ended(result, &on_panic),
-            (stream, slot) = door.next() => {
-                let io = TokioIo::new(StallLimit::new(stream, limits.header_timeout));
+            (stream, _, slot) = door.next() => {
+                let io = TokioIo::new(StallLimit::new(stream, stall, || {}));
                 let http = protocol(speaks, limits);
                 let connection = http.serve_connection_with_upgrades(io, service.clone()).into_owned();
                 let connection = graceful.watch(connection);
@@ -146,64 +138,13 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     }
 }
 
-struct Door {
-    listeners: Vec<TcpListener>,
-    /// The listener asked first, a different one each time, so that a busy one cannot shut the others out.
-    first: usize,
-    slots: Arc<Semaphore>,
-}
-
-impl Door {
-    /// The next connection, once there is a slot for it.
-    async fn next(&mut self) -> (TcpStream, OwnedSemaphorePermit) {
-        // The slot comes first: who finds none waits in the system's queue, at no cost to us.
-        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
-            // Nobody closes the semaphore.
-            return pending().await;
-        };
-        let mut failing = false;
-        loop {
-            match self.accept().await {
-                Ok(stream) => {
-                    // Answers are small and complete: nothing is gained by holding them back.
-                    let _ = stream.set_nodelay(true);
-                    return (stream, slot);
-                }
-                // That was this one client's connection; the next may be fine.
-                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
-                Err(error) => {
-                    if !failing {
-                        tracing::warn!(%error, "the dashboard cannot accept connections; trying again");
-                    }
-                    failing = true;
-                    sleep(BACK_OFF).await;
-                }
-            }
-        }
-    }
-
-    async fn accept(&mut self) -> io::Result<TcpStream> {
-        let first = self.first;
-        self.first = first.wrapping_add(1);
-        poll_fn(|cx| {
-            for n in 0..self.listeners.len() {
-                let listener = &self.listeners[first.wrapping_add(n) % self.listeners.len()];
-                if let Poll::Ready(accepted) = listener.poll_accept(cx) {
-                    return Poll::Ready(accepted.map(|(stream, _)| stream));
-                }
-            }
-            Poll::Pending
-        })
-        .await
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use hyper::service::service_fn;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
 

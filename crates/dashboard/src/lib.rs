@@ -10,7 +10,6 @@ mod publish;
 mod query;
 mod routes;
 mod serve;
-mod stall;
 mod turn;
 mod views;
 mod websocket;

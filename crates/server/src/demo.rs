@@ -69,7 +69,10 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     let mut servers = JoinSet::new();
     let mut clients = JoinSet::new();
     servers.spawn(http_server(server, args.seed, server_stop.clone()));
-    servers.spawn(async move { relay.await.context("the demo's proxy ended") });
+    servers.spawn(async move {
+        relay.await;
+        Ok(())
+    });
     let (client_stop, seed) = (stop.clone(), args.seed);
     clients.spawn(async move { traffic_http(url, seed, client_stop).await.context("the demo's HTTP traffic ended") });
     clients.spawn(stdio.traffic(stop.clone()));

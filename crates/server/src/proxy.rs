@@ -44,7 +44,7 @@ pub(crate) async fn proxy(args: ProxyArgs) -> Result<ExitCode, Failure> {
     let relay = relay(&instance, &name, upstream, host_header, bound, stop.clone())?;
     let observing = Observing::start(&instance, bindings)?;
     let _running = announcement.publish(&name, Mode::Proxy)?;
-    relay.await.map_err(Failure::internal)?;
+    relay.await;
     observing.end().await;
     Ok(ExitCode::SUCCESS)
 }
@@ -57,7 +57,7 @@ pub(crate) fn relay(
     host_header: HostHeader,
     bound: Bound,
     stop: CancellationToken,
-) -> Result<impl Future<Output = std::io::Result<()>> + Send + use<>, Failure> {
+) -> Result<impl Future<Output = ()> + Send + use<>, Failure> {
     let proxy = &instance.settings.proxy;
     let config = Config {
         host_header,

@@ -35,6 +35,8 @@ const HTTP: Names = &["http", "http-*", "hyper*", "warp", "axum*", "reqwest", "t
 const PLACES: &[Place] = &[
     // "Plain data": neither I/O nor serialization.
     place("core", 0, &[], &[&["tokio*", "serde*", "mio", "rustix", "chrono", "time"]]),
+    // Sockets alone: what is spoken on them is not its business.
+    place("accept", 1, &[], &[HTTP]),
     place("metrics", 1, &["core"], &[HTTP, &["tokio*"]]),
     place("tracing", 1, &["core"], &[&["tokio*", "opentelemetry*", "tracing-opentelemetry"]]),
     place("chaos", 1, &["core"], &[HTTP, &["tonic*", "prost*", "rmcp", "cel*"]]),
@@ -48,9 +50,14 @@ const PLACES: &[Place] = &[
         &["core", "metrics", "tracing", "chaos", "alerts", "health", "history", "hooks"],
         &[HTTP, &["tonic*", "prost*", "rmcp", "lettre"]],
     ),
-    place("proxy", 4, &["core", "hooks", "health"], &[&["warp", "axum*", "opentelemetry*", "metrics-exporter-*"]]),
-    place("grpc", 4, &["core", "hub"], &[&["warp"]]),
-    place("dashboard", 4, &["core", "hub"], &[&["tonic*", "prost*"]]),
+    place(
+        "proxy",
+        4,
+        &["accept", "core", "hooks", "health"],
+        &[&["warp", "axum*", "opentelemetry*", "metrics-exporter-*"]],
+    ),
+    place("grpc", 4, &["accept", "core", "hub"], &[&["warp"]]),
+    place("dashboard", 4, &["accept", "core", "hub"], &[&["tonic*", "prost*"]]),
     place("export", 4, &["core", "hub", "tracing"], &[&["warp", "axum*", "rmcp"]]),
     place("notify", 4, &["core", "alerts"], &[&["warp", "axum*", "tonic*", "rmcp"]]),
     // Its settings are its own; the server maps them to each crate's.

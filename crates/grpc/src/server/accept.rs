@@ -2,28 +2,21 @@
 //!
 //! It is our own because tonic's leaves its connections behind when it is dropped, and has no limit on their number.
 
-use std::future::{pending, poll_fn};
-use std::io::{self, ErrorKind};
 use std::pin::pin;
-use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
+use mcpscope_accept::{Door, StallLimit, StallLimits};
 use mcpscope_hub::Reader;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tonic::service::Routes;
 
-use super::socket::Socket;
-use super::{Config, Gate, PANIC, connection};
+use super::{Config, Gate, PANIC, SLOW, connection};
 
 /// How long calls in flight may take to finish once the server stops.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// How long to wait after accepting failed, most likely for want of file descriptors: only others can free some.
-const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// Accepts and serves until `stop` ends, then finishes what is in flight.
 pub(super) async fn run(
@@ -37,8 +30,8 @@ pub(super) async fn run(
     let (running, stopping) = watch::channel(());
     let Config { max_connections, handshake_timeout, subscriber_timeout, .. } = config;
     let gate = Gate::new(routes, config, reader.clone(), stopping.clone());
-    let slots = Arc::new(Semaphore::new(max_connections.clamp(1, Semaphore::MAX_PERMITS)));
-    let mut door = Door { listeners, first: 0, slots };
+    let mut door = Door::new("gRPC", listeners, max_connections);
+    let stall = StallLimits { beginning: handshake_timeout, write: subscriber_timeout };
     let mut connections = JoinSet::new();
     let ended = |result: Result<(), JoinError>| {
         if let Err(error) = result
@@ -53,9 +46,10 @@ pub(super) async fn run(
         tokio::select! {
             () = &mut stop => break,
             Some(result) = connections.join_next() => ended(result),
-            (stream, slot) = door.next() => {
-                let socket = Socket::new(stream, handshake_timeout, subscriber_timeout, reader.clone());
-                let connection = connection::serve(socket, gate.clone(), subscriber_timeout, stopping.clone());
+            (stream, _, slot) = door.next() => {
+                let reader = reader.clone();
+                let stream = StallLimit::new(stream, stall, move || reader.dropped(SLOW));
+                let connection = connection::serve(stream, gate.clone(), subscriber_timeout, stopping.clone());
                 connections.spawn(async move {
                     let _slot = slot;
                     connection.await;
@@ -73,58 +67,6 @@ pub(super) async fn run(
     };
     if timeout(GRACE, in_flight).await.is_err() {
         tracing::debug!("gRPC connections that did not end in time are cut off");
-    }
-}
-
-struct Door {
-    listeners: Vec<TcpListener>,
-    /// The listener asked first, a different one each time, so that a busy one cannot shut the others out.
-    first: usize,
-    slots: Arc<Semaphore>,
-}
-
-impl Door {
-    /// The next connection, once there is a slot for it.
-    async fn next(&mut self) -> (TcpStream, OwnedSemaphorePermit) {
-        // The slot comes first: who finds none waits in the system's queue, at no cost to us.
-        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
-            // Nobody closes the semaphore.
-            return pending().await;
-        };
-        let mut failing = false;
-        loop {
-            match self.accept().await {
-                Ok(stream) => {
-                    // Answers are small: nothing is gained by holding them back.
-                    let _ = stream.set_nodelay(true);
-                    return (stream, slot);
-                }
-                // That was this one client's connection; the next may be fine.
-                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
-                Err(error) => {
-                    if !failing {
-                        tracing::warn!(%error, "gRPC cannot accept connections; trying again");
-                    }
-                    failing = true;
-                    sleep(BACK_OFF).await;
-                }
-            }
-        }
-    }
-
-    async fn accept(&mut self) -> io::Result<TcpStream> {
-        let first = self.first;
-        self.first = first.wrapping_add(1);
-        poll_fn(|cx| {
-            for n in 0..self.listeners.len() {
-                let listener = &self.listeners[first.wrapping_add(n) % self.listeners.len()];
-                if let Poll::Ready(accepted) = listener.poll_accept(cx) {
-                    return Poll::Ready(accepted.map(|(stream, _)| stream));
-                }
-            }
-            Poll::Pending
-        })
-        .await
     }
 }
 

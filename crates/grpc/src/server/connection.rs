@@ -8,11 +8,11 @@ use futures_util::stream::FuturesUnordered;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
 use super::SLOW;
 use super::gate::Gate;
-use super::socket::Socket;
 use super::stall;
 
 /// Calls at a time on one connection; the client holds back further ones.
@@ -39,7 +39,12 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Calls {
 }
 
 /// Serves one connection until the client ends it; once `stopping` has no sender any more, until its calls have ended.
-pub(super) async fn serve(socket: Socket, gate: Gate, subscriber_timeout: Duration, mut stopping: watch::Receiver<()>) {
+pub(super) async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    gate: Gate,
+    subscriber_timeout: Duration,
+    mut stopping: watch::Receiver<()>,
+) {
     // No more than MAX_CALLS: HTTP/2 counts them.
     let (begun, mut new) = mpsc::unbounded_channel();
     let mut http = http2::Builder::new(Calls { begun, subscriber_timeout });
@@ -49,7 +54,7 @@ pub(super) async fn serve(socket: Socket, gate: Gate, subscriber_timeout: Durati
         .max_concurrent_streams(MAX_CALLS)
         .max_header_list_size(MAX_HEADER_BYTES);
     let reader = gate.reader().clone();
-    let mut connection = pin!(http.serve_connection(TokioIo::new(socket), gate));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), gate));
     let mut calls = FuturesUnordered::new();
     let mut stopped = false;
     loop {

@@ -4,7 +4,6 @@ mod accept;
 mod answer;
 mod connection;
 mod gate;
-mod socket;
 mod stall;
 
 use std::net::SocketAddr;

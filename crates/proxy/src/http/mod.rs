@@ -8,7 +8,6 @@ mod sessions;
 mod upstream;
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,10 +16,11 @@ use std::time::{Duration, Instant};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mcpscope_accept::{Door, Slot};
 use mcpscope_core::HostPolicy;
 use mcpscope_hooks::Probe;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use upstream::{InvalidUpstream, Upstream};
@@ -35,9 +35,6 @@ const MAX_CONNECTIONS: usize = 8192;
 
 /// Headers passed on in one message, five times what hyper allows by itself; a request with more is answered 431.
 const MAX_HEADERS: usize = 512;
-
-/// How long to wait after the system refused to accept a connection, which is mostly for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the upstream gets as `Host`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,23 +107,16 @@ struct Shared {
     sessions: Sessions,
 }
 
-/// Relays what comes in on `listeners` until `stop`, then lets exchanges under way end within [`Config::grace`].
-///
-/// # Errors
-/// None of the listeners can accept any more.
-pub async fn serve(
-    listeners: Vec<TcpListener>,
-    config: Config,
-    probe: Probe,
-    stop: impl Future<Output = ()>,
-) -> io::Result<()> {
+/// Relays what comes in on `listeners` until `stop`, then lets exchanges under way end within [`Config::grace`]. A failure to
+/// accept does not end it.
+pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, stop: impl Future<Output = ()>) {
     let relay = Relay::new(probe, config.limits);
     if let Some(traffic) = &config.traffic {
         // Until the first attempt has told otherwise.
         traffic.works();
     }
     let shared = Arc::new(Shared { config, relay, sessions: Sessions::default() });
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut door = Door::new("the proxy", listeners, MAX_CONNECTIONS);
     let (stopping, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut probing = JoinSet::new();
@@ -145,48 +135,26 @@ pub async fn serve(
             Some(_) = probing.join_next() => {}
             // A panic in a connection has ended that connection only.
             Some(_) = connections.join_next() => {}
-            accepted = accept(&listeners, &permits) => match accepted {
-                Ok((stream, peer, permit)) => {
-                    connections.spawn(connection(stream, peer, permit, Arc::clone(&shared), stopped.clone()));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
+            (stream, peer, slot) = door.next() => {
+                connections.spawn(connection(stream, peer, slot, Arc::clone(&shared), stopped.clone()));
+            }
         }
     }
-    drop(listeners);
+    drop(door);
     let _ = stopping.send(true);
     let all_ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(shared.config.grace, all_ended).await.is_err() {
         tracing::info!("exchanges still under way were cut off");
     }
-    Ok(())
-}
-
-async fn accept(
-    listeners: &[TcpListener],
-    permits: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
-    let accepts = listeners.iter().map(|listener| Box::pin(listener.accept()));
-    let ((stream, peer), ..) = match futures_util::future::select_all(accepts).await {
-        (Ok(accepted), ..) => (accepted, ()),
-        (Err(error), ..) => return Err(error),
-    };
-    Ok((stream, peer, permit))
 }
 
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
-    _permit: OwnedSemaphorePermit,
+    _slot: Slot,
     shared: Arc<Shared>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    // Small messages must not wait for an acknowledgement; a socket that refuses just works as before.
-    let _ = stream.set_nodelay(true);
     let _counted = shared.relay.probe.connection(Instant::now());
     let header_timeout = shared.config.header_timeout;
     let client = Arc::new(ClientConnection::new(shared, peer));
