@@ -2,13 +2,14 @@
 
 import contextlib
 import signal
+import subprocess
 import sys
 
 import pytest
 
 # Both before the helpers are imported: the source tree stays as it was, and their assertions say what they compared.
 sys.dont_write_bytecode = True
-pytest.register_assert_rewrite("everything", "harness", "scrape")
+pytest.register_assert_rewrite("everything", "harness", "rpc", "scrape")
 
 from everything import EverythingHttp  # noqa: E402
 from harness import Environment, Instances, leftovers  # noqa: E402
@@ -37,6 +38,18 @@ def instances(environment, tmp_path):
     """Starts mcpscope processes, and ends them with the test."""
     with Instances(environment, tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+def promtool(environment):
+    """Checks a metrics page; promtool has nothing to say about a good one."""
+
+    def check(text: str):
+        command = [environment.promtool, "check", "metrics"]
+        done = subprocess.run(command, input=text.encode(), capture_output=True, timeout=20)
+        assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (0, "", "")
+
+    return check
 
 
 @pytest.fixture

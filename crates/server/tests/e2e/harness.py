@@ -22,7 +22,13 @@ VARIABLES = {
     "E2E_NODE_MODULES": "the folder with the npm packages",
     "E2E_PROMETHEUS": "prometheus",
     "E2E_PROMTOOL": "promtool",
+    "E2E_CHROMIUM": "Chromium",
 }
+
+# The commands that have listeners, and an address for those that a test has no wish for: the default port of one
+# instance must not be in the way of another.
+SERVING = {"demo", "proxy", "run"}
+ANY_PORT = "127.0.0.1:0"
 
 
 @dataclass
@@ -34,6 +40,7 @@ class Environment:
     node_modules: str
     prometheus: str
     promtool: str
+    chromium: str
     mark: str = ""
 
     @classmethod
@@ -59,14 +66,19 @@ class Environment:
         return self.mark
 
     def variables(self, home: pathlib.Path) -> dict[str, str]:
-        """The caller's variables without anything that configures mcpscope or redirects loopback traffic."""
+        """The caller's variables without anything that configures mcpscope or redirects loopback traffic.
+
+        Instances publish themselves in the runtime directory; this one is the test's own.
+        """
         unwanted = ("MCPSCOPE_", "OTEL_", "XDG_")
         kept = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(unwanted) and not name.lower().endswith("_proxy")
         }
-        return kept | {MARK: self.mark, "HOME": str(home)}
+        runtime = home / "runtime"
+        runtime.mkdir(mode=0o700, exist_ok=True)
+        return kept | {MARK: self.mark, "HOME": str(home), "XDG_RUNTIME_DIR": str(runtime)}
 
 
 def wait_until(condition, within: float = 10, what: str = "the condition"):
@@ -92,6 +104,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def connects(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether something accepts connections there."""
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except ConnectionError:
+        return False
+    return True
 
 
 def marked(mark: str) -> dict[int, str]:
@@ -133,6 +154,16 @@ class Instance:
     @property
     def dashboard(self) -> str:
         return self.ready["dashboard"]
+
+    @property
+    def grpc(self) -> str:
+        """HOST:PORT."""
+        return self.ready["grpc"]
+
+    @property
+    def probe(self) -> str:
+        """URL of the plain, read-only listener."""
+        return self.ready["probe"]
 
     @property
     def proxy(self) -> str:
@@ -211,12 +242,17 @@ class Instances:
     def variables(self) -> dict[str, str]:
         return self.environment.variables(self.directory)
 
-    def spawn(self, *arguments: str, ready: bool = True, **options) -> Instance:
-        """Starts mcpscope. `ready=False` for command lines that are expected not to get that far."""
+    def spawn(self, *arguments: str, ready: bool = True, grpc: str | None = ANY_PORT, **options) -> Instance:
+        """Starts mcpscope. `ready=False` for command lines that are expected not to get that far.
+
+        gRPC listens on any free port unless the arguments say otherwise; `grpc=None` for the program's own default.
+        """
         number = len(self.started)
         ready_file = self.directory / f"ready-{number}.json"
         stderr_file = self.directory / f"stderr-{number}.txt"
         command, *rest = arguments
+        if command in SERVING and grpc and "--grpc" not in rest:
+            rest = ["--grpc", grpc, *rest]
         if ready:
             rest = ["--ready-file", str(ready_file), *rest]
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "env": self.variables()} | options
@@ -230,15 +266,19 @@ class Instances:
             instance.ready = read_ready_file(ready_file, running, instance.stderr)
         return instance
 
-    def run(self, *options: str, command: list[str], dashboard: str = "127.0.0.1:0", **popen) -> Instance:
+    def run(self, *options: str, command: list[str], dashboard: str = ANY_PORT, **popen) -> Instance:
         """`mcpscope run` with open pipes on both sides."""
         popen = {"stdin": subprocess.PIPE} | popen
         return self.spawn("run", "--dashboard", dashboard, *options, "--", *command, **popen)
 
-    def proxy(self, upstream: str, *options: str) -> Instance:
-        listen = ("--listen", "127.0.0.1:0", "--dashboard", "127.0.0.1:0")
+    def proxy(self, upstream: str, *options: str, **popen) -> Instance:
+        listen = ("--listen", ANY_PORT, "--dashboard", ANY_PORT)
         # Nothing is expected on stdout, and nobody would read it.
-        return self.spawn("proxy", "--upstream", upstream, *listen, *options, stdout=subprocess.DEVNULL)
+        popen = {"stdout": subprocess.DEVNULL} | popen
+        return self.spawn("proxy", "--upstream", upstream, *listen, *options, **popen)
+
+    def demo(self, *options: str, **popen) -> Instance:
+        return self.spawn("demo", "--listen", ANY_PORT, "--dashboard", ANY_PORT, *options, **popen)
 
     def finish(self, *arguments: str, input: bytes = b"", within: float = 15) -> subprocess.CompletedProcess:
         """A command line that ends by itself: its exit code, stdout and stderr, as bytes."""

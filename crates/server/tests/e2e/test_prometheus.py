@@ -15,18 +15,6 @@ OPERATIONS = {"list", "read", "subscribe", "listen", "discover", "list_changed",
 COMPONENTS = {"json_rpc", "session_manager", "registry", "server", "transport", "tools"}
 
 
-@pytest.fixture
-def promtool(environment):
-    """Checks a metrics page; promtool has nothing to say about a good one."""
-
-    def check(text: str):
-        command = [environment.promtool, "check", "metrics"]
-        done = subprocess.run(command, input=text.encode(), capture_output=True, timeout=20)
-        assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (0, "", "")
-
-    return check
-
-
 def check_headers(metrics):
     for family, (critical, kind) in CRITICAL.items():
         assert metrics.header("TYPE", family) == kind

@@ -10,6 +10,8 @@ class Exchange(BaseHTTPRequestHandler):
     """One request, with the means to answer it piece by piece."""
 
     protocol_version = "HTTP/1.1"
+    # The head and the body of an answer are two writes; the second must not wait for the first to be acknowledged.
+    disable_nagle_algorithm = True
 
     def serve(self):
         length = int(self.headers.get("Content-Length") or 0)

@@ -1,0 +1,255 @@
+"""The page in headless Chromium: what somebody who opens it sees, and what it must never do."""
+
+import json
+import time
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+import pytest
+from mcp import Client, MCPError
+
+from browser import Page
+from everything import run_async
+from harness import ANY_PORT, wait_until
+from scrape import CRITICAL
+from upstream import call
+
+# The slowest update that the page may take, by default settings.
+SOON = 6
+METRICS = sorted({name for name, _ in CRITICAL.values()})
+EVIL = """<img src=x onerror="window.hacked=1">"""
+LINK = "[data-testid=connection]"
+
+
+@pytest.fixture
+def page(environment):
+    with Page(environment) as page:
+        yield page
+
+
+@pytest.fixture
+def proxy(instances, upstream):
+    return instances.proxy(upstream.url, "--name", "paged")
+
+
+def call_tool(instance, tool: str, id=1):
+    assert httpx.post(instance.proxy, json=call(tool, id=id), trust_env=False, timeout=10).status_code == 200
+
+
+def tool_row(tool: str) -> str:
+    return f'[data-testid=tools] [data-tool="{tool}"]'
+
+
+def wait_for_link(page: Page, state: str, within: float = 15):
+    page.wait_for(f"document.querySelector('{LINK}')?.innerText.trim() === '{state}'", within)
+
+
+def shown(page: Page, instance):
+    """Opens the page, and waits for its first data."""
+    page.open(instance.dashboard)
+    wait_for_link(page, "live")
+    page.wait_for_element("[data-testid=overall][data-state]")
+
+
+def stays_here(page: Page, instance) -> list[str]:
+    """The paths of all requests; each of them was to the instance."""
+    asked = [urlsplit(url) for url in page.requests()]
+    assert {where.netloc for where in asked} == {urlsplit(instance.dashboard).netloc}
+    assert {where.scheme for where in asked} <= {"http", "ws"}
+    return [where.path for where in asked]
+
+
+def test_a_call_on_the_demo(page, instances):
+    """Made by the official client among the demo's own traffic."""
+    demo = instances.demo()
+    shown(page, demo)
+
+    async def made():
+        async with Client(demo.ready["proxy"]["demo"], read_timeout_seconds=10) as client:
+            # There is no such tool, which makes it one of its kind.
+            with pytest.raises(MCPError):
+                await client.call_tool("made-by-this-test", {})
+
+    run_async(made)
+    began = time.monotonic()
+    page.wait_for_element(tool_row("made-by-this-test"), SOON)
+    page.wait_for_element(tool_row("echo"), 15)
+    print(f"shown after {time.monotonic() - began:.1f} s")
+    # Both of its servers, and what is well with them.
+    page.wait_for("document.querySelector('[data-testid=tools]').innerText.includes('demo-stdio')", 15)
+    for component in ("registry", "sessions", "transports", "observability"):
+        assert page.exists(f"[data-testid=component-{component}][data-state=healthy]"), component
+    stays_here(page, demo)
+    assert page.complaints() == []
+
+
+def test_a_call_its_trace_and_the_waterfall(page, proxy):
+    shown(page, proxy)
+    assert not page.exists("[data-testid=tool-row]") and not page.exists("[data-testid=trace-row]")
+    call_tool(proxy, "probe")
+    began = time.monotonic()
+    page.wait_for_element(tool_row("probe"), SOON)
+    page.wait_for_element("[data-testid=traces] [data-testid=trace-row]", SOON)
+    assert time.monotonic() - began < SOON
+    assert "tools/call probe" in page.text("[data-testid=trace-row]")
+
+    (trace,) = proxy.get("api/v1/traces").json()
+    page.click(f'[data-trace="{trace["id"]}"]')
+    page.wait_for_element("[data-testid=waterfall][open]")
+    spans = page.evaluate("[...document.querySelectorAll('[data-testid=waterfall] .span')].map(span => span.innerText)")
+    assert len(spans) == len(trace["spans"]) > 0
+    for span in trace["spans"]:
+        assert any(span["name"] in text for text in spans), span["name"]
+    # Each has a bar, and the root's is as wide as its track.
+    bars = page.evaluate(
+        "[...document.querySelectorAll('[data-testid=waterfall] .bar')].map(bar => bar.getBoundingClientRect().width)"
+    )
+    assert len(bars) == len(spans) and max(bars) > 100
+    text = page.text("[data-testid=waterfall]")
+    assert trace["id"] in text and "tools/call probe" in text
+    assert trace["id"] in page.evaluate("location.hash"), "the address shows the same to others"
+    page.press("Escape")
+    page.wait_for("document.querySelector('[data-testid=waterfall]') === null")
+    # By its address alone.
+    page.open(f"{proxy.dashboard}#trace={trace['id']}")
+    page.reload()
+    page.wait_for_element("[data-testid=waterfall][open] .span")
+    assert "/ws" in stays_here(page, proxy)
+    assert page.complaints() == []
+
+
+def test_the_seven_metrics_are_drawn(page, proxy):
+    shown(page, proxy)
+    call_tool(proxy, "probe")
+    cards = page.evaluate("[...document.querySelectorAll('[data-testid^=metric-]')].map(card => card.dataset.testid)")
+    assert sorted(cards) == [f"metric-{name}" for name in METRICS]
+    for card in cards:
+        # Not just there: something is drawn on it.
+        page.wait_for(f"""(() => {{
+            const canvas = document.querySelector('[data-testid={card}] canvas');
+            if (!canvas || canvas.width < 100 || canvas.height < 50) return false;
+            const {{ data }} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+            return data.some(byte => byte > 0);
+        }})()""")
+    # A value once a window has closed.
+    value = "document.querySelector('[data-testid=metric-tool_call_duration_ms] strong').innerText"
+    call_tool(proxy, "probe")
+    page.wait_for(f"/\\d/.test({value})", 20)
+    assert page.complaints() == []
+
+
+def test_the_server_is_restarted(page, instances, upstream):
+    options = ("proxy", "--upstream", upstream.url, "--listen", ANY_PORT, "--name", "again")
+    first = instances.spawn(*options, "--dashboard", ANY_PORT)
+    shown(page, first)
+    call_tool(first, "before")
+    page.wait_for_element(tool_row("before"), SOON)
+    assert page.complaints() == []
+
+    first.stop()
+    wait_for_link(page, "reconnecting")
+    assert page.exists(tool_row("before")), "what was known last stays in sight"
+    second = instances.spawn(*options, "--dashboard", urlsplit(first.dashboard).netloc)
+    assert second.dashboard == first.dashboard
+    wait_for_link(page, "live")
+    call_tool(second, "after")
+    page.wait_for_element(tool_row("after"), SOON)
+    # It is the new one's data.
+    page.wait_for(f"document.querySelector({json.dumps(tool_row('before'))}) === null")
+    # It may have said that nobody was there, and nothing else.
+    assert all("ERR_CONNECTION_REFUSED" in said or "WebSocket" in said for said in page.complaints())
+    page.wait_for(f"document.querySelector('{LINK}').innerText.trim() === 'live'", 1)
+    stays_here(page, second)
+
+
+def test_names_are_text(page, proxy):
+    """A server may name its tools as it likes; so may whoever calls it."""
+    shown(page, proxy)
+    call_tool(proxy, EVIL)
+    names = "[...document.querySelectorAll('[data-testid=tool-row]')].map(row => row.dataset.tool)"
+    page.wait_for(f"{names}.includes({json.dumps(EVIL)})", SOON)
+    assert EVIL in page.text("[data-testid=tools]")
+    page.wait_for(f"document.querySelector('[data-testid=traces]').innerText.includes({json.dumps(EVIL)})", SOON)
+    # In the trace too, and in the filter that a click on the tool sets.
+    page.click("[data-testid=trace-row]")
+    page.wait_for_element("[data-testid=waterfall][open] .span")
+    assert EVIL in page.text("[data-testid=waterfall]")
+    page.press("Escape")
+    page.wait_for("document.querySelector('[data-testid=waterfall]') === null")
+    page.click("[data-testid=tool-row] button")
+    page.wait_for(f"document.querySelector('#filter').value === {json.dumps(EVIL)}")
+    images = "[...document.querySelectorAll('img')].map(image => new URL(image.src).pathname)"
+    assert page.evaluate(images) == ["/static/icon.svg"]
+    assert page.evaluate("typeof window.hacked") == "undefined"
+    assert "/x" not in stays_here(page, proxy)
+    assert page.complaints() == []
+
+
+def test_dark_and_light(page, proxy):
+    shown(page, proxy)
+    ground = lambda: page.evaluate("getComputedStyle(document.body).backgroundColor")  # noqa: E731
+    label = lambda: page.evaluate("document.querySelector('[data-testid=theme]').ariaLabel")  # noqa: E731
+    light = ground()
+    assert label() == "Switch to dark"
+    page.click("[data-testid=theme]")
+    assert (page.evaluate("document.documentElement.dataset.theme"), label()) == ("dark", "Switch to light")
+    dark = ground()
+    assert brightness(dark) < 80 < 200 < brightness(light)
+    page.reload()
+    wait_for_link(page, "live")
+    assert ground() == dark, "the choice is kept"
+    page.press("t")
+    assert ground() == light
+    assert page.complaints() == []
+
+
+def brightness(color: str) -> float:
+    """From 0 to 255, of `rgb(r, g, b)`."""
+    parts = [float(part) for part in color.partition("(")[2].rstrip(")").split(",")[:3]]
+    return sum(parts) / 3
+
+
+def test_the_policy_holds(page, proxy, upstream):
+    """And what it forbids is noticed by these tests."""
+    answer = proxy.get("")
+    directives = dict(part.strip().partition(" ")[::2] for part in answer.headers["content-security-policy"].split(";"))
+    assert directives["default-src"] == directives["frame-ancestors"] == directives["base-uri"] == "'none'"
+    assert directives["script-src"] == directives["style-src"] == directives["connect-src"] == "'self'"
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+    shown(page, proxy)
+    assert page.complaints() == []
+    page.evaluate(f"""{{
+        const script = document.createElement('script');
+        script.textContent = 'window.hacked = 1';
+        document.body.append(script);
+        document.body.insertAdjacentHTML('beforeend', '<img src=x onerror="window.hacked=2">');
+        new Image().src = '{upstream.url}';
+        fetch('{upstream.url}').catch(() => {{}});
+    }}""")
+    wait_until(lambda: page.exists("img[src=x]"), what="the image")
+    said = []
+    wait_until(lambda: said.extend(page.complaints()) or len(said) >= 4, what="complaints")
+    assert all("Content Security Policy" in one or "404" in one for one in said), said
+    assert page.evaluate("typeof window.hacked") == "undefined"
+    assert upstream.seen == []
+
+
+def test_what_has_not_changed_is_not_sent_again(page, proxy):
+    """Every file that a browser loaded."""
+    shown(page, proxy)
+    files = {path for path in stays_here(page, proxy) if path != "/ws"}
+    assert files >= {"/", "/static/app.js", "/static/style.css"} and len(files) > 10
+    with httpx.Client(base_url=proxy.dashboard, trust_env=False) as client:
+        for path in files:
+            for encoding in ("gzip", "identity"):
+                headers = {"Accept-Encoding": encoding}
+                whole = client.get(urljoin(proxy.dashboard, path), headers=headers)
+                assert whole.status_code == 200 and whole.content
+                tag = whole.headers["etag"]
+                again = client.get(path, headers=headers | {"If-None-Match": tag})
+                assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+                assert client.get(path, headers=headers | {"If-None-Match": '"other"'}).content == whole.content
+        script = client.get("/static/app.js", headers={"Accept-Encoding": "gzip"})
+        assert script.headers["content-encoding"] == "gzip"
