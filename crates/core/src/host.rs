@@ -42,12 +42,13 @@ impl HostPolicy {
         origins: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<(), Refusal> {
         let mut hosts = hosts.into_iter();
-        let host = hosts.next().ok_or(Refusal::HostCount(0))?;
-        let more = hosts.count();
-        if more > 0 {
-            return Err(Refusal::HostCount(1 + more));
+        let host = hosts.next();
+        let count = usize::from(host.is_some()) + hosts.count();
+        // HTTP/1.0 needs none, and some load balancers send none.
+        if count != 1 && !(count == 0 && self.any_host) {
+            return Err(Refusal::HostCount(count));
         }
-        for name in std::iter::once(host).chain(authority.map(str::as_bytes)) {
+        for name in host.into_iter().chain(authority.map(str::as_bytes)) {
             if !self.any_host && !self.allows_host(name) {
                 return Err(Refusal::Host(shown(name)));
             }
@@ -188,6 +189,8 @@ mod tests {
         );
         let open = HostPolicy { any_host: true, ..HostPolicy::default() };
         check(&open, &["10.0.0.1:9000"], &[], Ok(()));
+        check(&open, &[], &[], Ok(()));
+        check(&open, &["a", "a"], &[], Err(Refusal::HostCount(2)));
         check(&open, &["10.0.0.1:9000"], &["http://evil.example"], Err(Refusal::Origin("http://evil.example".into())));
     }
 }

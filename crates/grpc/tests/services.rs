@@ -404,7 +404,7 @@ async fn the_health_service_stands_alone() {
     use mcpscope_grpc::tonic::transport::server::{Server, TcpIncoming};
     let bench = Bench::with(|sources| sources.instrumentation = Some(Instrumentation::new(false)));
     let (listener, addr) = support::listen().await;
-    let routes = mcpscope_grpc::health_service(bench.reader.clone());
+    let routes = mcpscope_grpc::health_service(bench.reader.clone(), std::future::pending());
     let server = Server::builder().add_routes(routes).serve_with_incoming(TcpIncoming::from(listener));
     let test = async {
         let mut client = mcpscope_grpc::Client::connect(&addr.to_string()).await.unwrap();

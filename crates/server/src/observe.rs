@@ -224,7 +224,10 @@ impl Publishers {
         let probe = async {
             match probe_at {
                 Some(at) => {
-                    let health = TowerToHyperService::new(mcpscope_grpc::health_service(reader.clone()));
+                    let health = TowerToHyperService::new(mcpscope_grpc::health_service(
+                        reader.clone(),
+                        stop.clone().cancelled_owned(),
+                    ));
                     let (config, stop) = (mcpscope_dashboard::ProbeConfig::default(), stop.clone().cancelled_owned());
                     mcpscope_dashboard::serve_probe(at, reader.clone(), health, config, stop).await?;
                 }

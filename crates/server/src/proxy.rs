@@ -1,5 +1,6 @@
 //! `mcpscope proxy`: in front of a Streamable HTTP MCP server.
 
+use std::future::pending;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -71,5 +72,19 @@ pub(crate) fn relay(
     };
     let probe = instance.probe(name, Transport::Http);
     let listeners = bound.into_tokio().map_err(Failure::internal)?;
-    Ok(http::serve(listeners, config, probe, stop.cancelled_owned()))
+    let running = instance.reporter().require("running");
+    running.met();
+    let relay = http::serve(listeners, config, probe, stop.clone().cancelled_owned());
+    Ok(async move {
+        // Who asks for readiness while calls in flight finish is told to send no more.
+        let stopping = async {
+            stop.cancelled().await;
+            running.unmet("stopping");
+            pending::<()>().await;
+        };
+        tokio::select! {
+            () = relay => {}
+            () = stopping => {}
+        }
+    })
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use futures_util::stream::{StreamExt, unfold};
 use mcpscope_core::bounded;
 use mcpscope_hub::Reader;
@@ -27,7 +28,17 @@ const SHOWN_BYTES: usize = 128;
 /// The service. A component is serving unless it is critical; the whole is serving if it is not critical either and the
 /// instance is ready.
 #[derive(Debug)]
-pub(super) struct GrpcHealth(pub(super) Reader);
+pub(super) struct GrpcHealth {
+    reader: Reader,
+    /// Ends the watches.
+    stop: Shared<BoxFuture<'static, ()>>,
+}
+
+impl GrpcHealth {
+    pub(super) fn new(reader: Reader, stop: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { reader, stop: stop.boxed().shared() }
+    }
+}
 
 /// How `service` is; none if there is no such service now.
 fn status(reader: &Reader, service: &str) -> Option<ServingStatus> {
@@ -44,8 +55,8 @@ fn status(reader: &Reader, service: &str) -> Option<ServingStatus> {
 impl Health for GrpcHealth {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let service = &request.get_ref().service;
-        let status = status(&self.0, service).ok_or_else(|| {
-            let known: Vec<_> = self.0.health().components.keys().map(|name| format!("{PREFIX}{name}")).collect();
+        let status = status(&self.reader, service).ok_or_else(|| {
+            let known: Vec<_> = self.reader.health().components.keys().map(|name| format!("{PREFIX}{name}")).collect();
             let service = bounded(service, SHOWN_BYTES);
             Status::not_found(format!("no service {service:?}: expected \"\" or one of {}", known.join(", ")))
         })?;
@@ -55,10 +66,10 @@ impl Health for GrpcHealth {
     type WatchStream = BoxStream<HealthCheckResponse>;
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let watcher = Watcher::new(self.0.clone(), request.into_inner().service);
+        let watcher = Watcher::new(self.reader.clone(), request.into_inner().service);
         let changes = unfold(watcher, |mut watcher| async { Some((watcher.next().await?, watcher)) });
         let response = |status: ServingStatus| HealthCheckResponse { status: status.into() };
-        Ok(Response::new(until_stopped(changes.map(response))))
+        Ok(Response::new(until_stopped(changes.map(response).take_until(self.stop.clone()))))
     }
 }
 

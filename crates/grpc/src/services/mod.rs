@@ -8,6 +8,8 @@ mod instrumentation;
 mod metrics;
 mod traces;
 
+use std::future::pending;
+
 use futures_util::stream::{Stream, StreamExt, once};
 use mcpscope_hub::hooks::InstrumentError;
 use mcpscope_hub::{Admin, AdminError, Off, Reader};
@@ -41,7 +43,8 @@ pub(crate) fn routes(reader: &Reader, admin: Admin) -> Result<Routes, Reflection
     let dashboard = dashboard::Service { reader: reader.clone() };
     let health = health::Service { reader: reader.clone() };
     let max = MAX_REQUEST_BYTES;
-    let routes = health_service(reader.clone())
+    // The gate ends every call, watches too.
+    let routes = health_service(reader.clone(), pending())
         .add_service(HealthServiceServer::new(health).max_decoding_message_size(max))
         .add_service(MetricsServiceServer::new(metrics).max_decoding_message_size(max))
         .add_service(TraceServiceServer::new(traces).max_decoding_message_size(max))
@@ -54,10 +57,12 @@ pub(crate) fn routes(reader: &Reader, admin: Admin) -> Result<Routes, Reflection
 
 /// `grpc.health.v1.Health` alone: for a listener that shows nothing else, such as that of `--probe`.
 ///
-/// A tower service of `http::Request<B>`, cheap to clone. It looks neither at the request's host nor at its deadline.
+/// A tower service of `http::Request<B>`, cheap to clone. It looks neither at the request's host nor at its deadline. Once
+/// `stop` ends, so do watches, with UNAVAILABLE.
 #[must_use]
-pub fn health_service(reader: Reader) -> Routes {
-    Routes::new(HealthServer::new(GrpcHealth(reader)).max_decoding_message_size(MAX_REQUEST_BYTES))
+pub fn health_service(reader: Reader, stop: impl Future<Output = ()> + Send + 'static) -> Routes {
+    let health = GrpcHealth::new(reader, stop);
+    Routes::new(HealthServer::new(health).max_decoding_message_size(MAX_REQUEST_BYTES))
 }
 
 fn reflection() -> Builder<'static> {
@@ -66,7 +71,7 @@ fn reflection() -> Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-/// Items until the hub ends, and then the reason.
+/// Items until they or the hub end, and then the reason.
 fn until_stopped<T: Send + 'static>(items: impl Stream<Item = T> + Send + 'static) -> BoxStream<T> {
     let end = once(async { Err(Status::unavailable("the instance is stopping")) });
     Box::pin(items.map(Ok).chain(end))

@@ -107,6 +107,9 @@ def test_a_call_under_way_gets_its_answer(instances, held, number):
     proxy.process.send_signal(number)
     wait_until(lambda: refuses(proxy.proxy), within=2, what="the end of accepting")
     assert proxy.process.poll() is None and not answer.done()
+    # Whoever sends it traffic learns in time to send no more.
+    ready = proxy.get("readyz")
+    assert ready.status_code == 503 and {"name": "running", "reason": "stopping"} in ready.json()["missing"]
     asked = time.monotonic()
     held.released.set()
     assert answer.result(timeout=5).json()["id"] == 1
