@@ -114,7 +114,7 @@ impl Edition {
             let data = match topic {
                 Topic::Dashboard => json(&views::Dashboard::from(frame)),
                 Topic::Health => json(&views::Health::from(&*frame.health)),
-                Topic::Metrics => json(&views::Metrics::of(frame)),
+                Topic::Metrics => json(&views::Metrics::all(frame)),
                 Topic::Chaos => json(&()),
             };
             format!("{}{data}}}", opening(topic)).into()
@@ -222,6 +222,19 @@ mod tests {
         let data = publisher.newest().data(Topic::Dashboard);
         assert!(bytes(&text).as_ptr_range().contains(&data.as_ptr()), "the plain answer is a part of it");
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&data).unwrap(), unpacked(&text)["data"]);
+    }
+
+    #[tokio::test]
+    async fn metrics_have_all_series_and_the_dashboard_the_most_active() {
+        let (publisher, _hub) = after_a_tick().await;
+        let series = async |topic| -> Vec<usize> {
+            let data = unpacked(&publisher.message(topic, Encoding::Text, None).await)["data"].take();
+            let metrics = if topic == Topic::Dashboard { &data["metrics"] } else { &data };
+            let all = metrics.as_object().unwrap().values();
+            all.filter_map(|metric| metric.get("series")).map(|series| series.as_array().unwrap().len()).collect()
+        };
+        assert!(series(Topic::Metrics).await.contains(&50), "one for each tool");
+        assert_eq!(series(Topic::Dashboard).await.iter().sum::<usize>(), 50);
     }
 
     #[tokio::test]

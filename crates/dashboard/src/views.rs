@@ -136,7 +136,7 @@ impl<'a> From<&'a Frame> for Dashboard<'a> {
     fn from(frame: &'a Frame) -> Self {
         Self {
             timestamp: ms_since_epoch(frame.timestamp),
-            metrics: Metrics::of(frame),
+            metrics: Metrics::shown(frame),
             traces: frame.traces.iter().map(|trace| Trace::from(&**trace)).collect(),
             chaos_status: None,
             system_health: Health::from(&*frame.health),
@@ -213,10 +213,18 @@ impl<'a> Metrics<'a> {
         }
     }
 
+    /// All series of a frame.
+    pub(crate) fn all(frame: &'a Frame) -> Self {
+        Self::of(frame, frame.metrics.as_ref().map_or(&[], |metrics| &metrics.views))
+    }
+
     /// The most active series of a frame.
-    pub(crate) fn of(frame: &'a Frame) -> Self {
-        let shown = frame.metrics.as_ref().map_or(&[][..], |metrics| &metrics.shown);
-        Self::new(shown, frame.timestamp, frame.uptime, frame.usage)
+    pub(crate) fn shown(frame: &'a Frame) -> Self {
+        Self::of(frame, frame.metrics.as_ref().map_or(&[], |metrics| &metrics.shown))
+    }
+
+    fn of(frame: &'a Frame, views: &'a [MetricView]) -> Self {
+        Self::new(views, frame.timestamp, frame.uptime, frame.usage)
     }
 }
 

@@ -129,13 +129,8 @@ fn view(desc: &'static Desc, snapshot: &Snapshot, window: Option<&Window>, secon
             Value::Gauge(value) => *value as f64,
             Value::Histogram(values) => values.last_ns as f64 / 1e6,
             Value::Counter(_) if window.is_some() => stats.map_or(0.0, |s| s.rate),
-            Value::Counter(total) => {
-                if seconds > 0.0 {
-                    *total as f64 / seconds
-                } else {
-                    0.0
-                }
-            }
+            // A rate over less than a second says little: three operations in the first millisecond are not 3000/s.
+            Value::Counter(total) => *total as f64 / seconds.max(1.0),
         };
         MetricSeries { labels: s.labels.clone(), value, window: stats }
     });
