@@ -5,7 +5,7 @@ import pathlib
 import tempfile
 import time
 
-from browser import DESKTOP, Page
+from browser import Page
 from harness import Environment, Instances, leftovers
 
 # So that the charts have lines and the percentiles windows behind them, in seconds.
@@ -13,7 +13,7 @@ TRAFFIC = 40
 
 
 def take(environment: Environment, path: str, directory: pathlib.Path):
-    with Instances(environment, directory) as instances, Page(environment, **DESKTOP) as page:
+    with Instances(environment, directory) as instances, Page(environment) as page:
         page.open(instances.demo().dashboard)
         page.wait_for("document.querySelector('[data-testid=connection]')?.dataset.link === 'live'")
         time.sleep(TRAFFIC)

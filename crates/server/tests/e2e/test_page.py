@@ -138,6 +138,18 @@ def test_the_seven_metrics_are_drawn(page, proxy):
     assert page.complaints() == []
 
 
+def test_every_tool_is_in_the_table(page, proxy):
+    """Also where there are more than a push holds."""
+    for number in range(60):
+        call_tool(proxy, f"tool{number}")
+    shown(page, proxy)
+    page.wait_for("document.querySelector('#tools-title').innerText.includes('60')", 2 * SOON)
+    page.click("[data-testid=tools] .more")
+    rows = "document.querySelectorAll('[data-testid=tool-row]').length"
+    page.wait_for(f"{rows} === 60")
+    assert page.complaints() == []
+
+
 def test_the_server_is_restarted(page, instances, upstream):
     options = ("proxy", "--upstream", upstream.url, "--listen", ANY_PORT, "--name", "again")
     first = instances.spawn(*options, "--dashboard", ANY_PORT)

@@ -13,9 +13,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from harness import settles_at, wait_until
-from raw import CLOSE, PING, RawWebSocket
+from raw import CLOSE, PING, RawWebSocket, upgrade
 from raw import connect as raw_connect
-from raw import upgrade
 from upstream import Upstream, call
 
 # The documented limits.
@@ -261,6 +260,23 @@ def test_the_answers_are_those_of_http(proxy):
         assert traces == proxy.get("api/v1/traces").json()
         series = answer_to(client, '["get_metrics"]')["data"]["tool_call_duration_ms"]["series"]
         assert [one["labels"]["tool"] for one in series] == ["probe"]
+
+
+def test_the_metrics_are_whole(start):
+    """A push holds the most active series; who asks for the metrics gets all, as over HTTP."""
+    instance = start(dashboard_update_interval="300ms", dashboard_max_metrics="50")
+    for number in range(60):
+        make_calls(instance, 1, f"tool{number}")
+    tools = lambda metrics: [series["labels"]["tool"] for series in metrics["tool_call_duration_ms"]["series"]]  # noqa: E731
+    settles_at(60, lambda: len(tools(instance.get("api/v1/metrics").json())))
+    whole = tools(instance.get("api/v1/metrics").json())
+    with open_socket(instance) as client:
+        pushed = lambda: next_of(client, "dashboard")["data"]["metrics"]  # noqa: E731
+        series = lambda metrics: sum(len(m["series"]) for m in metrics.values() if isinstance(m, dict))  # noqa: E731
+        settles_at(50, lambda: series(pushed()))
+        assert set(tools(pushed())) < set(whole)
+        client.send('["get_metrics"]')
+        assert sorted(tools(next_of(client, "metrics")["data"])) == sorted(whole)
 
 
 def test_many_commands_are_answered_in_order(proxy):
