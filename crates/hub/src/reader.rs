@@ -1,7 +1,7 @@
 //! What readers hold.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use mcpscope_core::{Cursor, TraceId};
 use mcpscope_health::{Readiness, Report, Usage};
@@ -211,12 +211,6 @@ impl Reader {
 
     fn tracer(&self) -> Result<&Tracer, Off> {
         self.core.sources.tracer.as_ref().ok_or(Off::Tracing)
-    }
-
-    /// The instant of the runtime's clock that a wall time of this instance was made from.
-    #[must_use]
-    pub fn wall_at(&self, at: Instant) -> SystemTime {
-        self.core.sources.anchor.wall_at(at)
     }
 }
 

@@ -1,10 +1,12 @@
 //! The tick.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mcpscope_health::{Report, State};
 use tokio::sync::{broadcast, watch};
+use tokio::task::JoinError;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::frame::Frame;
@@ -45,21 +47,21 @@ impl Hub {
         window.reset();
         let (mut beat, mut tick) = (every(BEAT), every(config.update_interval));
         let mut vitals = Some(Vitals::new(Arc::clone(&core), Arc::clone(&health.borrow())));
-        let works = Works::new(&core);
+        let mut works = Works::new(&core);
         loop {
             tokio::select! {
                 // In this order: a frame has the window that ends with it, and the health of its own second.
                 biased;
                 _ = window.tick() => {
                     if let Some(metrics) = core.sources.metrics.clone() {
-                        works.saw(blocking(move || metrics.close_window(now())).await.map(drop));
+                        works.saw("a window", blocking(move || metrics.close_window(now())).await);
                     }
                 }
                 _ = beat.tick() => {
                     let (at, taken) = (now(), vitals.take());
                     let mut looking = taken.unwrap_or_else(|| Vitals::new(Arc::clone(&core), Arc::clone(&health.borrow())));
                     let looked = blocking(move || { let look = looking.look(at); (looking, look) }).await;
-                    if let Some((after, look)) = works.saw(looked) {
+                    if let Some((after, look)) = works.saw("health", looked) {
                         vitals = Some(after);
                         // Without a change the next frame brings it.
                         if look.news {
@@ -72,7 +74,8 @@ impl Hub {
                     let (core, last, at) = (Arc::clone(&core), Arc::clone(&frames.borrow()), now());
                     let report = Arc::new(core.sources.health.report(at, core.sources.anchor.wall_at(at)));
                     let current = Arc::clone(&report);
-                    if let Some(frame) = works.saw(blocking(move || Frame::next(&core, &last, current, at)).await) {
+                    let made = blocking(move || Frame::next(&core, &last, current, at)).await;
+                    if let Some(frame) = works.saw("a frame", made) {
                         health.send_replace(report);
                         frames.send_replace(Arc::new(frame));
                     }
@@ -88,34 +91,81 @@ fn every(period: Duration) -> Interval {
     interval
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, tokio::task::JoinError> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
     tokio::task::spawn_blocking(work).await
 }
 
 /// Tells health whether the observing itself works.
-struct Works<'a>(&'a Core);
+struct Works<'a> {
+    core: &'a Core,
+    /// The kinds of work whose last attempt failed.
+    failing: BTreeSet<&'static str>,
+}
 
 impl<'a> Works<'a> {
     /// The component that the hub reports itself as.
     const COMPONENT: &'static str = "observability";
 
     fn new(core: &'a Core) -> Self {
-        core.sources.reporter.set(Self::COMPONENT, State::Healthy, "Observability running", SystemTime::now());
-        Self(core)
+        let works = Self { core, failing: BTreeSet::new() };
+        works.tell();
+        works
     }
 
-    fn saw<T>(&self, worked: Result<T, tokio::task::JoinError>) -> Option<T> {
-        let reporter = &self.0.sources.reporter;
-        match worked {
-            Ok(done) => {
-                reporter.set(Self::COMPONENT, State::Healthy, "Observability running", SystemTime::now());
-                Some(done)
-            }
+    /// What was worked out, if it was; `what` names the kind of work.
+    fn saw<T>(&mut self, what: &'static str, worked: Result<T, JoinError>) -> Option<T> {
+        let changed = match &worked {
+            Ok(_) => self.failing.remove(what),
             Err(error) => {
-                tracing::error!(%error, "a tick failed; it is tried again");
-                reporter.set(Self::COMPONENT, State::Warning, "Observability failing", SystemTime::now());
-                None
+                tracing::error!(%error, "{what} failed; it is tried again");
+                self.failing.insert(what)
             }
+        };
+        if changed {
+            self.tell();
         }
+        worked.ok()
+    }
+
+    fn tell(&self) {
+        let sources = &self.core.sources;
+        let (state, message) = match self.failing.first() {
+            None => (State::Healthy, "Observability running".to_owned()),
+            Some(_) => {
+                let all: Vec<_> = self.failing.iter().copied().collect();
+                (State::Warning, format!("Observability failing: {}", all.join(", ")))
+            }
+        };
+        sources.reporter.set(Self::COMPONENT, state, message, sources.anchor.wall_at(now()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mcpscope_core::ClockAnchor;
+    use mcpscope_health::channel;
+
+    use super::*;
+    use crate::{Config, Sources};
+
+    #[tokio::test(start_paused = true)]
+    async fn one_kind_of_work_that_fails_is_not_hidden_by_another_that_works() {
+        let anchor = ClockAnchor { mono: now(), wall: std::time::SystemTime::UNIX_EPOCH };
+        let (reporter, health) = channel(anchor.mono);
+        let sources = Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, anchor };
+        let core = Core { sources, config: Config::default() };
+        let mut works = Works::new(&core);
+        let state = || {
+            let report = core.sources.health.report(anchor.mono, anchor.wall);
+            let component = &report.components[Works::COMPONENT];
+            (component.state, component.message.clone())
+        };
+        assert_eq!(state(), (State::Healthy, "Observability running".to_owned()));
+        let panicked = async || blocking(|| panic!("provoked")).await.map(|()| ());
+        assert_eq!(works.saw("a frame", panicked().await), None);
+        assert_eq!(works.saw("health", Ok(())), Some(()));
+        assert_eq!(state(), (State::Warning, "Observability failing: a frame".to_owned()));
+        works.saw("a frame", Ok(()));
+        assert_eq!(state().0, State::Healthy);
     }
 }

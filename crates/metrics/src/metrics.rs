@@ -1,6 +1,6 @@
 //! One instance of all metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,8 @@ pub(crate) struct Inner {
     build_info: Family<GaugeCell, 1>,
     raw: Arc<RawLog>,
     windows: Mutex<Windows>,
+    /// The servers whose gauges somebody counts up and down.
+    announced: Mutex<BTreeSet<Box<str>>>,
 }
 
 /// Sums over all series since the start of the instance, or now for what goes up and down.
@@ -107,6 +109,7 @@ impl Metrics {
             build_info: Family::new(&desc::BUILD_INFO, ["version"], max),
             raw,
             windows: Mutex::new(Windows::new(anchor, config.retention)),
+            announced: Mutex::default(),
         }));
         for component in Component::ALL {
             let _ = metrics.component_operations(component, false);
@@ -120,6 +123,7 @@ impl Metrics {
 
     /// Makes the families whose labels are known beforehand appear as zero for this server.
     pub fn announce_server(&self, server: &str, transport: Transport) {
+        self.announced().insert(server.into());
         // Resolving a handle is what makes its series exist.
         let _ = self.transport_connections(server, transport);
         Method::REGISTRY_OPERATIONS.iter().for_each(|operation| drop(self.registry_operations(server, operation)));
@@ -127,6 +131,15 @@ impl Metrics {
         for protocol in Protocol::KNOWN {
             let _ = (self.active_sessions(server, protocol), self.session_creation(server, protocol));
         }
+    }
+
+    /// Whether [`Metrics::announce_server`] was called for this server.
+    pub(crate) fn is_announced(&self, server: &str) -> bool {
+        self.announced().contains(server)
+    }
+
+    fn announced(&self) -> MutexGuard<'_, BTreeSet<Box<str>>> {
+        self.0.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Registry operations of a server; `operation` is one of [`Method::REGISTRY_OPERATIONS`].
@@ -220,12 +233,13 @@ impl Metrics {
     pub fn totals(&self) -> Totals {
         let m = &*self.0;
         let gauges = |family: &Family<GaugeCell, 2>| -> u64 {
-            family.series().iter().map(|series| u64::try_from(series.cell.get()).unwrap_or(0)).sum()
+            saturating(family.series().iter().map(|series| u64::try_from(series.cell.get()).unwrap_or(0)))
         };
         let mut components: BTreeMap<Box<str>, ComponentTotals> = BTreeMap::new();
         let mut add = |labels: &Labels, count: u64, to: fn(&mut ComponentTotals) -> &mut u64| {
             if let (Some(component), Some("false")) = (labels.get("component"), labels.get("injected")) {
-                *to(components.entry(component.into()).or_default()) += count;
+                let total = to(components.entry(component.into()).or_default());
+                *total = total.saturating_add(count);
             }
         };
         // Errors before operations, as in a snapshot.
@@ -235,7 +249,7 @@ impl Metrics {
             .iter()
             .for_each(|s| add(&s.labels, s.cell.get(), |totals| &mut totals.operations));
         Totals {
-            registry_operations: m.registry_operations.series().iter().map(|series| series.cell.get()).sum(),
+            registry_operations: saturating(m.registry_operations.series().iter().map(|series| series.cell.get())),
             active_sessions: gauges(&m.active_sessions),
             transport_connections: gauges(&m.transport_connections),
             components,
@@ -334,6 +348,11 @@ impl Metrics {
         &desc::ACTIVE_SESSIONS,
         &desc::QUEUE_DEPTH,
     ];
+}
+
+/// A sum that stops at the highest number. What is recorded by name can be anything.
+pub(crate) fn saturating(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0, u64::saturating_add)
 }
 
 const fn flag(value: bool) -> &'static str {

@@ -9,6 +9,10 @@ use crate::metrics::Metrics;
 
 /// Longest name that an error repeats, in bytes.
 const SHOWN_BYTES: usize = 64;
+/// Highest number of operations, and highest value of a gauge: enough for anything real, and far from overflowing a sum.
+const MAX_NUMBER: u64 = 1_000_000_000;
+/// Longest duration: a day.
+const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why a record was refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -29,6 +33,14 @@ pub enum RecordError {
         label: String,
         /// The labels that it has.
         expected: &'static [&'static str],
+    },
+    /// The gauge belongs to a relay, which counts up and down from what it knows.
+    #[error("{metric} of server {server:?} is counted by a relay: record it for a server of your own")]
+    Counted {
+        /// The metric.
+        metric: &'static str,
+        /// The server.
+        server: String,
     },
     /// The metric does not take such a value.
     #[error("{metric} does not take {value}: expected {expected}")]
@@ -58,7 +70,8 @@ impl Metrics {
     ///
     /// A label that is left out is empty, `injected` is `false` and `outcome` is `ok`. The value is a number of operations
     /// for `registry_operations_per_second`, milliseconds for the two latencies, the new value for the three gauges, and
-    /// one operation of a component, failed (1) or not (0), for `error_rates_by_component`.
+    /// one operation of a component, failed (1) or not (0), for `error_rates_by_component`. A gauge of a server that a relay
+    /// counts is left to the relay.
     ///
     /// # Errors
     /// [`RecordError`]: nothing was recorded.
@@ -71,7 +84,7 @@ impl Metrics {
         match metric {
             "registry_operations_per_second" => {
                 let values = given.labels(&["server", "operation"])?;
-                let operations = given.whole("a whole number of operations, 0 or more")?;
+                let operations = given.whole("a whole number of operations from 0 to 1000000000")?;
                 Counter(self.critical(&all.registry_operations, values)).add(operations, at);
             }
             "session_creation_latency_ms" => {
@@ -102,8 +115,12 @@ impl Metrics {
                     "active_sessions_count" => (&all.active_sessions, &["server", "protocol"]),
                     _ => (&all.queue_depth, &["server", "direction"]),
                 };
-                let values = given.labels(second)?;
-                let value = given.whole("a whole number, 0 or more")?;
+                let values @ [server, _] = given.labels(second)?;
+                let value = given.whole("a whole number from 0 to 1000000000")?;
+                if self.is_announced(server) {
+                    let server = bounded(server, SHOWN_BYTES).to_owned();
+                    return Err(RecordError::Counted { metric, server });
+                }
                 Gauge(self.critical(family, values)).set(i64::try_from(value).unwrap_or(i64::MAX), at);
             }
         }
@@ -135,13 +152,13 @@ impl<'a> Given<'a> {
     }
 
     fn whole(&self, expected: &'static str) -> Result<u64, RecordError> {
-        // Up to 2^53 every whole number has a value of its own.
-        let fits = (0.0..=9_007_199_254_740_992.0).contains(&self.value) && self.value.fract() == 0.0;
+        let fits = (0.0..=MAX_NUMBER as f64).contains(&self.value) && self.value.fract() == 0.0;
         if fits { Ok(self.value as u64) } else { Err(self.bad(expected)) }
     }
 
     fn duration(&self) -> Result<Duration, RecordError> {
-        Duration::try_from_secs_f64(self.value / 1e3).map_err(|_| self.bad("a number of milliseconds, 0 or more"))
+        let duration = Duration::try_from_secs_f64(self.value / 1e3).ok().filter(|duration| *duration <= MAX_DURATION);
+        duration.ok_or_else(|| self.bad("a number of milliseconds from 0 to 86400000, a day"))
     }
 
     fn bad(&self, expected: &'static str) -> RecordError {
@@ -199,13 +216,35 @@ mod tests {
     }
 
     #[test]
+    fn a_gauge_that_a_relay_counts_is_left_to_it() {
+        let (metrics, at) = metrics();
+        metrics.announce_server("s", mcpscope_core::Transport::Stdio);
+        let refused = metrics.record("transport_connection_count", 5.0, &[("server", "s"), ("transport", "stdio")], at);
+        assert!(matches!(refused, Err(RecordError::Counted { .. })), "{refused:?}");
+        metrics.record("transport_connection_count", 5.0, &[("server", "mine"), ("transport", "stdio")], at).unwrap();
+        metrics.record("tool_call_duration_ms", 5.0, &[("server", "s")], at).unwrap();
+    }
+
+    #[test]
+    fn sums_do_not_overflow() {
+        let (metrics, at) = metrics();
+        for n in 0..3 {
+            let operation = n.to_string();
+            let counter = metrics.registry_operations("s", &operation);
+            (0..3).for_each(|_| counter.add(u64::MAX / 2, at));
+        }
+        assert_eq!(metrics.totals().registry_operations, u64::MAX);
+        let _ = (metrics.summary(at), metrics.close_window(at), metrics.summary(at));
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused_and_recorded_nowhere() {
         let (metrics, at) = metrics();
         let before = metrics.snapshot(at).to_prometheus();
         let refused = |name, value, labels: &[(&str, &str)]| metrics.record(name, value, labels, at).unwrap_err();
         assert!(matches!(refused("tool_calls", 1.0, &[]), RecordError::UnknownMetric { .. }));
         assert!(matches!(refused("tool_call_duration_ms", 1.0, &[("tol", "x")]), RecordError::UnknownLabel { .. }));
-        for value in [-1.0, f64::NAN, f64::INFINITY] {
+        for value in [-1.0, 1e10, f64::NAN, f64::INFINITY] {
             for name in Metrics::CRITICAL_NAMES {
                 assert!(matches!(refused(name, value, &[]), RecordError::BadValue { .. }), "{name} {value}");
             }

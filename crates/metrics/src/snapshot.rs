@@ -142,7 +142,7 @@ impl HistogramSnapshot {
         self.min_ns = if self.count == 0 { other.min_ns } else { self.min_ns.min(other.min_ns) };
         self.max_ns = self.max_ns.max(other.max_ns);
         self.count += other.count;
-        self.sum_ns += other.sum_ns;
+        self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
         self.last_ns = other.last_ns;
         self.bounds.resize(self.bounds.len().max(other.bounds.len()), 0);
         for (mine, theirs) in self.bounds.iter_mut().zip(&other.bounds) {

@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 use mcpscope_core::Labels;
 
 use crate::Metrics;
+use crate::metrics::saturating;
 use crate::schema::{Desc, Kind, desc};
 use crate::snapshot::{FamilySnapshot, Snapshot, Value};
 use crate::window::{Stats, Window, WindowSeries};
@@ -83,7 +84,7 @@ impl Metrics {
             let Some(name) = family.desc.critical else { continue };
             let events = |s: &crate::SeriesSnapshot| windows.baseline.events_since(family.desc, &s.labels, &s.value);
             if family.desc.kind != Kind::Gauge {
-                counters.insert(name, family.series.iter().map(events).sum());
+                counters.insert(name, saturating(family.series.iter().map(events)));
             }
             let stats: Vec<Stats> = if *family.desc == desc::COMPONENT_ERRORS {
                 // Of a ratio, the ratios are what is aggregated, not the errors that it is made of.
@@ -96,7 +97,7 @@ impl Metrics {
                 if *family.desc == desc::COMPONENT_ERRORS {
                     // A component is in there once for each type of error; its operations count once.
                     let operations = newest.iter().flat_map(|w| of(w, &desc::COMPONENT_OPERATIONS));
-                    total.count = operations.map(|s| s.stats.count).sum();
+                    total.count = saturating(operations.map(|s| s.stats.count));
                     total.avg = if total.count > 0 { total.sum / total.count as f64 } else { 0.0 };
                 }
                 aggregates.insert(name, total);
@@ -158,7 +159,8 @@ fn error_rates(snapshot: &Snapshot, window: Option<&Window>) -> MetricView {
     };
     let (errors, operations) = (counts(&desc::COMPONENT_ERRORS), counts(&desc::COMPONENT_OPERATIONS));
     let total = |component: &str| -> u64 {
-        operations.iter().filter(|(labels, _)| labels.get("component") == Some(component)).map(|(_, n)| n).sum()
+        let mine = operations.iter().filter(|(labels, _)| labels.get("component") == Some(component));
+        saturating(mine.map(|(_, n)| *n))
     };
     let mut series = Vec::new();
     for component in mcpscope_core::Component::ALL.map(mcpscope_core::Component::as_str) {
@@ -194,7 +196,7 @@ fn error_rates(snapshot: &Snapshot, window: Option<&Window>) -> MetricView {
 fn aggregate(stats: &[Stats]) -> Option<Stats> {
     let first = *stats.first()?;
     let highest = |of: fn(&Stats) -> f64| stats.iter().map(of).fold(f64::MIN, f64::max);
-    let count = stats.iter().map(|s| s.count).sum();
+    let count = saturating(stats.iter().map(|s| s.count));
     let sum = stats.iter().map(|s| s.sum).sum::<f64>();
     Some(Stats {
         min: stats.iter().map(|s| s.min).fold(first.min, f64::min),

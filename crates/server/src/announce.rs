@@ -79,7 +79,9 @@ impl Announcement {
             dashboard: self.listeners.dashboard.clone(),
         };
         // Without a note the instance must be named by its address: no reason not to run.
-        let running = Running::publish(&entry).inspect_err(|error| tracing::info!("not published: {error:#}")).ok();
+        let running = Running::publish(&entry)
+            .inspect_err(|error| tracing::warn!("the client commands will not find this instance by itself: {error:#}"))
+            .ok();
         self.listeners.single().for_each(|(what, at)| say(format_args!("{what} {at}")));
         for (_, url) in &self.listeners.proxies {
             say(format_args!("proxy {url}"));

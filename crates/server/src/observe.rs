@@ -19,6 +19,8 @@ use crate::listen::{Address, Bound, ListenAt, bind_or_fail};
 
 /// How long the observing side may take to end.
 const END: Duration = Duration::from_secs(3);
+/// How long it may take where that would show: enough for a close frame to go out.
+const END_SOON: Duration = Duration::from_millis(100);
 
 /// The listeners of the observing side, bound.
 #[derive(Debug, Default)]
@@ -172,10 +174,19 @@ impl Observing {
 
     /// Ends it, waiting a bounded time: WebSockets are closed, streams end, requests under way are answered.
     pub(crate) async fn end(self) {
+        self.end_within(END).await;
+    }
+
+    /// Ends it at once, for a caller whose own end someone waits for.
+    pub(crate) async fn end_soon(self) {
+        self.end_within(END_SOON).await;
+    }
+
+    async fn end_within(self, limit: Duration) {
         self.stop.cancel();
         let Self { thread, .. } = self;
         let joined = tokio::task::spawn_blocking(move || thread.join());
-        let _ = tokio::time::timeout(END, joined).await;
+        let _ = tokio::time::timeout(limit, joined).await;
     }
 }
 

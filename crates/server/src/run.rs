@@ -61,7 +61,8 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
         }
     };
     if let Some(observing) = observing {
-        observing.end().await;
+        // A wrapped server ends when it ends, whoever is still looking.
+        observing.end_soon().await;
     }
     Ok(exit_code(status))
 }

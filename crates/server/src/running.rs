@@ -50,10 +50,21 @@ impl Running {
     /// Makes the instance known to the client commands of this user.
     ///
     /// # Errors
-    /// The runtime directory is not ours alone, or the note cannot be written or locked.
+    /// None of the runtime directories is ours alone, or the note cannot be written or locked.
     pub(crate) fn publish(entry: &Entry) -> anyhow::Result<Self> {
-        let place = places().into_iter().next().context("there is no runtime directory")?;
-        Self::publish_in(&place, entry)
+        Self::publish_in_one_of(&places(), entry)
+    }
+
+    /// In the first place that is fit.
+    fn publish_in_one_of(places: &[PathBuf], entry: &Entry) -> anyhow::Result<Self> {
+        let mut why_not = Vec::new();
+        for place in places {
+            match Self::publish_in(place, entry) {
+                Ok(running) => return Ok(running),
+                Err(error) => why_not.push(format!("{error:#}")),
+            }
+        }
+        bail!("{}", why_not.join("; "))
     }
 
     fn publish_in(place: &Path, entry: &Entry) -> anyhow::Result<Self> {
@@ -210,6 +221,19 @@ mod tests {
             text,
             "{\"name\":\"demo\",\"pid\":7,\"mode\":\"run\",\"grpc\":\"127.0.0.1:50051\",\"dashboard\":null}\n"
         );
+    }
+
+    #[test]
+    fn a_place_that_is_not_fit_is_passed_over() {
+        let ((_dir, place), (_other, fit)) = (place(), self::place());
+        fs::create_dir(&place).unwrap();
+        fs::set_permissions(&place, Permissions::from_mode(0o755)).unwrap();
+        let one = entry("one", 1);
+        let running = Running::publish_in_one_of(&[place.clone(), fit.clone()], &one).unwrap();
+        assert_eq!(instances_in(&fit), [one.clone()]);
+        drop(running);
+        let error = format!("{:#}", Running::publish_in_one_of(std::slice::from_ref(&place), &one).unwrap_err());
+        assert!(error.contains(&place.display().to_string()), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! Each check is a pure function from a [`Repo`] to [`Problem`]s, so that its tests need no files.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -16,6 +17,7 @@ use crate::{command, workspace};
 mod assets;
 mod docs;
 mod layers;
+mod links;
 mod manifests;
 mod rust_text;
 mod sources;
@@ -26,6 +28,8 @@ mod text;
 struct Repo {
     members: Vec<Member>,
     files: Vec<TextFile>,
+    /// Every file, those that are no text included.
+    paths: BTreeSet<String>,
 }
 
 /// A package of the workspace.
@@ -83,7 +87,16 @@ impl fmt::Display for Problem {
 
 impl Repo {
     fn load(root: &Path) -> Result<Self> {
-        Ok(Self { members: members(root, &workspace::metadata(&root.join("Cargo.toml"))?), files: text_files(root)? })
+        let paths = paths(root)?;
+        let text = |path: &String| {
+            // One that is not UTF-8 is no text.
+            Some(TextFile { text: fs::read_to_string(root.join(path)).ok()?, path: path.clone() })
+        };
+        Ok(Self {
+            members: members(root, &workspace::metadata(&root.join("Cargo.toml"))?),
+            files: paths.iter().filter_map(text).collect(),
+            paths,
+        })
     }
 
     fn file(&self, path: &str) -> Option<&TextFile> {
@@ -128,7 +141,8 @@ impl TextFile {
 /// Runs every check and prints what it finds.
 pub(crate) fn run() -> Result<()> {
     let repo = Repo::load(&workspace::root())?;
-    let checks = [layers::check, manifests::check, sources::check, docs::check, text::check, assets::check];
+    let checks =
+        [layers::check, manifests::check, sources::check, docs::check, links::check, text::check, assets::check];
     let mut problems = checks.map(|check| check(&repo)).concat();
     problems.sort();
     problems.dedup();
@@ -173,8 +187,8 @@ fn members(root: &Path, metadata: &Metadata) -> Vec<Member> {
         .collect()
 }
 
-/// The text files that git tracks, or would track if they were added now.
-fn text_files(root: &Path) -> Result<Vec<TextFile>> {
+/// The files that git tracks, or would track if they were added now.
+fn paths(root: &Path) -> Result<BTreeSet<String>> {
     let list = command::output(Command::new("git").current_dir(root).args([
         "ls-files",
         "-z",
@@ -184,11 +198,8 @@ fn text_files(root: &Path) -> Result<Vec<TextFile>> {
         "--deduplicate",
     ]))
     .context("git must be there and the tree a clone: the checks look at what git tracks")?;
-    let paths = list.split('\0').filter(|path| !path.is_empty());
-    Ok(paths
-        // A deleted file is still listed; one that is not UTF-8 is no text.
-        .filter_map(|path| Some(TextFile { text: fs::read_to_string(root.join(path)).ok()?, path: path.to_owned() }))
-        .collect())
+    // A deleted file is still listed.
+    Ok(list.split('\0').filter(|path| !path.is_empty() && root.join(path).is_file()).map(str::to_owned).collect())
 }
 
 /// The first line of a manifest on which `key` is set, for the place of a problem.
@@ -214,7 +225,8 @@ mod testing {
     impl Repo {
         pub(super) fn with_files(files: &[(&str, &str)]) -> Self {
             let files = files.iter().map(|&(path, text)| TextFile { path: path.into(), text: text.into() });
-            Self { files: files.collect(), ..Self::default() }
+            let paths = files.clone().map(|file| file.path).collect();
+            Self { files: files.collect(), paths, ..Self::default() }
         }
 
         pub(super) fn with_members(members: impl Into<Vec<Member>>) -> Self {
