@@ -8,7 +8,7 @@ use crate::children::{ChildUsage, Children, WatchedProcess};
 use crate::component::{Component, Observation};
 use crate::machine::Machine;
 use crate::readiness::{Condition, Missing, NOT_YET, Readiness, Requirement};
-use crate::report::{Report, State};
+use crate::report::{Overall, Report, State};
 use crate::usage::{Usage, UsageMeter};
 
 /// The two ends of an instance's health; `started` is when the instance began.
@@ -106,6 +106,26 @@ impl View {
         let report = |(name, component): (&String, &Component)| (name.clone(), component.report());
         let components = self.0.lock().components.iter().map(report).collect();
         Report::new(components, self.uptime(now), wall)
+    }
+
+    /// How one component is now, without a report; none if there is no such component.
+    #[must_use]
+    pub fn state(&self, component: &str) -> Option<State> {
+        self.0.lock().components.get(component).map(Component::known_state)
+    }
+
+    /// How the whole is now, without a report.
+    #[must_use]
+    pub fn overall(&self) -> Overall {
+        let states = self.0.lock();
+        let healthy = states.components.values().filter(|component| component.known_state() == State::Healthy);
+        Overall::of(healthy.count(), states.components.len())
+    }
+
+    /// Whether the instance can serve.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.lock().conditions.iter().all(|condition| condition.unmet.is_none())
     }
 
     /// How long the instance has been running at `now`.

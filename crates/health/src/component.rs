@@ -54,6 +54,11 @@ impl Component {
         ComponentReport { state, message, since: self.since, rate, count }
     }
 
+    /// The state as it is reported.
+    pub(crate) fn known_state(&self) -> State {
+        self.state().unwrap_or(State::Healthy)
+    }
+
     /// The worse of both; nothing before the first word.
     fn state(&self) -> Option<State> {
         let said = self.said.as_ref().map(|(state, _)| *state);

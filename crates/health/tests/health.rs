@@ -114,6 +114,34 @@ fn what_is_removed_was_never_seen() {
 }
 
 #[test]
+fn the_short_answers_are_those_of_the_report() {
+    let states = [State::Healthy, State::Warning, State::Critical];
+    for healthy in 0..6 {
+        for worse in states {
+            let started = Instant::now();
+            let (reporter, view) = channel(started);
+            assert_eq!((view.overall(), view.state("0")), (Overall::Healthy, None));
+            for n in 0..6 {
+                let state = if n < healthy { State::Healthy } else { worse };
+                reporter.set(&n.to_string(), State::Healthy, "said", second(1));
+                reporter.observe(&n.to_string(), seen(state, "seen"), second(1));
+            }
+            let report = view.report(started, second(1));
+            assert_eq!(view.overall(), report.overall);
+            for (name, component) in &report.components {
+                assert_eq!(view.state(name), Some(component.state));
+            }
+        }
+    }
+    let (reporter, view) = channel(Instant::now());
+    assert!(view.is_ready());
+    let condition = reporter.require("it");
+    assert!(!view.is_ready());
+    condition.met();
+    assert!(view.is_ready() && view.readiness().ready);
+}
+
+#[test]
 fn every_condition_must_be_met() {
     let (reporter, view) = channel(Instant::now());
     let missing =

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mcpscope_core::{Cursor, TraceId};
-use mcpscope_health::{Readiness, Report, Usage};
+use mcpscope_health::{Overall, Readiness, Report, State, Usage};
 use mcpscope_metrics::{MetricView, RawRecord, Snapshot, Summary};
 use mcpscope_tracing::{Filter, Trace, Tracer};
 use tokio::sync::{broadcast, watch};
@@ -82,6 +82,24 @@ impl Reader {
     pub fn health(&self) -> Report {
         let at = now();
         self.core.sources.health.report(at, self.core.sources.anchor.wall_at(at))
+    }
+
+    /// How one component is now; none if there is no such component. Cheaper than a report.
+    #[must_use]
+    pub fn component_state(&self, component: &str) -> Option<State> {
+        self.core.sources.health.state(component)
+    }
+
+    /// How the whole is now. Cheaper than a report.
+    #[must_use]
+    pub fn overall(&self) -> Overall {
+        self.core.sources.health.overall()
+    }
+
+    /// Whether the instance can serve. Cheaper than [`Reader::readiness`], which says what is missing.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.core.sources.health.is_ready()
     }
 
     /// Whether the instance can serve, and if not, what is missing.
