@@ -183,7 +183,7 @@ pub struct Dashboard {
     /// Host names and IP addresses answered to besides loopback, without port, IPv6 without brackets. Default: none.
     #[serde(with = "Hosts")]
     pub allowed_hosts: Vec<String>,
-    /// Origins answered to besides loopback ones, such as `https://inspector.example`. Default: none.
+    /// Origins answered to besides the dashboard's own, such as `https://grafana.example`. Default: none.
     #[serde(with = "Origins")]
     pub allowed_origins: Vec<String>,
 }

@@ -11,11 +11,23 @@ use std::net::IpAddr;
 pub struct HostPolicy {
     /// Host names allowed besides loopback, without port, lower case.
     pub allowed_hosts: Vec<String>,
-    /// Origins allowed besides loopback ones, such as `https://inspector.example`.
+    /// Origins allowed besides those of `origins`, such as `https://inspector.example`.
     pub allowed_origins: Vec<String>,
+    /// Which origins are allowed without being named.
+    pub origins: Origins,
     /// Whether any host is answered to: for a listener that was bound to a non-loopback address on purpose and whose names
     /// cannot be known. Origins are checked all the same.
     pub any_host: bool,
+}
+
+/// Which origins a listener answers to without their being named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origins {
+    /// Every page of this machine: `http` or `https`, a loopback name, any port.
+    #[default]
+    Loopback,
+    /// The listener's own pages only: `http` and the host that the request is for, with the same port.
+    Own,
 }
 
 /// Why a request is refused.
@@ -25,8 +37,8 @@ pub enum Refusal {
     HostCount(usize),
     /// This host is not answered to.
     Host(String),
-    /// This origin is not answered to.
-    Origin(String),
+    /// This origin is not answered to; besides those that are named, there are these.
+    Origin(String, Origins),
 }
 
 impl HostPolicy {
@@ -34,7 +46,7 @@ impl HostPolicy {
     /// where it wins over the header, RFC 9112), and its `Origin` headers.
     ///
     /// # Errors
-    /// Not exactly one host, a host that is neither loopback nor allowed, or an origin that is neither.
+    /// Not exactly one host, a host that is neither loopback nor allowed, or an origin that is not allowed.
     pub fn check<'a>(
         &self,
         hosts: impl IntoIterator<Item = &'a [u8]>,
@@ -53,8 +65,9 @@ impl HostPolicy {
                 return Err(Refusal::Host(shown(name)));
             }
         }
-        match origins.into_iter().find(|origin| !self.allows_origin(origin)) {
-            Some(origin) => Err(Refusal::Origin(shown(origin))),
+        let host = authority.map(str::as_bytes).or(host);
+        match origins.into_iter().find(|origin| !self.allows_origin(origin, host)) {
+            Some(origin) => Err(Refusal::Origin(shown(origin), self.origins)),
             None => Ok(()),
         }
     }
@@ -65,14 +78,20 @@ impl HostPolicy {
         })
     }
 
-    fn allows_origin(&self, origin: &[u8]) -> bool {
+    fn allows_origin(&self, origin: &[u8], host: Option<&[u8]>) -> bool {
         let Ok(origin) = std::str::from_utf8(origin) else { return false };
-        let loopback = ["http://", "https://"]
-            .iter()
-            .find_map(|scheme| origin.strip_prefix(scheme))
-            .and_then(host_name)
-            .is_some_and(is_loopback);
-        loopback || self.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
+        let unnamed = match self.origins {
+            Origins::Loopback => ["http://", "https://"]
+                .iter()
+                .find_map(|scheme| origin.strip_prefix(scheme))
+                .and_then(host_name)
+                .is_some_and(is_loopback),
+            Origins::Own => origin
+                .strip_prefix("http://")
+                .zip(host)
+                .is_some_and(|(asks, asked)| asks.as_bytes().eq_ignore_ascii_case(asked)),
+        };
+        unnamed || self.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
     }
 }
 
@@ -86,8 +105,12 @@ impl std::fmt::Display for Refusal {
                     "host {host:?} is not answered to: expected localhost, 127.0.0.1, [::1] or one of allowed_hosts"
                 )
             }
-            Self::Origin(origin) => {
-                write!(f, "origin {origin:?} is not answered to: expected a loopback one or one of allowed_origins")
+            Self::Origin(origin, origins) => {
+                let expected = match origins {
+                    Origins::Loopback => "a loopback one",
+                    Origins::Own => "that of the host asked for, over http,",
+                };
+                write!(f, "origin {origin:?} is not answered to: expected {expected} or one of allowed_origins")
             }
         }
     }
@@ -159,7 +182,7 @@ mod tests {
             "http://localhost@evil.example",
             "file://localhost",
         ] {
-            check(&policy, &["localhost"], &[origin], Err(Refusal::Origin(origin.to_owned())));
+            check(&policy, &["localhost"], &[origin], Err(Refusal::Origin(origin.to_owned(), Origins::Loopback)));
         }
         check(&policy, &[], &[], Err(Refusal::HostCount(0)));
         check(&policy, &["localhost", "localhost"], &[], Err(Refusal::HostCount(2)));
@@ -178,19 +201,64 @@ mod tests {
         let policy = HostPolicy {
             allowed_hosts: vec!["mcp.internal".into()],
             allowed_origins: vec!["https://inspector.example".into()],
-            any_host: false,
+            ..HostPolicy::default()
         };
         check(&policy, &["mcp.internal:9000"], &["https://inspector.example"], Ok(()));
         check(
             &policy,
             &["mcp.internal"],
             &["https://inspector.example.evil"],
-            Err(Refusal::Origin("https://inspector.example.evil".into())),
+            Err(Refusal::Origin("https://inspector.example.evil".into(), Origins::Loopback)),
         );
         let open = HostPolicy { any_host: true, ..HostPolicy::default() };
         check(&open, &["10.0.0.1:9000"], &[], Ok(()));
         check(&open, &[], &[], Ok(()));
         check(&open, &["a", "a"], &[], Err(Refusal::HostCount(2)));
-        check(&open, &["10.0.0.1:9000"], &["http://evil.example"], Err(Refusal::Origin("http://evil.example".into())));
+        let evil = Refusal::Origin("http://evil.example".into(), Origins::Loopback);
+        check(&open, &["10.0.0.1:9000"], &["http://evil.example"], Err(evil));
+    }
+
+    #[test]
+    fn of_pages_only_its_own_may_be_answered_to() {
+        let policy = HostPolicy {
+            allowed_hosts: vec!["mcp.internal".into()],
+            allowed_origins: vec!["https://grafana.example".into(), "http://localhost:3000".into()],
+            origins: Origins::Own,
+            any_host: false,
+        };
+        for (host, origin) in [
+            ("localhost:8080", "http://localhost:8080"),
+            ("LOCALHOST:8080", "http://localhost:8080"),
+            ("localhost", "http://localhost"),
+            ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+            ("[::1]:8080", "http://[::1]:8080"),
+            ("mcp.internal:8080", "http://mcp.internal:8080"),
+            ("localhost:8080", "https://grafana.example"),
+            ("localhost:8080", "http://localhost:3000"),
+        ] {
+            check(&policy, &[host], &[origin], Ok(()));
+        }
+        for origin in [
+            "http://localhost",
+            "http://localhost:80800",
+            "http://localhost:8081",
+            "http://127.0.0.1:8080",
+            "https://localhost:8080",
+            "http://localhost:8080/",
+            "http://mcp.internal:8080",
+            "localhost:8080",
+            "null",
+            "",
+        ] {
+            let refusal = Refusal::Origin(origin.to_owned(), Origins::Own);
+            check(&policy, &["localhost:8080"], &[origin], Err(refusal));
+        }
+        // A page that is answered to by its own name is no page of a host that is not.
+        check(&policy, &["evil.example"], &["http://evil.example"], Err(Refusal::Host("evil.example".into())));
+        // Of two hosts the one counts that the request is for.
+        let absolute = |origin: &str| {
+            policy.check([b"localhost:1".as_slice()], Some("localhost:2"), [origin.as_bytes()]).map_err(drop)
+        };
+        assert_eq!((absolute("http://localhost:2"), absolute("http://localhost:1")), (Ok(()), Err(())));
     }
 }

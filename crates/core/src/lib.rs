@@ -16,7 +16,7 @@ mod verdict;
 
 pub use call::{Call, CallRecord, Direction, Transport};
 pub use component::Component;
-pub use host::{HostPolicy, Refusal};
+pub use host::{HostPolicy, Origins, Refusal};
 pub use id::{RequestId, SpanId, TraceContext, TraceId};
 pub use labels::Labels;
 pub use method::Method;

@@ -17,8 +17,11 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use mcpscope_accept::{Door, StallLimit, StallLimits};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
+
+use crate::http2::{Http2, Told};
 
 /// How long what is in flight may take to finish once the server stops.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
@@ -46,17 +49,20 @@ pub(crate) struct Limits {
 pub(crate) enum Speaks {
     /// HTTP/1, and what it is upgraded to.
     Http1,
-    /// HTTP/2 as well, to those who begin with it.
+    /// HTTP/2 to those who begin with it, on half of the connections at most; to the others HTTP/1, one request on each
+    /// connection, so that nobody can keep one by asking again and again.
     Http1And2,
 }
 
-/// Accepts and serves until `stop` ends, then finishes what is in flight.
+/// Accepts and serves until `stop` ends, then finishes what is in flight. `on_evicted` is called for each HTTP/2 connection
+/// that had to make room for a newer one.
 pub(crate) async fn run<S, B>(
     listeners: Vec<TcpListener>,
     service: &S,
     speaks: Speaks,
     limits: Limits,
     on_panic: impl Fn(),
+    on_evicted: impl Fn() + Send + Sync + 'static,
     stop: impl Future<Output = ()>,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -64,6 +70,7 @@ pub(crate) async fn run<S, B>(
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
     let mut door = Door::new("the dashboard", listeners, limits.max_connections);
+    let http2 = Arc::new(Http2::new(limits.max_connections / 2, on_evicted));
     let stall = StallLimits { beginning: limits.header_timeout, write: limits.header_timeout };
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -73,15 +80,20 @@ pub(crate) async fn run<S, B>(
             () = &mut stop => break,
             Some(result) = connections.join_next() => ended(result, &on_panic),
             (stream, _, slot) = door.next() => {
-                let io = TokioIo::new(StallLimit::new(stream, stall, || {}));
+                let end = Arc::new(Notify::new());
+                let stream = StallLimit::new(stream, stall, || {});
+                let io = TokioIo::new(Told::new(stream, Arc::clone(&http2), Arc::clone(&end)));
                 let http = protocol(speaks, limits);
                 let connection = http.serve_connection_with_upgrades(io, service.clone()).into_owned();
                 let connection = graceful.watch(connection);
                 connections.spawn(async move {
                     // Free again once the connection has ended or is none of HTTP any more.
                     let _slot = slot;
-                    if let Err(error) = connection.await {
-                        tracing::debug!(%error, "a dashboard connection failed");
+                    tokio::select! {
+                        ended = connection => if let Err(error) = ended {
+                            tracing::debug!(%error, "a dashboard connection failed");
+                        },
+                        () = end.notified() => tracing::debug!("an HTTP/2 connection made room for a newer one"),
                     }
                 });
             }
@@ -122,7 +134,10 @@ fn protocol(speaks: Speaks, limits: Limits) -> auto::Builder<Streams> {
         .keep_alive_timeout(KEEP_ALIVE);
     match speaks {
         Speaks::Http1 => http.http1_only(),
-        Speaks::Http1And2 => http,
+        Speaks::Http1And2 => {
+            http.http1().keep_alive(false);
+            http
+        }
     }
 }
 
@@ -176,7 +191,7 @@ mod tests {
         };
         // Fewer slots than panics: each gave its own back.
         let limits = Limits { max_connections: 2, header_timeout: Duration::from_secs(10) };
-        run(vec![listener], &service, Speaks::Http1, limits, count, client).await;
+        run(vec![listener], &service, Speaks::Http1, limits, count, || {}, client).await;
         assert_eq!(panics.into_inner(), 5);
     }
 }

@@ -48,7 +48,7 @@ const FILES: &[(&str, &[u8])] = files![
 pub(crate) const PAGE: &str = "index.html";
 
 /// Nothing comes from elsewhere, goes elsewhere or is written into the page; nobody shows it in a frame.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self'; font-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What every asset is sent with. It is asked about again each time it is used, so a new version is seen at once.

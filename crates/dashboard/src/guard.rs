@@ -51,7 +51,7 @@ where
             Err(refusal) => {
                 let status = match &refusal {
                     Refusal::HostCount(_) => StatusCode::BAD_REQUEST,
-                    Refusal::Host(_) | Refusal::Origin(_) => StatusCode::FORBIDDEN,
+                    Refusal::Host(_) | Refusal::Origin(..) => StatusCode::FORBIDDEN,
                 };
                 let answer = Problem::new(status, refusal.to_string()).into_response();
                 Box::pin(async { Ok(private(answer)) })

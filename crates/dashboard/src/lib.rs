@@ -4,6 +4,7 @@ mod accept;
 mod assets;
 mod compress;
 mod guard;
+mod http2;
 mod probe;
 mod problem;
 mod publish;

@@ -25,15 +25,17 @@ use crate::turn::Turn;
 /// What a request that panicked is counted as.
 const PANIC: &str = "probe_panic";
 
+/// What an HTTP/2 connection that had to make room for a newer one is counted as.
+const EVICTED: &str = "probe_evicted";
+
 /// How much the read-only listener serves at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeConfig {
-    /// Connections served at a time, at least 1; further ones wait in the system's accept queue until one of these ends.
-    /// Default: [`ProbeConfig::DEFAULT_MAX_CONNECTIONS`].
+    /// Connections served at a time, at least 2; further ones wait in the system's accept queue until one of these ends.
+    /// At most half of them speak HTTP/2: one more ends the oldest. Default: [`ProbeConfig::DEFAULT_MAX_CONNECTIONS`].
     pub max_connections: usize,
-    /// How long a client may take to begin, or to send the head of its next request, and how long it may leave an answer
-    /// lying without taking a byte of it, before its connection is closed. Default:
-    /// [`ProbeConfig::DEFAULT_HEADER_TIMEOUT`].
+    /// How long a client may take to begin, and to send the head of its request, and how long it may leave an answer lying
+    /// without taking a byte of it, before its connection is closed. Default: [`ProbeConfig::DEFAULT_HEADER_TIMEOUT`].
     pub header_timeout: Duration,
 }
 
@@ -54,9 +56,10 @@ impl Default for ProbeConfig {
 /// then lets requests in flight finish for at most 2 seconds.
 ///
 /// Fit for an address that others can reach: nothing can be changed here, no traffic is shown, and any `Host` is answered
-/// to, because a kubelet calls it by address. An HTTP/2 connection has at most 32 streams at a time and 16 KiB of headers
-/// in each request, and is closed once it no longer answers pings. `grpc` must bound everything else, such as the time
-/// that a request may take.
+/// to, because a kubelet calls it by address. Over HTTP/1 each connection is closed after its answer. An HTTP/2 connection
+/// has at most 32 streams at a time and 16 KiB of headers in each request, and is closed once it no longer answers pings, or
+/// once it is the oldest of more than half of the connections. `grpc` must bound everything else, such as the time that a
+/// request may take.
 ///
 /// # Errors
 /// [`DashboardError::NoListener`].
@@ -76,13 +79,15 @@ where
         return Err(DashboardError::NoListener);
     }
     let ProbeConfig { max_connections, header_timeout } = config;
-    reader.may_drop(PANIC);
+    [PANIC, EVICTED].into_iter().for_each(|what| reader.may_drop(what));
     let policy = Arc::new(HostPolicy { any_host: true, ..HostPolicy::default() });
     let routes = routes::probe_routes(&reader, &Turn::new());
     let plain = Guarded::new(policy, TowerToHyperService::new(warp::service(routes)));
-    let limits = Limits { max_connections, header_timeout };
+    let limits = Limits { max_connections: max_connections.max(2), header_timeout };
     let on_panic = || reader.dropped(PANIC);
-    accept::run(listeners, &ByVersion { plain, grpc }, Speaks::Http1And2, limits, on_panic, stop).await;
+    let counting = reader.clone();
+    let on_evicted = move || counting.dropped(EVICTED);
+    accept::run(listeners, &ByVersion { plain, grpc }, Speaks::Http1And2, limits, on_panic, on_evicted, stop).await;
     Ok(())
 }
 

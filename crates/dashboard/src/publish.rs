@@ -32,11 +32,18 @@ struct Shared {
     newest: Mutex<Arc<Edition>>,
 }
 
-/// A frame, and what was made of it so far: each topic at most once, by whoever needs it first.
+/// A frame, and what was made of it so far: each part at most once, by whoever needs it first.
 #[derive(Debug)]
 pub(crate) struct Edition {
     frame: Arc<Frame>,
-    made: [Made; Topic::ALL.len()],
+    made: [Made; 2],
+}
+
+/// What is sent of a frame.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Dashboard,
+    Metrics,
 }
 
 #[derive(Debug, Default)]
@@ -66,14 +73,30 @@ impl Publisher {
         Arc::clone(&newest)
     }
 
-    /// A topic of the newest frame as a message, with the id that it answers to.
+    /// What there is to say on a topic as a message, with the id that it answers to.
     pub(crate) async fn message(&self, topic: Topic, encoding: Encoding, id: Option<&str>) -> Message {
+        let part = match topic {
+            Topic::Dashboard => Part::Dashboard,
+            Topic::Metrics => Part::Metrics,
+            // Not the newest frame's: an event may have told of something newer.
+            Topic::Health => return reply(topic, &views::Health::from(&self.reader().health()), encoding, id),
+            Topic::Chaos => return reply(topic, &(), encoding, id),
+        };
         let edition = self.newest();
-        if let Some(message) = edition.ready(topic, encoding, id) {
+        if let Some(message) = edition.ready(part, encoding, id) {
             return message;
         }
         let id = id.map(str::to_owned);
-        self.0.turn.work(move || edition.message(topic, encoding, id.as_deref())).await
+        self.0.turn.work(move || edition.message(part, encoding, id.as_deref())).await
+    }
+}
+
+impl Part {
+    const fn topic(self) -> Topic {
+        match self {
+            Self::Dashboard => Topic::Dashboard,
+            Self::Metrics => Topic::Metrics,
+        }
     }
 }
 
@@ -82,53 +105,57 @@ impl Edition {
         Self { frame, made: Default::default() }
     }
 
-    /// The topic's data alone, as JSON.
-    pub(crate) fn data(&self, topic: Topic) -> Bytes {
-        let text = Bytes::from(self.text(topic).clone());
-        text.slice(opening(topic).len()..text.len() - 1)
+    /// The dashboard's data alone, as JSON.
+    pub(crate) fn dashboard(&self) -> Bytes {
+        let text = Bytes::from(self.text(Part::Dashboard).clone());
+        text.slice(opening(Topic::Dashboard).len()..text.len() - 1)
     }
 
     /// The message, if that is no work: all of it has been made before, or is copied together from what has.
-    fn ready(&self, topic: Topic, encoding: Encoding, id: Option<&str>) -> Option<Message> {
-        let made = self.of(topic);
+    fn ready(&self, part: Part, encoding: Encoding, id: Option<&str>) -> Option<Message> {
+        let made = self.of(part);
         let text = made.text.get()?;
         match (encoding, id) {
             (Encoding::Gzip, _) if text.len() > MIN_BYTES => made.gzip.get().filter(|_| id.is_none()).cloned(),
             (_, None) => Some(Message::Text(text.clone())),
-            (_, Some(id)) => Some(Message::Text(with_id(topic, text, id).into())),
+            (_, Some(id)) => Some(Message::Text(with_id(part.topic(), text, id).into())),
         }
     }
 
-    fn message(&self, topic: Topic, encoding: Encoding, id: Option<&str>) -> Message {
-        let text = self.text(topic);
+    fn message(&self, part: Part, encoding: Encoding, id: Option<&str>) -> Message {
+        let text = self.text(part);
         match (encoding, id) {
             (Encoding::Text, None) => Message::Text(text.clone()),
-            (Encoding::Gzip, None) => self.of(topic).gzip.get_or_init(|| message(text.clone(), encoding)).clone(),
-            (_, Some(id)) => message(with_id(topic, text, id).into(), encoding),
+            (Encoding::Gzip, None) => self.of(part).gzip.get_or_init(|| message(text.clone(), encoding)).clone(),
+            (_, Some(id)) => message(with_id(part.topic(), text, id).into(), encoding),
         }
     }
 
-    fn text(&self, topic: Topic) -> &Utf8Bytes {
-        self.of(topic).text.get_or_init(|| {
-            let frame = &*self.frame;
-            let data = match topic {
-                Topic::Dashboard => json(&views::Dashboard::from(frame)),
-                Topic::Health => json(&views::Health::from(&*frame.health)),
-                Topic::Metrics => json(&views::Metrics::all(frame)),
-                Topic::Chaos => json(&()),
-            };
-            format!("{}{data}}}", opening(topic)).into()
+    fn text(&self, part: Part) -> &Utf8Bytes {
+        self.of(part).text.get_or_init(|| match part {
+            Part::Dashboard => whole(part.topic(), &views::Dashboard::from(&*self.frame)),
+            Part::Metrics => whole(part.topic(), &views::Metrics::all(&self.frame)),
         })
     }
 
-    fn of(&self, topic: Topic) -> &Made {
-        &self.made[topic as usize]
+    fn of(&self, part: Part) -> &Made {
+        &self.made[part as usize]
     }
+}
+
+/// What is small enough to be made for each who asks.
+fn reply(topic: Topic, data: &impl Serialize, encoding: Encoding, id: Option<&str>) -> Message {
+    let text = whole(topic, data);
+    message(id.map_or_else(|| text.clone(), |id| with_id(topic, &text, id).into()), encoding)
 }
 
 /// Something that happened, as a message.
 pub(crate) fn event(happened: &views::Happened<'_>, encoding: Encoding) -> Message {
     message(format!("{{\"type\":\"event\",\"data\":{}}}", json(happened)).into(), encoding)
+}
+
+fn whole(topic: Topic, data: &impl Serialize) -> Utf8Bytes {
+    format!("{}{}}}", opening(topic), json(data)).into()
 }
 
 fn opening(topic: Topic) -> String {
@@ -219,7 +246,7 @@ mod tests {
             }
         }
         let text = publisher.message(Topic::Dashboard, Encoding::Text, None).await;
-        let data = publisher.newest().data(Topic::Dashboard);
+        let data = publisher.newest().dashboard();
         assert!(bytes(&text).as_ptr_range().contains(&data.as_ptr()), "the plain answer is a part of it");
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&data).unwrap(), unpacked(&text)["data"]);
     }
@@ -241,10 +268,17 @@ mod tests {
     async fn an_id_is_put_around_the_same_data() {
         let (publisher, _hub) = after_a_tick().await;
         for topic in Topic::ALL {
-            let plain = unpacked(&publisher.message(topic, Encoding::Text, None).await);
+            // Of health the moment is told in which it was asked for.
+            let timeless = |mut reply: serde_json::Value| {
+                if let Some(data) = reply["data"].as_object_mut().filter(|_| topic == Topic::Health) {
+                    assert!(data.remove("timestamp").is_some() && data.remove("uptime").is_some());
+                }
+                reply
+            };
+            let plain = timeless(unpacked(&publisher.message(topic, Encoding::Text, None).await));
             for (encoding, id) in [(Encoding::Text, "7"), (Encoding::Gzip, r#""a\"b""#), (Encoding::Text, "-1e5")] {
                 let message = publisher.message(topic, encoding, Some(id)).await;
-                let mut reply = unpacked(&message);
+                let mut reply = timeless(unpacked(&message));
                 let found = reply.as_object_mut().unwrap().remove("id");
                 assert_eq!(found, serde_json::from_str(id).ok());
                 assert_eq!(reply, plain);

@@ -21,7 +21,7 @@ use crate::compress::{self, Compression, MIN_BYTES, wants_gzip};
 use crate::problem::Problem;
 use crate::publish::{Encoding, Publisher};
 use crate::turn::Turn;
-use crate::websocket::{Gate, Topic};
+use crate::websocket::Gate;
 use crate::{query, views};
 
 const ENDPOINTS: &str = "/, /static/..., /ws, /metrics, /healthz, /readyz, /api/v1/dashboard, /api/v1/health, \
@@ -226,7 +226,7 @@ fn prometheus(asked: &Asked) -> Answer {
 fn dashboard(publisher: Publisher) -> impl FnOnce(&Asked) -> Answer + Send + 'static {
     move |asked| {
         query::none(&asked.query)?;
-        let body = publisher.newest().data(Topic::Dashboard);
+        let body = publisher.newest().dashboard();
         Ok(Text { status: StatusCode::OK, content_type: "application/json", body })
     }
 }

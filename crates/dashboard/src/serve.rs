@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::service::TowerToHyperService;
-use mcpscope_core::HostPolicy;
+use mcpscope_core::{HostPolicy, Origins};
 use mcpscope_hub::Reader;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ const PANIC: &str = "dashboard_panic";
 pub struct Config {
     /// Host names answered to besides loopback, without port. Default: none.
     pub allowed_hosts: Vec<String>,
-    /// Origins answered to besides loopback ones, such as `https://grafana.example`. Default: none.
+    /// Origins answered to besides the dashboard's own, such as `https://grafana.example`. Default: none.
     pub allowed_origins: Vec<String>,
     /// HTTP connections served at a time, at least 1, WebSockets not counted; further ones wait in the system's accept
     /// queue until one of these ends. Default: [`Config::DEFAULT_MAX_CONNECTIONS`].
@@ -107,7 +107,7 @@ pub async fn serve(
     for what in [PANIC, websocket::REFUSED, websocket::SILENT, websocket::SLOW, websocket::EVENT] {
         reader.may_drop(what);
     }
-    let policy = Arc::new(HostPolicy { allowed_hosts, allowed_origins, any_host: false });
+    let policy = Arc::new(HostPolicy { allowed_hosts, allowed_origins, origins: Origins::Own, any_host: false });
     let turn = Turn::new();
     let publisher = Publisher::new(reader.clone(), turn.clone());
     let (gate, sockets) = websocket::gate(publisher.clone(), max_websockets, subscriber_timeout);
@@ -122,8 +122,8 @@ pub async fn serve(
         };
         // The service goes with it, and with the service the gate: no more sockets come then.
         let service = service;
-        accept::run(listeners, &service, Speaks::Http1, Limits { max_connections, header_timeout }, on_panic, stop)
-            .await;
+        let limits = Limits { max_connections, header_timeout };
+        accept::run(listeners, &service, Speaks::Http1, limits, on_panic, || {}, stop).await;
     };
     tokio::join!(requests, sockets.run(stopping.clone(), on_panic));
     Ok(())

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-/// Does what takes work, one at a time and on a thread of its own, so that however many clients ask, the traffic keeps
-/// all cores but one, and who asks for something light is answered at once.
+/// Does what takes work, one at a time and on a thread of its own, so that however many clients of a listener ask, they
+/// take one core for it, and who asks for something light is answered at once. Each listener has its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Turn(Arc<Semaphore>);
 

@@ -1,6 +1,6 @@
 // The seven metrics, each as a card: the current value, a live chart, what its lines are, and the same as a table.
 import { clock } from "./format.js";
-import { CRITICAL } from "./metrics.js";
+import { CRITICAL, drawn } from "./metrics.js";
 import { go } from "./route.js";
 import { color, onTheme } from "./theme.js";
 import uPlot from "./vendor/uPlot.js";
@@ -40,13 +40,19 @@ function Card({ critical, store, seconds }) {
     const [hover, setHover] = useState(/** @type {number | null} */ (null));
     const [table, setTable] = useState(false);
     const { times } = store.history;
-    const all = store.history.lines.get(critical.name) ?? new Map();
-    const names = drawn(all);
-    const now = useMemo(() => critical.read(store.metrics?.[critical.name]?.series ?? []), [store.metrics]);
-    const current = critical.format(store.metrics ? critical.current(now) : null);
+    const newest = times.at(-1);
+    const lines = useMemo(() => {
+        const first = times.findIndex(time => time >= (newest ?? 0) - seconds);
+        return drawn(critical, store.history.lines.get(critical.name) ?? new Map(), first);
+    }, [newest, times.length, seconds]);
+    const names = [...lines.keys()];
+    const current = useMemo(() => {
+        const series = store.metrics?.[critical.name]?.series ?? [];
+        return critical.format(store.metrics ? critical.current(critical.read(series)) : null);
+    }, [store.metrics]);
     const at = hover !== null && hover < times.length ? hover : null;
     /** @param {string} name */
-    const shown = name => critical.format(at === null ? now.get(name) : all.get(name)?.[at]);
+    const shown = name => critical.format(lines.get(name)?.[at ?? times.length - 1]);
     const said = `${critical.title}, ${critical.what} ${current}. ${names.map(name => `${name} ${shown(name)}`).join(", ")}`;
 
     return html`<article class=${critical.wide ? "card chart wide" : "card chart"} data-testid=${`metric-${critical.name}`}>
@@ -57,10 +63,10 @@ function Card({ critical, store, seconds }) {
                 aria-label=${`${critical.title} as a table`} onClick=${() => setTable(!table)}>▤</button>
         </header>
         <div class=${table ? "plot away" : "plot"} role="img" aria-label=${said}>
-            <${Plot} critical=${critical} names=${names} times=${times} lines=${all} seconds=${seconds}
-                newest=${times.at(-1)} onHover=${setHover} />
+            <${Plot} critical=${critical} names=${names} times=${times} lines=${lines} seconds=${seconds}
+                newest=${newest} onHover=${setHover} />
         </div>
-        ${table && html`<${Numbers} critical=${critical} names=${names} times=${times} lines=${all} />`}
+        ${table && html`<${Numbers} critical=${critical} names=${names} times=${times} lines=${lines} />`}
         <ul class="legend">
             ${names.map((name, index) => html`<li key=${name} title=${name}>
                 <i data-line=${index % COLORS} data-dashed=${String(dashed(name))}></i>
@@ -74,12 +80,6 @@ function Card({ critical, store, seconds }) {
 
 /** @param {string} name */
 const dashed = name => name.endsWith(" injected");
-
-/**
- * The lines worth ink: those that ever left zero.
- * @param {Map<string, (number | null)[]>} lines
- */
-const drawn = lines => [...lines].filter(([, values]) => values.some(Boolean)).map(([name]) => name);
 
 /**
  * @param {{ critical: Critical, names: string[], times: number[], lines: Map<string, (number | null)[]>, seconds: number,

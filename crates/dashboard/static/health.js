@@ -12,7 +12,7 @@ export function HealthMap({ store }) {
     }
     const components = Object.entries(health.components ?? {});
     const sound = components.filter(([, { status }]) => status === "healthy").length;
-    const processes = store.dashboard?.processes ?? health.processes ?? [];
+    const processes = store.dashboard?.processes ?? [];
     return html`<section aria-labelledby="health-title">
         <h2 id="health-title">Health</h2>
         <div class="health">

@@ -8,6 +8,7 @@ import * as format from "./format.js";
  * @typedef {{ unit: string, kind: string, series: Series[] }} Metric
  * @typedef {Record<string, Metric>} Metrics by critical name; what else is in there stands in the dashboard too
  * @typedef {Map<string, number | null>} Lines the newest value of each line
+ * @typedef {(number | null)[]} Values of one line, oldest first
  *
  * @typedef {object} Critical one of the seven
  * @property {string} name
@@ -16,6 +17,7 @@ import * as format from "./format.js";
  * @property {(value: format.Maybe) => string} format
  * @property {(series: Series[]) => Lines} read
  * @property {(lines: Lines) => number | null} current
+ * @property {(one: number, other: number) => number} join what two lines are together
  * @property {boolean} [wide] takes the room of two
  * @property {boolean} [whole] counts things: no fractions on the axis
  */
@@ -24,9 +26,18 @@ import * as format from "./format.js";
 const KEPT = 3600;
 /** A pause (s) longer than this breaks the lines. */
 const PAUSE = 20;
+/** The shortest time (s) between two points. */
+const INSTANT = 0.001;
+/** A point that is older than the last by more than this (s) tells that the clock was set back. */
+const TURNED_BACK = 1;
 /** Lines per chart; the wire's label values are many, a reader's eyes are two. */
 const MAX_LINES = 12;
+/** Lines kept per metric. A server bounds its label values; those of one after another are not. */
+const MAX_KEPT = 300;
 const REST = "other";
+
+/** Halvings: enough for the three digits that are shown. */
+const STEPS = 32;
 
 /** @type {["min" | "max" | "p50" | "p90" | "p95" | "p99", number][]} */
 const POINTS = [["min", 0], ["p50", 0.5], ["p90", 0.9], ["p95", 0.95], ["p99", 0.99], ["max", 1]];
@@ -49,7 +60,8 @@ function shareUpTo(window, value) {
 
 /**
  * A percentile over several windows, each weighed by its number of values. Percentiles cannot be added; this mixes the
- * distributions that they outline, and of one window it is the server's own figure.
+ * distributions that they outline, and of one window it is the server's own figure. The command line does the same, step by
+ * step, in crates/server/src/client/percentile.rs.
  * @param {Window[]} windows
  * @param {0.5 | 0.95} quantile
  * @returns {number | null} none without values
@@ -61,7 +73,7 @@ export function percentile(windows, quantile) {
     for (const { min, max, count } of some) {
         [low, high, total] = [Math.min(low, min), Math.max(high, max), total + count];
     }
-    for (let step = 0; step < 32 && high - low > high * 1e-4; step++) {
+    for (let step = 0; step < STEPS; step++) {
         const middle = (low + high) / 2;
         let up = 0;
         for (const window of some) up += window.count * shareUpTo(window, middle);
@@ -104,6 +116,10 @@ function errorRatios(series) {
     return lines;
 }
 
+/** @type {Critical["join"]} */
+const plus = (one, other) => one + other;
+/** @type {Critical["join"]} */
+const larger = (one, other) => Math.max(one, other);
 /** @type {(lines: Lines) => number} */
 const sum = lines => [...lines.values()].reduce((/** @type {number} */ total, value) => total + (value ?? 0), 0);
 /** @type {(lines: Lines) => number} */
@@ -120,6 +136,7 @@ export const CRITICAL = [
         format: format.duration,
         read: percentiles,
         current: p95,
+        join: larger,
         wide: true,
     },
     {
@@ -129,6 +146,7 @@ export const CRITICAL = [
         format: format.percent,
         read: errorRatios,
         current: worst,
+        join: larger,
     },
     {
         name: "registry_operations_per_second",
@@ -137,6 +155,7 @@ export const CRITICAL = [
         format: format.rate,
         read: sumsBy("operation"),
         current: sum,
+        join: plus,
     },
     {
         name: "session_creation_latency_ms",
@@ -145,6 +164,7 @@ export const CRITICAL = [
         format: format.duration,
         read: percentiles,
         current: p95,
+        join: larger,
     },
     {
         name: "active_sessions_count",
@@ -153,6 +173,7 @@ export const CRITICAL = [
         format: format.count,
         read: sumsBy("protocol"),
         current: sum,
+        join: plus,
         whole: true,
     },
     {
@@ -162,6 +183,7 @@ export const CRITICAL = [
         format: format.count,
         read: sumsBy("transport"),
         current: sum,
+        join: plus,
         whole: true,
     },
     {
@@ -171,21 +193,42 @@ export const CRITICAL = [
         format: format.count,
         read: sumsBy("direction"),
         current: sum,
+        join: plus,
         whole: true,
     },
 ];
+
+/**
+ * The lines of one metric that a chart and its legend show: those that leave zero since the point `first`. Of too many, the
+ * later ones are drawn as one.
+ * @param {Critical} critical
+ * @param {Map<string, Values>} lines
+ * @param {number} first
+ * @returns {Map<string, Values>}
+ */
+export function drawn({ join }, lines, first) {
+    const alive = [...lines].filter(([, values]) => values.some((value, at) => at >= first && value));
+    if (alive.length <= MAX_LINES) return new Map(alive);
+    const named = alive.filter(([line]) => line !== REST).slice(0, MAX_LINES - 1);
+    const shown = new Map(named);
+    const others = alive.filter(([line]) => !shown.has(line)).map(([, values]) => values);
+    return shown.set(REST, others.reduce((all, values) => all.map((value, at) => joined(join, value, values[at]))));
+}
+
+/** @type {(join: Critical["join"], one: number | null, other: number | null) => number | null} */
+const joined = (join, one, other) => (one === null ? other : other === null ? one : join(one, other));
 
 /** Points of all lines at common times, at most an hour of them. */
 export class History {
     /** Seconds since the epoch, rising. @type {number[]} */
     times = [];
-    /** By metric and line: as many values as there are times. @type {Map<string, Map<string, (number | null)[]>>} */
+    /** By metric and line: as many values as there are times. @type {Map<string, Map<string, Values>>} */
     lines = new Map(CRITICAL.map(({ name }) => [name, new Map()]));
 
     /** Ends all lines here; the next point begins new ones. */
     gap() {
         const last = this.times.at(-1);
-        if (last !== undefined) this.#push(last + 0.001, () => new Map());
+        if (last !== undefined) this.#push(last + INSTANT, () => new Map());
     }
 
     /**
@@ -194,8 +237,18 @@ export class History {
      */
     add(metrics, time) {
         const last = this.times.at(-1);
-        if (last !== undefined && time - last > PAUSE) this.gap();
+        if (last !== undefined && (time - last > PAUSE || last - time > TURNED_BACK)) this.gap();
+        this.#turnBack(time);
         this.#push(time, ({ name, read }) => read(metrics[name]?.series ?? []));
+    }
+
+    /**
+     * When the clock was set back, so is what came before, to end now: the time of a chart only rises.
+     * @param {number} time
+     */
+    #turnBack(time) {
+        const ahead = (this.times.at(-1) ?? time) - time;
+        if (ahead > TURNED_BACK) this.times = this.times.map(before => before - ahead - INSTANT);
     }
 
     /**
@@ -203,16 +256,15 @@ export class History {
      * @param {(critical: Critical) => Lines} read
      */
     #push(time, read) {
-        // The clock may be set back; the time of a chart may not.
-        this.times.push(Math.max(time, (this.times.at(-1) ?? 0) + 0.001));
+        this.times.push(Math.max(time, (this.times.at(-1) ?? 0) + INSTANT));
         const points = this.times.length;
         for (const critical of CRITICAL) {
-            const lines = /** @type {Map<string, (number | null)[]>} */ (this.lines.get(critical.name));
+            const lines = /** @type {Map<string, Values>} */ (this.lines.get(critical.name));
             for (const [line, value] of read(critical)) {
-                const name = lines.has(line) || lines.size < MAX_LINES ? line : REST;
+                const name = lines.has(line) || lines.size < MAX_KEPT ? line : REST;
                 const values = lines.get(name) ?? Array(points - 1).fill(null);
                 lines.set(name, values);
-                values[points - 1] = values.length === points ? (values[points - 1] ?? 0) + (value ?? 0) : value;
+                values[points - 1] = joined(critical.join, values[points - 1] ?? null, value);
             }
             for (const values of lines.values()) if (values.length < points) values.push(null);
         }
@@ -228,7 +280,7 @@ export class History {
         for (const lines of this.lines.values()) {
             for (const [line, values] of lines) {
                 values.splice(0, old);
-                if (values.every(value => value === null)) lines.delete(line);
+                if (!values.some(Boolean)) lines.delete(line);
             }
         }
     }

@@ -7,7 +7,7 @@ import { History } from "./metrics.js";
  * @typedef {{ name: string, pid: number, memory_usage: number | null, memory_ratio?: number | null,
  *     cpu_usage: number | null }} Process
  * @typedef {{ overall: HealthState, health_percentage: number, components: Record<string, Component>, uptime: number,
- *     timestamp: number, processes?: Process[] }} Health
+ *     timestamp: number }} Health
  * @typedef {{ name: string, at_us: number, attributes?: Record<string, unknown> }} SpanEvent
  * @typedef {{ id: string, parent: string | null, name: string, kind: string, start_us: number, duration_us: number,
  *     status: string, attributes: Record<string, unknown>, events: SpanEvent[] }} Span
@@ -63,15 +63,26 @@ export class Store {
         this.#changed();
     }
 
+    /**
+     * A frame may have been made before the answer that overtook it.
+     * @param {Health} health
+     */
+    #healthIs(health) {
+        if (!this.health || health.timestamp >= this.health.timestamp) this.health = health;
+    }
+
     /** @param {any} message */
     receive({ type, data }) {
         if (typeof data !== "object" || data === null) return;
         this.updated = Date.now();
         if (type === "dashboard") {
             // A younger server is another one: its numbers do not continue the lines of the last.
-            if (this.dashboard && data.system_uptime + 1000 < this.dashboard.system_uptime) this.history.gap();
+            if (this.dashboard && data.system_uptime + 1000 < this.dashboard.system_uptime) {
+                this.history.gap();
+                this.health = undefined;
+            }
             this.dashboard = data;
-            this.health = data.system_health;
+            this.#healthIs(data.system_health);
             // A first look; this one holds the first 50 series only.
             this.metrics ??= data.metrics;
             this.send("get_metrics");
@@ -79,7 +90,7 @@ export class Store {
             this.metrics = data;
             this.history.add(data, this.updated / 1000);
         } else if (type === "health") {
-            this.health = data;
+            this.#healthIs(data);
         } else if (type === "event" && data.kind === "health") {
             this.events = [data, ...this.events].slice(0, KEPT_EVENTS);
             this.send("get_health");

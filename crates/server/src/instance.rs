@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use mcpscope_config::Settings;
-use mcpscope_core::{ClockAnchor, Component, HostPolicy, Ratio, Transport};
+use mcpscope_core::{ClockAnchor, Component, HostPolicy, Origins, Ratio, Transport};
 use mcpscope_health::{Reporter, View, WatchedProcess};
 use mcpscope_hooks::{Instrumentation, Parts, Probe};
 use mcpscope_hub::Sources;
@@ -103,6 +103,8 @@ impl Instance {
         HostPolicy {
             allowed_hosts: proxy.allowed_hosts.clone(),
             allowed_origins: proxy.allowed_origins.clone(),
+            // Inspectors and other pages of this machine are clients of MCP servers.
+            origins: Origins::Loopback,
             // Someone who listens for the network on purpose is called by names that we cannot know, unless they say so.
             any_host: !addr.ip().is_loopback() && proxy.allowed_hosts.is_empty(),
         }

@@ -16,7 +16,8 @@ async fn this_machine_is_answered() {
         &["Host: localhost:8080"][..],
         &["Host: 127.0.0.1"],
         &["Host: [::1]:8080"],
-        &["Host: localhost", "Origin: http://localhost:5173"],
+        &["Host: localhost", "Origin: http://localhost"],
+        &["Host: localhost:8080", "Origin: http://localhost:8080"],
     ] {
         assert_eq!(get(&running, "/healthz", headers).await.status, 200, "{headers:?}");
     }
@@ -36,6 +37,10 @@ async fn foreign_hosts_and_origins_are_refused_before_anything_else() {
             &["Host: evil.example", "Origin: http://evil.example"],
             &["Host: localhost", "Origin: http://evil.example"],
             &["Host: localhost", "Origin: null"],
+            // Other pages of this machine.
+            &["Host: localhost", "Origin: http://localhost:5173"],
+            &["Host: localhost:8080", "Origin: http://127.0.0.1:8080"],
+            &["Host: localhost:8080", "Origin: https://localhost:8080"],
             &["Host: localhost", "Origin: http://localhost", "Origin: http://evil.example"],
         ] {
             let detail = get(&running, target, headers).await.problem(403);
@@ -59,6 +64,7 @@ async fn no_foreign_page_gets_a_socket() {
     for (headers, status) in [
         (&["Host: localhost", "Origin: http://evil.example"][..], 403),
         (&["Host: localhost", "Origin: null"], 403),
+        (&["Host: localhost:8080", "Origin: http://localhost:3000"], 403),
         (&["Host: evil.example"], 403),
         (&["Host: localhost", "Host: localhost"], 400),
     ] {
@@ -106,7 +112,7 @@ async fn names_that_were_allowed_are_answered() {
 async fn no_answer_is_cached_sniffed_or_shared() {
     let running = Running::start(Config::default()).await;
     for (target, headers) in [
-        ("/metrics", &["Host: localhost", "Origin: http://localhost:5173"][..]),
+        ("/metrics", &["Host: localhost", "Origin: http://localhost"][..]),
         ("/api/v1/traces", &["Host: localhost"]),
         ("/nowhere", &["Host: localhost"]),
         ("/healthz", &["Host: evil.example"]),

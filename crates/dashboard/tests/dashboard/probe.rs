@@ -134,6 +134,63 @@ async fn who_does_not_begin_is_cut_off() {
 }
 
 #[tokio::test]
+async fn idle_http2_connections_keep_nobody_out() {
+    // Longer than the test: it is not this that frees the places.
+    let config = ProbeConfig { max_connections: 8, header_timeout: Duration::from_secs(60) };
+    probing(config, |addr| async move {
+        let (mut tasks, mut waiting) = (JoinSet::new(), JoinSet::new());
+        let mut watchers = Vec::new();
+        for n in 0..12 {
+            let mut sender = http2(addr, &mut tasks).await;
+            sender.send_request(call("/")).await.unwrap_or_else(|error| panic!("watcher {n}: {error}"));
+            watchers.push(sender.clone());
+            // Like a watch: open for as long as the client likes.
+            waiting.spawn(async move { sender.send_request(call("/never")).await.map(drop) });
+        }
+        let get = "GET /healthz HTTP/1.1\r\nHost: pod\r\n\r\n";
+        for _ in 0..16 {
+            assert_eq!(send(addr, get).await.status, 200);
+        }
+        // The newest half of the places is theirs; the oldest had to make room.
+        for _ in 0..8 {
+            waiting.join_next().await.unwrap().unwrap().unwrap_err();
+        }
+        for sender in &mut watchers[8..] {
+            assert_eq!(sender.send_request(call("/")).await.unwrap().status(), StatusCode::OK);
+        }
+        assert!(waiting.try_join_next().is_none(), "the newest are still there");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_keeps_http1_connections_open_keeps_nobody_out() {
+    let short = Duration::from_millis(1500);
+    probing(ProbeConfig { max_connections: 8, header_timeout: short }, |addr| async move {
+        let get = "GET /healthz HTTP/1.1\r\nHost: pod\r\nConnection: keep-alive\r\n\r\n";
+        let mut kept = Vec::new();
+        for _ in 0..8 {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            stream.write_all(get.as_bytes()).await.unwrap();
+            kept.push(stream);
+        }
+        // Each has had its answer, and is closed whatever it wishes.
+        for stream in &mut kept {
+            let answer = Answer::read(stream).await;
+            assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        }
+        let mut silent = Vec::new();
+        for _ in 0..8 {
+            silent.push(TcpStream::connect(addr).await.unwrap());
+        }
+        let start = Instant::now();
+        assert_eq!(send(addr, get).await.status, 200);
+        assert!(start.elapsed() < short * 4, "{:?}", start.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn streams_and_headers_are_limited() {
     probing(ProbeConfig::default(), |addr| async move {
         let mut tasks = JoinSet::new();

@@ -141,6 +141,15 @@ async fn a_change_of_health_is_told_as_it_happens() {
             "kind": "health", "component": "child", "from": "healthy", "to": "critical", "message": "Child not running"
         })
     );
+    // Who asks then is told the same.
+    socket.send(Message::text(r#"["get_health"]"#)).await.unwrap();
+    let reply = loop {
+        let message = next_json(&mut socket).await;
+        if message["type"] == "health" {
+            break message;
+        }
+    };
+    assert_eq!(reply["data"]["components"]["child"]["status"], "critical", "{reply}");
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ fn json_rpc_error(status: StatusCode, code: i64, id: Option<&RequestId>, message
 pub(super) fn refused(refusal: &Refusal) -> Response<Body> {
     let status = match refusal {
         Refusal::HostCount(_) => StatusCode::BAD_REQUEST,
-        Refusal::Host(_) | Refusal::Origin(_) => StatusCode::FORBIDDEN,
+        Refusal::Host(_) | Refusal::Origin(..) => StatusCode::FORBIDDEN,
     };
     json_rpc_error(status, -32600, None, &format!("mcpscope: {refusal}"))
 }

@@ -12,7 +12,7 @@ from browser import Page
 from everything import run_async
 from harness import ANY_PORT, wait_until
 from scrape import CRITICAL
-from upstream import call
+from upstream import Upstream, call
 
 # The slowest update that the page may take, by default settings.
 SOON = 6
@@ -138,6 +138,52 @@ def test_the_seven_metrics_are_drawn(page, proxy):
     assert page.complaints() == []
 
 
+def test_a_change_of_health_is_not_contradicted(page, instances):
+    """By what the last push said, which may be some time ago."""
+    with Upstream() as upstream:
+        hourly = instances.variables() | {"MCPSCOPE_DASHBOARD_UPDATE_INTERVAL": "1h"}
+        proxy = instances.proxy(upstream.url, env=hourly)
+        wait_until(lambda: proxy.get("api/v1/dashboard").json()["system_health"]["components"], what="a frame")
+        shown(page, proxy)
+        page.wait_for_element("[data-testid=component-transports][data-state=healthy]")
+    with httpx.Client(trust_env=False) as client:
+        client.post(proxy.proxy, json=call())
+    page.wait_for_element(".changes [data-state=critical]")
+    page.wait_for_element("[data-testid=component-transports][data-state=critical]", 2)
+    assert page.complaints() == []
+
+
+# What is kept of these reports, each with the errors of its components and the second that it came in.
+LINES = """(async reports => {
+    const { CRITICAL, History, drawn } = await import("/static/metrics.js");
+    const critical = CRITICAL.find(({ name }) => name === "error_rates_by_component");
+    const history = new History();
+    for (const [time, names, value] of reports) {
+        const series = names.map(component => ({ labels: { component }, value, window: null }));
+        history.add({ [critical.name]: { series } }, time);
+    }
+    const lines = first => Object.fromEntries(drawn(critical, history.lines.get(critical.name), first));
+    return { times: history.times, all: lines(0), last: lines(history.times.length - 1) };
+})"""
+
+
+def test_the_lines_of_a_chart(page, proxy):
+    shown(page, proxy)
+    kept = lambda *reports: page.evaluate(f"{LINES}({json.dumps(reports)})")  # noqa: E731
+    many = [f"component{number}" for number in range(20)]
+    crowded = kept([1000, many, 0.5])["all"]
+    assert len(crowded) == 12 and crowded["other"] == [0.5], "shares do not add up"
+    # Who has gone leaves its place to who is there.
+    left = kept([1000, many[:12], 0.5], [1005, [], 0], [1010, many[12:14], 0.5])
+    assert sorted(left["last"]) == many[12:14] and len(left["all"]) == 12
+    # A clock that was set back by an hour: the lines end, and go on from there.
+    back = kept([5000, many[:1], 0.1], [5005, many[:1], 0.2], [1400, many[:1], 0.3], [1405, many[:1], 0.4])
+    first, second, gap, third, fourth = back["times"]
+    assert first < second < gap < third == 1400 and fourth == 1405 and second - first == pytest.approx(5)
+    assert back["all"][many[0]] == [0.1, 0.2, None, 0.3, 0.4]
+    assert page.complaints() == []
+
+
 def test_every_tool_is_in_the_table(page, proxy):
     """Also where there are more than a push holds."""
     for number in range(60):
@@ -226,7 +272,7 @@ def test_the_policy_holds(page, proxy, upstream):
     answer = proxy.get("")
     directives = dict(part.strip().partition(" ")[::2] for part in answer.headers["content-security-policy"].split(";"))
     assert directives["default-src"] == directives["frame-ancestors"] == directives["base-uri"] == "'none'"
-    assert directives["script-src"] == directives["style-src"] == directives["connect-src"] == "'self'"
+    assert {directives[f"{kind}-src"] for kind in ("script", "style", "connect", "img")} == {"'self'"}
     assert "unsafe" not in answer.headers["content-security-policy"]
     assert answer.headers["x-content-type-options"] == "nosniff"
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import time
 from urllib.parse import urlsplit
 
 import grpc
@@ -99,6 +100,45 @@ def test_grpc_health_on_the_same_port(proxy):
         # Both protocols at a time.
         assert get(proxy, "/healthz").status_code == 200
         stream.cancel()
+
+
+# Connections at a time, and how long one may take to ask.
+MAX_CONNECTIONS = 64
+HEADER_TIMEOUT = 10
+
+
+def test_idle_watchers_keep_nobody_out(proxy):
+    """More than there are places, each on a connection of its own, which answer pings and do nothing else."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS + 6):
+            channel = stack.enter_context(grpc_channel(proxy, ("grpc.use_local_subchannel_pool", 1)))
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+            assert next(watch).status in (SERVING, NOT_SERVING)
+        began = time.monotonic()
+        for _ in range(5):
+            assert get(proxy, "/healthz").status_code == 200
+            with grpc_channel(proxy, ("grpc.use_local_subchannel_pool", 1)) as other:
+                assert check(other, "mcpscope.observability") == SERVING
+        assert time.monotonic() - began < HEADER_TIMEOUT / 2, "they did not wait for any of those"
+        # Half of the places are for others; of the watchers the newest are still there.
+        assert watch.is_active()
+    assert proxy.metrics().sum("mcpscope_dropped_total", what="probe_evicted") >= MAX_CONNECTIONS / 2 + 6
+
+
+def test_idle_http1_connections_keep_nobody_out(proxy):
+    where = urlsplit(proxy.probe)
+    with contextlib.ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS):
+            client = stack.enter_context(socket.create_connection((where.hostname, where.port), timeout=10))
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n")
+            assert b" 200 " in client.recv(100)
+        assert get(proxy, "/healthz").elapsed.total_seconds() < HEADER_TIMEOUT / 2
+        # Those who say nothing may do so for a while.
+        for _ in range(MAX_CONNECTIONS):
+            stack.enter_context(socket.create_connection((where.hostname, where.port), timeout=10))
+        began = time.monotonic()
+        assert httpx.get(proxy.probe + "healthz", trust_env=False, timeout=2 * HEADER_TIMEOUT).status_code == 200
+        assert time.monotonic() - began < HEADER_TIMEOUT + 3
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,11 @@ def test_a_component_that_changes_is_told_at_once(start):
             assert (data["kind"], data["from"], data["to"]) == ("health", "healthy", "critical") and data["message"]
             assert abs(data["timestamp"] - time.time() * 1000) < 20_000
             changed.add(data["component"])
+        # Who asks now, as the page does, is not told what the last push said.
+        client.send('["get_health"]')
+        health = next_of(client, "health")["data"]
+        assert check(health, HEALTH) and health["overall"] == "critical"
+        assert {health["components"][component]["status"] for component in changed} == {"critical"}
 
 
 # --- Commands
@@ -368,10 +373,23 @@ def test_a_request_that_is_no_upgrade(proxy):
     assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "https://127.0.0.1.evil.example", "null", "file://"])
+# Whatever else runs on this machine is no part of the dashboard: a page of any of its ports is a foreign one.
+NEIGHBOURS = ["http://localhost:3000", "http://127.0.0.1:9", "http://[::1]:3", "https://localhost", "http://localhost"]
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "https://127.0.0.1.evil.example", "null", "file://", *NEIGHBOURS]
+)
 def test_another_origin(proxy, origin):
     refusal = refused(proxy, origin=origin).response
     assert refusal.status_code == 403 and b"rigin" in refusal.body
+    assert proxy.get("api/v1/traces", headers={"Origin": origin}).status_code == 403
+
+
+def test_another_origin_that_was_allowed(start):
+    instance = start(dashboard_allowed_origins="http://localhost:3000")
+    with open_socket(instance, origin="http://localhost:3000") as client:
+        assert next_of(client, "dashboard")
 
 
 def test_its_own_page(proxy):
