@@ -195,19 +195,31 @@ async fn a_deadline_ends_any_call() {
 #[tokio::test]
 async fn streams_are_limited_and_calls_are_not() {
     let mut bench = Bench::new();
-    bench.config.max_streams = 2;
+    // An eighth for each connection.
+    bench.config.max_streams = 8;
     let test = async |running: &Running<'_>| {
         let mut client = running.client().await;
         let mut snapshots = client.dashboard.watch_snapshots(WatchSnapshotsRequest {}).await.unwrap().into_inner();
-        let health = HealthCheckRequest { service: String::new() };
-        let _health = client.grpc_health.watch(health.clone()).await.unwrap();
         let full = client.health.watch_health(WatchHealthRequest {}).await.unwrap_err();
         assert_eq!(full.code(), Code::ResourceExhausted);
-        assert_eq!(full.message(), "2 streams are open already; end one first");
-        let full = client.metrics.record_metrics(stream::iter([])).await.unwrap_err();
+        assert_eq!(full.message(), "this connection has all streams that it may have (1); end one first");
+        let mut others = Vec::new();
+        for _ in 0..7 {
+            let mut other = running.client().await;
+            let watched = other.health.watch_health(WatchHealthRequest {}).await.unwrap();
+            others.push((other, watched));
+        }
+        let mut late = running.client().await;
+        let full = late.metrics.record_metrics(stream::iter([])).await.unwrap_err();
         assert_eq!(full.code(), Code::ResourceExhausted);
+        assert_eq!(full.message(), "all places for streams are taken (8); end one first");
         assert_eq!(running.bench.dropped("grpc_streams"), 2);
-        client.grpc_health.check(health).await.unwrap();
+        // Whether the instance is well can always be asked, and watched.
+        let health = HealthCheckRequest { service: String::new() };
+        for client in [&mut client, &mut late] {
+            client.grpc_health.check(health.clone()).await.unwrap();
+            client.grpc_health.watch(health.clone()).await.unwrap().into_inner().message().await.unwrap().unwrap();
+        }
         snapshots.message().await.unwrap().unwrap();
         drop(snapshots);
         let again = async {
@@ -218,6 +230,52 @@ async fn streams_are_limited_and_calls_are_not() {
         timeout(PATIENCE, again).await.expect("the place was not given back");
     };
     bench.run(test).await;
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_hold_so_much_and_no_more() {
+    let mut bench = Bench::new();
+    // An eighth for each connection: less than one answer has.
+    bench.config.max_held_bytes = 40 << 10;
+    let test = async |running: &Running<'_>| {
+        (0..64).for_each(|_| running.bench.call("echo"));
+        let answer = running.client().await.traces.list_traces(ListTracesRequest::default()).await.unwrap();
+        let size = answer.into_inner().traces.iter().map(|trace| format!("{trace:?}").len()).sum::<usize>();
+        assert!(size > 5 << 10, "{size}");
+        let mut holders = Vec::new();
+        let exhausted = loop {
+            let mut holder = Raw::connect(running, 0).await;
+            let held = holder.call(holder.request(LIST_TRACES)).await.await.unwrap();
+            // Has an end of its own only if it was refused, for not a byte of it is taken.
+            let (code, _) = holder.status(holder.request(LIST_TRACES)).await;
+            assert_eq!(code, Code::ResourceExhausted);
+            assert_eq!(timeout(PATIENCE, health_of(&mut holder)).await.unwrap(), Code::Ok);
+            let mut late = Raw::connect(running, 1 << 20).await;
+            let (code, message) = late.status(late.request(LIST_TRACES)).await;
+            holders.push((holder, held));
+            if code == Code::ResourceExhausted {
+                break message;
+            }
+            assert!(holders.len() < 8, "nothing is counted");
+        };
+        assert!(exhausted.contains("not%20taken"), "{exhausted}");
+        assert!(running.bench.dropped("grpc_held") > 1);
+        drop(holders);
+        let again = async {
+            let mut late = Raw::connect(running, 1 << 20).await;
+            while late.status(late.request(LIST_TRACES)).await.0 != Code::Ok {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, again).await.expect("nothing was given back");
+    };
+    bench.run(test).await;
+}
+
+/// How a check ends of a client whose windows are shut: with heads only, so without a word where it went well.
+async fn health_of(raw: &mut Raw) -> Code {
+    let response = raw.call(raw.request(CHECK)).await.await.unwrap();
+    response.headers().get("grpc-status").map_or(Code::Ok, |_| grpc_status(response.headers()).0)
 }
 
 #[tokio::test]

@@ -46,7 +46,10 @@ async fn metrics_are_read_recorded_and_reset() {
         let recorded = metrics.record_metrics(stream::iter(records)).await.unwrap().into_inner();
         assert_eq!((recorded.accepted, recorded.rejected), (2, 4));
         let first = recorded.first_error.unwrap();
-        assert_eq!(first, "tool_call_duration_ms does not take -1: expected a number of milliseconds, 0 or more");
+        assert_eq!(
+            first,
+            "tool_call_duration_ms does not take -1: expected a number of milliseconds from 0 to 86400000, a day"
+        );
 
         let asked = GetMetricRequest { name: "tool_call_duration_ms".into() };
         let metric = metrics.get_metric(asked).await.unwrap().into_inner().metric.unwrap();

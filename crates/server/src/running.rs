@@ -230,7 +230,7 @@ mod tests {
         fs::set_permissions(&place, Permissions::from_mode(0o755)).unwrap();
         let one = entry("one", 1);
         let running = Running::publish_in_one_of(&[place.clone(), fit.clone()], &one).unwrap();
-        assert_eq!(instances_in(&fit), [one.clone()]);
+        assert_eq!(instances_in(&fit), std::slice::from_ref(&one));
         drop(running);
         let error = format!("{:#}", Running::publish_in_one_of(std::slice::from_ref(&place), &one).unwrap_err());
         assert!(error.contains(&place.display().to_string()), "{error}");

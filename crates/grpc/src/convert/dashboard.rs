@@ -18,7 +18,7 @@ impl From<&Frame> for Dashboard {
             system_uptime: whole_ms(frame.uptime),
             memory_usage: usage.and_then(|usage| usage.resident_bytes),
             memory_ratio: usage.and_then(|usage| usage.memory_ratio),
-            cpu_usage: usage.map_or(0.0, |usage| usage.cpu_ratio),
+            cpu_usage: usage.map(|usage| usage.cpu_ratio),
             processes: frame.children.iter().map(Into::into).collect(),
         }
     }

@@ -57,7 +57,7 @@ pub(crate) fn metrics(views: &[MetricView], at: SystemTime, uptime: Duration, us
         timestamp: ms_since_epoch(at),
         system_uptime: whole_ms(uptime),
         memory_usage: usage.and_then(|usage| usage.resident_bytes),
-        cpu_usage: usage.map_or(0.0, |usage| usage.cpu_ratio),
+        cpu_usage: usage.map(|usage| usage.cpu_ratio),
     }
 }
 
@@ -131,7 +131,7 @@ mod tests {
             timestamp: 3,
             system_uptime: 2,
             memory_usage: None,
-            cpu_usage: 0.5,
+            cpu_usage: Some(0.5),
         };
         assert_eq!(found, expected);
     }

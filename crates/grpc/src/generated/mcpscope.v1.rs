@@ -618,9 +618,9 @@ pub struct Metrics {
     /// Resident memory of the instance in bytes; absent where the system does not tell.
     #[prost(uint64, optional, tag = "4")]
     pub memory_usage: ::core::option::Option<u64>,
-    /// The share of all usable cores that the instance takes, 0 to 1.
-    #[prost(double, tag = "5")]
-    pub cpu_usage: f64,
+    /// The share of all usable cores that the instance takes, 0 to 1; absent before the first tick.
+    #[prost(double, optional, tag = "5")]
+    pub cpu_usage: ::core::option::Option<f64>,
 }
 /// One metric with all its series.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -2195,9 +2195,9 @@ pub struct Dashboard {
     /// The share of the memory limit that applies, 0 to 1; absent where the system does not tell.
     #[prost(double, optional, tag = "9")]
     pub memory_ratio: ::core::option::Option<f64>,
-    /// The share of all usable cores that the instance takes, 0 to 1.
-    #[prost(double, tag = "10")]
-    pub cpu_usage: f64,
+    /// The share of all usable cores that the instance takes, 0 to 1; absent before the first tick.
+    #[prost(double, optional, tag = "10")]
+    pub cpu_usage: ::core::option::Option<f64>,
     /// The supervised MCP servers.
     #[prost(message, repeated, tag = "12")]
     pub processes: ::prost::alloc::vec::Vec<ProcessUsage>,

@@ -49,7 +49,7 @@ pub(super) async fn run(
             (stream, _, slot) = door.next() => {
                 let reader = reader.clone();
                 let stream = StallLimit::new(stream, stall, move || reader.dropped(SLOW));
-                let connection = connection::serve(stream, gate.clone(), subscriber_timeout, stopping.clone());
+                let connection = connection::serve(stream, gate.for_connection(), subscriber_timeout, stopping.clone());
                 connections.spawn(async move {
                     let _slot = slot;
                     connection.await;

@@ -1,19 +1,22 @@
-//! The body of an answer: in small pieces, with an end that may come from outside.
+//! The body of an answer: counted, in small pieces, with an end that may come from outside.
 
-use std::future::pending;
+use std::future::{pending, ready as now};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http_body_util::{BodyExt as _, Full};
 use hyper::HeaderMap;
 use hyper::body::Frame;
-use tokio::sync::OwnedSemaphorePermit;
+use mcpscope_hub::Reader;
 use tokio::time::sleep;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, Bytes};
 
+use super::HELD;
+use super::share::{Share, Taken};
 use super::stall::Stall;
 
 /// Largest piece, in bytes. HTTP/2 takes a piece whole as soon as there is room for one byte, so this is about how much of an
@@ -30,6 +33,23 @@ pub(super) async fn ends(limit: Option<Duration>) -> Status {
     Status::deadline_exceeded(format!("the call took longer than {limit:?}"))
 }
 
+/// The body of an answer that is made at once: as large as it is, while what it is encoded in has 8 KiB at least.
+pub(super) async fn whole(body: Body) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    match body.collect().await {
+        Ok(whole) => {
+            let trailers = whole.trailers().cloned().map(Ok);
+            Body::new(Full::new(Bytes::copy_from_slice(&whole.to_bytes())).with_trailers(now(trailers)))
+        }
+        Err(status) => {
+            let end = trailers(&status).ok().and_then(|frame| frame.into_trailers().ok()).map(Ok);
+            Body::new(Full::<Bytes>::default().with_trailers(now(end)))
+        }
+    }
+}
+
 /// The body of one answer.
 pub(super) struct Answer {
     body: Body,
@@ -38,13 +58,15 @@ pub(super) struct Answer {
     /// None once it has come.
     end: Option<End>,
     stall: Arc<Stall>,
-    _place: Option<OwnedSemaphorePermit>,
+    share: Share,
+    reader: Reader,
+    _place: Option<Taken>,
 }
 
 impl Answer {
-    /// `place` is given back with the answer's end.
-    pub(super) fn new(body: Body, end: End, place: Option<OwnedSemaphorePermit>) -> Self {
-        Self { body, rest: Bytes::new(), end: Some(end), stall: Stall::current(), _place: place }
+    /// What it holds is counted in `share`; `place` is given back with the answer's end.
+    pub(super) fn new(body: Body, end: End, share: Share, reader: Reader, place: Option<Taken>) -> Self {
+        Self { body, rest: Bytes::new(), end: Some(end), stall: Stall::current(), share, reader, _place: place }
     }
 
     fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
@@ -52,20 +74,34 @@ impl Answer {
         if self.rest.is_empty() {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => self.rest = data,
+                    Ok(data) => match self.share.hold(data) {
+                        Some(data) => self.rest = data,
+                        None => return Poll::Ready(Some(self.refused())),
+                    },
                     Err(frame) => return Poll::Ready(Some(Ok(frame))),
                 },
                 Poll::Pending => {
                     // What is there already is given out first.
                     let status = ready!(end.as_mut().poll(cx));
-                    self.end = None;
-                    return Poll::Ready(Some(trailers(&status)));
+                    return Poll::Ready(Some(self.ended(&status)));
                 }
                 other => return other,
             }
         }
         let piece = self.rest.split_to(self.rest.len().min(PIECE_BYTES));
         Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    /// The end of an answer for which there is no room.
+    fn refused(&mut self) -> Result<Frame<Bytes>, Status> {
+        self.reader.dropped(HELD);
+        self.ended(&Status::resource_exhausted("too many answers were asked for and not taken; take those first"))
+    }
+
+    fn ended(&mut self, status: &Status) -> Result<Frame<Bytes>, Status> {
+        self.end = None;
+        self.body = Body::empty();
+        trailers(status)
     }
 }
 
@@ -92,6 +128,6 @@ impl HttpBody for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        self.end.is_none() || (self.rest.is_empty() && self.body.is_end_stream())
     }
 }

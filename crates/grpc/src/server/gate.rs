@@ -12,21 +12,25 @@ use hyper::service::Service;
 use hyper::{Method, Request, Response, StatusCode};
 use mcpscope_core::HostPolicy;
 use mcpscope_hub::Reader;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::service::Routes;
 
-use super::answer::{Answer, End, ends};
+use super::answer::{self, Answer, End, ends};
+use super::share::{Full, Share};
 use super::{Config, REFUSED, STREAMS};
 
 /// Longest time for a call that is no stream, whatever its deadline says: until its request has come it holds memory.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Needs no place among the other streams.
+const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
+
 /// The calls that may last: only so many are open at a time.
 const STREAMING: [&str; 7] = [
-    "/grpc.health.v1.Health/Watch",
+    HEALTH_WATCH,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/mcpscope.v1.DashboardService/WatchSnapshots",
@@ -40,24 +44,21 @@ const STREAMING: [&str; 7] = [
 pub(super) struct Gate {
     routes: Routes,
     policy: Arc<HostPolicy>,
-    streams: Arc<Semaphore>,
-    max_streams: usize,
+    share: Share,
     reader: Reader,
     stopping: watch::Receiver<()>,
 }
 
 impl Gate {
     pub(super) fn new(routes: Routes, config: Config, reader: Reader, stopping: watch::Receiver<()>) -> Self {
-        let max_streams = config.max_streams.min(Semaphore::MAX_PERMITS);
+        let share = Share::new(&config);
         let policy = HostPolicy { allowed_hosts: config.allowed_hosts, ..HostPolicy::default() };
-        Self {
-            routes,
-            policy: Arc::new(policy),
-            streams: Arc::new(Semaphore::new(max_streams)),
-            max_streams,
-            reader,
-            stopping,
-        }
+        Self { routes, policy: Arc::new(policy), share, reader, stopping }
+    }
+
+    /// The same for one more connection, which has a share of its own.
+    pub(super) fn for_connection(&self) -> Self {
+        Self { share: self.share.for_connection(), ..self.clone() }
     }
 
     pub(super) fn reader(&self) -> &Reader {
@@ -121,8 +122,8 @@ impl Service<Request<Incoming>> for Gate {
             self.reader.dropped(REFUSED);
             return Box::pin(async { Ok(refusal.into_response()) });
         }
-        let Self { routes, streams, max_streams, reader, stopping, .. } = self.clone();
-        Box::pin(async move { Ok(pass(routes, request, &streams, max_streams, &reader, stopping).await) })
+        let Self { routes, share, reader, stopping, .. } = self.clone();
+        Box::pin(async move { Ok(pass(routes, request, share, reader, stopping).await) })
     }
 }
 
@@ -130,34 +131,49 @@ impl Service<Request<Incoming>> for Gate {
 async fn pass(
     mut routes: Routes,
     request: Request<Incoming>,
-    streams: &Arc<Semaphore>,
-    max_streams: usize,
-    reader: &Reader,
+    share: Share,
+    reader: Reader,
     stopping: watch::Receiver<()>,
 ) -> Response<Body> {
-    let is_stream = STREAMING.contains(&request.uri().path());
+    let path = request.uri().path();
+    let is_stream = STREAMING.contains(&path);
     let deadline = match deadline(request.headers()) {
         Ok(deadline) => deadline,
         Err(refusal) => return refusal.into_http(),
     };
     let mut place = None;
     if is_stream {
-        place = Arc::clone(streams).try_acquire_owned().ok();
-        if place.is_none() {
-            reader.dropped(STREAMS);
-            let message = format!("{max_streams} streams are open already; end one first");
-            return Status::resource_exhausted(message).into_http();
+        let taken = if path == HEALTH_WATCH { share.watch() } else { share.stream() };
+        match taken {
+            Ok(taken) => place = Some(taken),
+            Err(full) => {
+                reader.dropped(STREAMS);
+                return no_place(full).into_http();
+            }
         }
     }
     let limit = if is_stream { deadline } else { Some(deadline.unwrap_or(CALL_TIMEOUT).min(CALL_TIMEOUT)) };
     let mut end: End = Box::pin(ends(limit));
-    let answer = tokio::select! {
+    let response = tokio::select! {
         biased;
         answer = routes.call(request) => answer.unwrap_or_else(|never| match never {}),
         status = &mut end => return status.into_http(),
     };
     let end = if is_stream { until_stopped(end, stopping) } else { end };
-    answer.map(|body| Body::new(Answer::new(body, end, place)))
+    let (head, mut body) = response.into_parts();
+    if !is_stream {
+        body = answer::whole(body).await;
+    }
+    Response::from_parts(head, Body::new(Answer::new(body, end, share, reader, place)))
+}
+
+fn no_place(full: Full) -> Status {
+    Status::resource_exhausted(match full {
+        Full::All(streams) => format!("all places for streams are taken ({streams}); end one first"),
+        Full::Connection(streams) => {
+            format!("this connection has all streams that it may have ({streams}); end one first")
+        }
+    })
 }
 
 /// What a stream ends with that does not end by itself.

@@ -4,6 +4,7 @@ mod accept;
 mod answer;
 mod connection;
 mod gate;
+mod share;
 mod stall;
 
 use std::net::SocketAddr;
@@ -19,6 +20,8 @@ use crate::services;
 const SLOW: &str = "grpc_slow";
 /// Streaming calls for which there was no room.
 const STREAMS: &str = "grpc_streams";
+/// Answers for which there was no room.
+const HELD: &str = "grpc_held";
 /// Requests that are no gRPC, or of a host or origin that is not answered to.
 const REFUSED: &str = "grpc_refused";
 /// Calls that panicked.
@@ -32,9 +35,14 @@ pub struct Config {
     /// Connections served at a time, at least 1; further ones wait in the system's accept queue until one of these ends.
     /// Default: [`Config::DEFAULT_MAX_CONNECTIONS`].
     pub max_connections: usize,
-    /// Streaming calls open at a time, on all connections together; a further one is answered RESOURCE_EXHAUSTED.
-    /// Default: [`Config::DEFAULT_MAX_STREAMS`].
+    /// Streaming calls open at a time, on all connections together; each may have an eighth of them (at least one). A further
+    /// one is answered RESOURCE_EXHAUSTED. `Watch` of `grpc.health.v1.Health` is not counted. Default:
+    /// [`Config::DEFAULT_MAX_STREAMS`].
     pub max_streams: usize,
+    /// Bytes of answers that are made and not taken yet, on all connections together; each may hold an eighth of them. A
+    /// further answer ends with RESOURCE_EXHAUSTED, unless it has at most 1 KiB. Default:
+    /// [`Config::DEFAULT_MAX_HELD_BYTES`].
+    pub max_held_bytes: usize,
     /// How long a client may take to begin to speak HTTP/2 before its connection is closed. Default:
     /// [`Config::DEFAULT_HANDSHAKE_TIMEOUT`].
     pub handshake_timeout: Duration,
@@ -48,6 +56,8 @@ impl Config {
     pub const DEFAULT_MAX_CONNECTIONS: usize = 256;
     /// 256 streaming calls.
     pub const DEFAULT_MAX_STREAMS: usize = 256;
+    /// 64 MiB.
+    pub const DEFAULT_MAX_HELD_BYTES: usize = 64 << 20;
     /// 10 seconds.
     pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
     /// 30 seconds (behaviour D2).
@@ -60,6 +70,7 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             max_connections: Self::DEFAULT_MAX_CONNECTIONS,
             max_streams: Self::DEFAULT_MAX_STREAMS,
+            max_held_bytes: Self::DEFAULT_MAX_HELD_BYTES,
             handshake_timeout: Self::DEFAULT_HANDSHAKE_TIMEOUT,
             subscriber_timeout: Self::DEFAULT_SUBSCRIBER_TIMEOUT,
         }
@@ -110,7 +121,7 @@ pub async fn serve(
         return Err(GrpcError::NoListener);
     }
     let routes = services::routes(&reader, admin)?;
-    [SLOW, STREAMS, REFUSED, PANIC].into_iter().for_each(|what| reader.may_drop(what));
+    [SLOW, STREAMS, HELD, REFUSED, PANIC].into_iter().for_each(|what| reader.may_drop(what));
     accept::run(listeners, routes, &reader, config, stop).await;
     Ok(())
 }

@@ -40,13 +40,12 @@ impl GrpcHealth {
     }
 }
 
-/// How `service` is; none if there is no such service now.
+/// How `service` is; none if there is no such service now. Asked with every check: no report is made for it.
 fn status(reader: &Reader, service: &str) -> Option<ServingStatus> {
-    let report = reader.health();
     let serving = if service.is_empty() {
-        report.overall != Overall::Critical && reader.readiness().ready
+        reader.overall() != Overall::Critical && reader.is_ready()
     } else {
-        report.components.get(service.strip_prefix(PREFIX)?)?.state != State::Critical
+        reader.component_state(service.strip_prefix(PREFIX)?)? != State::Critical
     };
     Some(if serving { ServingStatus::Serving } else { ServingStatus::NotServing })
 }

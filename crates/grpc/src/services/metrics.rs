@@ -77,12 +77,13 @@ impl MetricsService for Service {
         let GetMetricRequest { name } = request.into_inner();
         let shown = bounded(&name, MAX_TEXT_BYTES).to_owned();
         let reader = self.reader.clone();
-        let view = self.blocking.run(move || reader.metric(&name)).await?.map_err(off)?.ok_or_else(|| {
+        let metric = self.blocking.run(move || Ok(reader.metric(&name)?.map(|view| (&view).into())));
+        let metric = metric.await?.map_err(off)?.ok_or_else(|| {
             let known = mcpscope_hub::metrics::Metrics::CRITICAL_NAMES.join(", ");
             Status::not_found(format!("no critical metric {shown:?}: expected one of {known}"))
         })?;
         let timestamp = convert::ms_since_epoch(self.reader.timestamp());
-        Ok(Response::new(GetMetricResponse { metric: Some((&view).into()), timestamp }))
+        Ok(Response::new(GetMetricResponse { metric: Some(metric), timestamp }))
     }
 
     async fn reset_metrics(&self, _: Request<ResetMetricsRequest>) -> Result<Response<ResetMetricsResponse>, Status> {

@@ -6,6 +6,7 @@ mod grpc_health;
 mod health;
 mod instrumentation;
 mod metrics;
+mod snapshots;
 mod traces;
 
 use std::future::pending;
@@ -21,8 +22,8 @@ use tonic_reflection::server::{Builder, Error as ReflectionError};
 
 use self::blocking::Blocking;
 use self::grpc_health::GrpcHealth;
+use self::snapshots::Snapshots;
 use crate::convert::Invalid;
-use crate::proto::dashboard_service_server::DashboardServiceServer;
 use crate::proto::health_service_server::HealthServiceServer;
 use crate::proto::instrumentation_service_server::InstrumentationServiceServer;
 use crate::proto::metrics_service_server::MetricsServiceServer;
@@ -39,8 +40,8 @@ pub(crate) fn routes(reader: &Reader, admin: Admin) -> Result<Routes, Reflection
     let blocking = Blocking::new();
     let instrumentation = instrumentation::Service { reader: reader.clone(), admin: admin.clone() };
     let metrics = metrics::Service { reader: reader.clone(), admin: admin.clone(), blocking: blocking.clone() };
+    let dashboard = dashboard::Service(Snapshots::new(reader.clone(), blocking.clone()));
     let traces = traces::Service { reader: reader.clone(), admin, blocking };
-    let dashboard = dashboard::Service { reader: reader.clone() };
     let health = health::Service { reader: reader.clone() };
     let max = MAX_REQUEST_BYTES;
     // The gate ends every call, watches too.
@@ -48,7 +49,7 @@ pub(crate) fn routes(reader: &Reader, admin: Admin) -> Result<Routes, Reflection
         .add_service(HealthServiceServer::new(health).max_decoding_message_size(max))
         .add_service(MetricsServiceServer::new(metrics).max_decoding_message_size(max))
         .add_service(TraceServiceServer::new(traces).max_decoding_message_size(max))
-        .add_service(DashboardServiceServer::new(dashboard).max_decoding_message_size(max))
+        .add_service(dashboard)
         .add_service(InstrumentationServiceServer::new(instrumentation).max_decoding_message_size(max))
         .add_service(reflection().build_v1()?.max_decoding_message_size(max))
         .add_service(reflection().build_v1alpha()?.max_decoding_message_size(max));

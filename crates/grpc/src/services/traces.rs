@@ -41,9 +41,9 @@ impl TraceService for Service {
     async fn get_trace(&self, request: Request<GetTraceRequest>) -> Result<Response<GetTraceResponse>, Status> {
         let id = convert::trace_id(&request.get_ref().id)?;
         let reader = self.reader.clone();
-        let trace = self.blocking.run(move || reader.trace(id)).await?.map_err(off)?;
-        let trace = trace.ok_or_else(|| Status::not_found(format!("no trace {id} is held")))?;
-        Ok(Response::new(GetTraceResponse { trace: Some((&trace).into()) }))
+        let trace = self.blocking.run(move || Ok(reader.trace(id)?.map(|trace| (&trace).into())));
+        let trace = trace.await?.map_err(off)?.ok_or_else(|| Status::not_found(format!("no trace {id} is held")))?;
+        Ok(Response::new(GetTraceResponse { trace: Some(trace) }))
     }
 
     type WatchTracesStream = BoxStream<WatchTracesResponse>;

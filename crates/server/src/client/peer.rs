@@ -17,6 +17,8 @@ use crate::running;
 
 /// How long an answer may take, or the beginning of a stream of them.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How messages begin that are made on this side, of an answer that is no gRPC.
+const NO_GRPC: [&str; 2] = ["protocol error: ", "grpc-status header missing"];
 /// As a shell says that SIGINT ended a program.
 const INTERRUPTED: i32 = 130;
 
@@ -72,7 +74,11 @@ impl Peer {
     pub(super) fn failure(&self, status: &Status) -> Failure {
         let said = clean(status.message());
         match status.code() {
-            Code::NotFound | Code::InvalidArgument | Code::OutOfRange => Failure::usage(anyhow!("{said}")),
+            Code::NotFound | Code::InvalidArgument => Failure::usage(anyhow!("{said}")),
+            Code::OutOfRange => Failure::unavailable(anyhow!(
+                "what was asked of the instance at {}, or its answer, is too large: {said}",
+                clean(&self.addr)
+            )),
             Code::FailedPrecondition | Code::ResourceExhausted => {
                 Failure::unavailable(anyhow!("the instance at {} refuses: {said}", clean(&self.addr)))
             }
@@ -80,9 +86,13 @@ impl Peer {
                 "what answers at {} is no mcpscope, or an older one: it does not know this call",
                 clean(&self.addr)
             )),
+            // The connection was closed under the call: as what speaks no HTTP/2 does, before or after it says so.
+            Code::Cancelled if is_no_grpc(status) => Failure::unavailable(anyhow!(
+                "what answers at {} does not speak gRPC, or has just ended ({said})",
+                clean(&self.addr)
+            )),
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => self.gone(&said),
-            // Made on this side, of something that is no answer.
-            Code::Unknown | Code::Internal if status.source().is_some() => Failure::unavailable(anyhow!(
+            Code::Unknown | Code::Internal if is_no_grpc(status) => Failure::unavailable(anyhow!(
                 "what answers at {} does not speak gRPC ({said}); --addr takes what an instance prints as `grpc`",
                 clean(&self.addr)
             )),
@@ -93,6 +103,11 @@ impl Peer {
     fn gone(&self, why: &str) -> Failure {
         Failure::unavailable(anyhow!("the instance at {} does not answer any more: {why}", clean(&self.addr)))
     }
+}
+
+/// Whether a status was made on this side, of something that is no answer.
+fn is_no_grpc(status: &Status) -> bool {
+    status.source().is_some() || NO_GRPC.iter().any(|beginning| status.message().starts_with(beginning))
 }
 
 /// Ends the program at SIGINT with 130, also where the system alone would not: as the first process of a container, or
@@ -119,6 +134,7 @@ mod tests {
             (Code::NotFound, 64),
             (Code::FailedPrecondition, 69),
             (Code::ResourceExhausted, 69),
+            (Code::OutOfRange, 69),
             (Code::Unavailable, 69),
             (Code::DeadlineExceeded, 69),
             (Code::Internal, 70),

@@ -57,7 +57,7 @@ fn render(dashboard: &Dashboard, calls: &[MetricSeries], width: Option<usize>) -
         "{}   up {}   memory {memory}{share}   CPU {}   connections {}\n",
         text::health(health.map(|health| health.overall()).unwrap_or_default()),
         number::span(dashboard.system_uptime),
-        number::percent(dashboard.cpu_usage),
+        dashboard.cpu_usage.map_or_else(|| UNKNOWN.to_owned(), number::percent),
         dashboard.active_connections,
     );
     if let Some(health) = health {
@@ -166,7 +166,7 @@ mod tests {
             system_uptime: 192_000,
             memory_usage: Some(24_536_678),
             memory_ratio: Some(0.012),
-            cpu_usage: 0.031,
+            cpu_usage: Some(0.031),
             ..Dashboard::default()
         }
     }
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn with_everything_off_there_is_one_line() {
         expect![[r#"
-            –   up 0 s   memory –   CPU 0 %   connections 0
+            –   up 0 s   memory –   CPU –   connections 0
         "#]]
         .assert_eq(&anstream::adapter::strip_str(&render(&Dashboard::default(), &[], Some(80))).to_string());
     }

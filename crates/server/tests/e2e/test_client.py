@@ -11,6 +11,7 @@ import signal
 import struct
 import termios
 import time
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -321,6 +322,13 @@ def test_something_else_there_is_69(refused, upstream):
     upstream.answer = lambda exchange: exchange.answer_json({})
     code, stderr = refused("status", "--addr", f"127.0.0.1:{upstream.server.server_port}")
     assert code == 69 and "does not speak gRPC" in stderr, stderr
+
+
+def test_another_of_the_instance_s_ports_is_69(refused, proxy):
+    """The dashboard speaks HTTP/2 too, and answers in JSON."""
+    for command in COMMANDS:
+        code, stderr = refused(*command, "--addr", urlsplit(proxy.dashboard).netloc)
+        assert code == 69 and "does not speak gRPC" in stderr, (command, code, stderr)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ EMPTY_SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
 # The documented limits of the listener.
 HANDSHAKE = 10
 MAX_CONNECTIONS = MAX_STREAMS = 256
-MAX_CALLS = 100
+# Of those, what one connection may have.
+SHARE = 32
 # Each such channel is a connection of its own.
 OWN = ("grpc.use_local_subchannel_pool", 1)
 
@@ -51,13 +52,6 @@ def rpc(instance):
 
 def check(channel, timeout: float = 10) -> int:
     return health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout).status
-
-
-def watch(channel, timeout: float = 40):
-    """A stream that is open."""
-    stream = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=timeout)
-    assert next(stream).status == SERVING
-    return stream
 
 
 def dropped(instance, what: str) -> float:
@@ -201,14 +195,31 @@ def test_many_connections_that_speak(instance):
 
 def test_more_streams_than_there_are_places(instance):
     with contextlib.ExitStack() as stack:
-        channels = [stack.enter_context(channel_to(instance.grpc, OWN)) for _ in range(MAX_STREAMS // MAX_CALLS + 2)]
-        # One less on each connection than it may have, so that unary calls still pass.
-        streams = [watch(channels[n // (MAX_CALLS - 1)]) for n in range(MAX_STREAMS)]
-        code, details = failure(lambda: watch(channels[-1]))
-        assert code is CODES.RESOURCE_EXHAUSTED and str(MAX_STREAMS) in details
+        channels = [stack.enter_context(channel_to(instance.grpc, OWN)) for _ in range(MAX_STREAMS // SHARE + 1)]
+        streams = [open_stream(channels[n // SHARE]) for n in range(MAX_STREAMS)]
+        for channel, number in ((channels[0], SHARE), (channels[-1], MAX_STREAMS)):
+            code, details = failure(lambda channel=channel: open_stream(channel))
+            assert code is CODES.RESOURCE_EXHAUSTED and f"({number})" in details
+        # Whether the instance is well can be asked, and watched, all the same.
         assert {check(channel) for channel in channels} == {SERVING}
+        assert {try_watch(channel) for channel in channels} == {SERVING}
         streams.pop().cancel()
-        settles_at(SERVING, lambda: try_watch(channels[-1]))
+        settles_at(CODES.OK, lambda: try_open(channels[-1]))
+
+
+def open_stream(channel):
+    stream = channel.unary_stream("/mcpscope.v1.HealthService/WatchHealth")(b"", timeout=60)
+    next(stream)
+    return stream
+
+
+def try_open(channel):
+    """Whether there is a place."""
+    try:
+        open_stream(channel).cancel()
+    except grpc.RpcError as error:
+        return error.code()
+    return CODES.OK
 
 
 def try_watch(channel):

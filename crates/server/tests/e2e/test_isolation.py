@@ -13,8 +13,9 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from websockets.sync.client import connect
 
+from attackers import calls_without_a_window
 from harness import ANY_PORT, settles_at
-from rpc import channel_to
+from rpc import Rpc, channel_to
 from upstream import call, result_for
 
 ATTACKERS = pathlib.Path(__file__).with_name("attackers.py")
@@ -25,6 +26,8 @@ IN_FLIGHT = 32
 MAX_BYTES = 256 << 20
 # How soon everything answers as ever, once the attackers are gone.
 RECOVERY = 5
+# Some limits are shorter than by default, so that they are reached meanwhile.
+SETTINGS = {"MCPSCOPE_DASHBOARD_SUBSCRIBER_TIMEOUT": "3s"}
 SERVER = """
 import json, sys
 for line in sys.stdin:
@@ -48,7 +51,9 @@ def attacked(instance, instances):
     done = json.loads(stdout)
     print("attacks:", done)
     expected = {"scrape", "scrape_probe", "traces", "leave", "clear", "reset", "list", "many_sockets", "no_reading"}
+    expected |= {"snapshot", "record", "no_window_list", "no_window_DashboardService.GetSnapshot"}
     expected |= {f"{kind}_{at}" for kind in ("garbage", "huge", "slow_head") for at in ("dashboard", "grpc", "probe")}
+    expected |= {"nonsense", "nonsense_told", "watch_probe", "watched"}
     assert done.keys() >= expected, f"never tried: {expected - done.keys()}"
     assert done["streams"] > 500
 
@@ -98,8 +103,9 @@ def check_counts(instance, server: str, calls: int):
     dropped = metrics.by("what", "mcpscope_dropped_total")
     print("dropped:", dropped)
     assert "untracked_call" not in dropped and "untracked_session" not in dropped
-    assert {"websocket_refused", "websocket_slow"} <= set(dropped), "the attacks had their effect"
-    assert not {"dashboard_panic", "grpc_panic"} & set(dropped)
+    for what in ("websocket_refused", "websocket_slow", "websocket_silent", "probe_evicted", "grpc_streams"):
+        assert dropped.get(what, 0) > 0, f"{what}: the attacks had no effect"
+    assert not {"dashboard_panic", "grpc_panic", "probe_panic"} & {what for what, count in dropped.items() if count}
     assert metrics.sum("mcpscope_message_queue_depth", server=server) == 0
 
 
@@ -108,6 +114,13 @@ def check_memory(instance):
     (peak,) = (int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:"))
     print(f"peak of resident memory: {peak >> 20} MiB")
     assert peak < MAX_BYTES
+
+
+def check_health(instance):
+    for address in (instance.grpc, urlsplit(instance.probe).netloc):
+        with channel_to(address) as channel:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=RECOVERY)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def check_everything_answers(instance):
@@ -119,10 +132,7 @@ def check_everything_answers(instance):
     with connect(socket, proxy=None, max_size=None, open_timeout=RECOVERY) as client:
         assert json.loads(client.recv(timeout=RECOVERY))["type"] == "dashboard"
     assert httpx.get(instance.probe + "healthz", trust_env=False).status_code == 200
-    for address in (instance.grpc, urlsplit(instance.probe).netloc):
-        with channel_to(address) as channel:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=RECOVERY)
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    check_health(instance)
     took = time.monotonic() - began
     print(f"everything answered within {took:.2f} s")
     assert took < RECOVERY
@@ -130,7 +140,8 @@ def check_everything_answers(instance):
 
 
 def test_http(instances, upstream):
-    proxy = instances.proxy(upstream.url, "--name", "attacked", "--probe", ANY_PORT)
+    env = instances.variables() | SETTINGS
+    proxy = instances.proxy(upstream.url, "--name", "attacked", "--probe", ANY_PORT, env=env)
     clients = Clients()
 
     def one(client, id):
@@ -146,8 +157,31 @@ def test_http(instances, upstream):
     check_memory(proxy)
 
 
+def test_answers_that_nobody_takes_hold_little(instances, upstream):
+    """Here nobody clears the traces: all the answers together would be several hundred MiB."""
+    proxy = instances.proxy(upstream.url, "--name", "attacked", "--probe", ANY_PORT)
+    with httpx.Client(trust_env=False) as client:
+        for id in range(300):
+            assert client.post(proxy.proxy, json=call(id=id)).status_code == 200
+    method = "TraceService.ListTraces"
+    with Rpc(proxy.grpc) as rpc:
+        assert len(rpc(method, filter={"limit": 1000}).SerializeToString()) > 100_000
+        message = rpc.request(method, filter={"limit": 1000}).SerializeToString()
+    arguments = (proxy.grpc, f"/mcpscope.v1.{method.replace('.', '/')}", message)
+    threads = [threading.Thread(target=calls_without_a_window, args=arguments) for _ in range(30)]
+    for thread in threads:
+        thread.start()
+    check_health(proxy)
+    for thread in threads:
+        thread.join()
+    assert proxy.metrics().by("what", "mcpscope_dropped_total")["grpc_held"] > 0
+    check_everything_answers(proxy)
+    check_memory(proxy)
+
+
 def test_stdio(instances):
-    run = instances.run("--name", "attacked", "--probe", ANY_PORT, command=[sys.executable, "-c", SERVER])
+    env, command = instances.variables() | SETTINGS, [sys.executable, "-c", SERVER]
+    run = instances.run("--name", "attacked", "--probe", ANY_PORT, command=command, env=env)
     stdin, stdout = run.process.stdin, run.process.stdout
     calls = 0
     with attacked(run, instances):
