@@ -161,7 +161,7 @@ mod tests {
             (component.state, component.message.clone())
         };
         assert_eq!(state(), (State::Healthy, "Observability running".to_owned()));
-        let panicked = async || blocking(|| panic!("provoked")).await.map(|()| ());
+        let panicked = async || blocking::<()>(|| panic!("provoked")).await;
         assert_eq!(works.saw("a frame", panicked().await), None);
         assert_eq!(works.saw("health", Ok(())), Some(()));
         assert_eq!(state(), (State::Warning, "Observability failing: a frame".to_owned()));
