@@ -54,8 +54,14 @@ impl Bindings {
     pub(crate) fn bind(instance: &Instance, common: &Common, taken: Taken) -> Result<Self, Failure> {
         let (settings, defaults) = (&instance.settings, Settings::default());
         if !settings.observability_enabled {
-            for (what, chosen) in [("dashboard", &common.dashboard), ("gRPC", &common.grpc), ("probe", &common.probe)] {
-                if matches!(chosen, Some(ListenAt::At(_))) {
+            let configured = settings.probe.listen.is_some();
+            let listeners = [
+                ("dashboard", &common.dashboard, false),
+                ("gRPC", &common.grpc, false),
+                ("probe", &common.probe, configured),
+            ];
+            for (what, chosen, configured) in listeners {
+                if matches!(chosen, Some(ListenAt::At(_))) || (chosen.is_none() && configured) {
                     say(format_args!("mcpscope: no {what} listener: observability_enabled is false"));
                 }
             }

@@ -93,7 +93,7 @@ impl Peer {
             )),
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => self.gone(&said),
             Code::Unknown | Code::Internal if is_no_grpc(status) => Failure::unavailable(anyhow!(
-                "what answers at {} does not speak gRPC ({said}); --addr takes what an instance prints as `grpc`",
+                "what answers at {} does not speak gRPC, or has just ended ({said}); --addr takes what an instance prints as `grpc`",
                 clean(&self.addr)
             )),
             code => Failure::internal(anyhow!("the instance at {} failed: {said} ({code:?})", clean(&self.addr))),
