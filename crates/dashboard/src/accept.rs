@@ -69,7 +69,11 @@ pub(crate) async fn run<S, B>(
     S::Future: Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    let mut door = Door::new("the dashboard", listeners, limits.max_connections);
+    let what = match speaks {
+        Speaks::Http1 => "the dashboard",
+        Speaks::Http1And2 => "the probe listener",
+    };
+    let mut door = Door::new(what, listeners, limits.max_connections);
     let http2 = Arc::new(Http2::new(limits.max_connections / 2, on_evicted));
     let stall = StallLimits { beginning: limits.header_timeout, write: limits.header_timeout };
     let graceful = GracefulShutdown::new();
@@ -91,7 +95,7 @@ pub(crate) async fn run<S, B>(
                     let _slot = slot;
                     tokio::select! {
                         ended = connection => if let Err(error) = ended {
-                            tracing::debug!(%error, "a dashboard connection failed");
+                            tracing::debug!(%error, "a connection to {what} failed");
                         },
                         () = end.notified() => tracing::debug!("an HTTP/2 connection made room for a newer one"),
                     }
@@ -108,7 +112,7 @@ pub(crate) async fn run<S, B>(
         }
     };
     if timeout(GRACE, in_flight).await.is_err() {
-        tracing::debug!("dashboard connections that did not end in time are cut off");
+        tracing::debug!("connections to {what} that did not end in time are cut off");
     }
 }
 
@@ -117,7 +121,7 @@ pub(crate) fn ended(result: Result<(), JoinError>, on_panic: impl Fn()) {
     if let Err(error) = result
         && error.is_panic()
     {
-        tracing::error!("a dashboard request panicked; its connection is closed");
+        tracing::error!("a request panicked; its connection is closed");
         on_panic();
     }
 }
