@@ -25,12 +25,19 @@ fn describes_this_package(name: &str) -> bool {
 
 /// Runs `command` with our own output, after printing its line.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    println!("$ {}", line(command));
-    let status = command.status().with_context(|| format!("`{}` could not be started", line(command)))?;
+    let line = announce(command);
+    let status = command.status().with_context(|| format!("`{line}` could not be started"))?;
     if !status.success() {
-        bail!("`{}` failed ({status})", line(command));
+        bail!("`{line}` failed ({status})");
     }
     Ok(())
+}
+
+/// Prints and returns the line of a command that is about to run.
+pub(crate) fn announce(command: &Command) -> String {
+    let line = line(command);
+    println!("$ {line}");
+    line
 }
 
 /// What `command` prints on stdout, or on stderr where stdout stays empty (some programs print their version there).

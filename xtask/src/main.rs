@@ -11,6 +11,7 @@ mod bench;
 mod codegen;
 mod command;
 mod fuzz;
+mod libtest;
 mod steps;
 mod test_env;
 mod tidy;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{self, cargo};
 use crate::test_env::{Need, TestEnv};
-use crate::{codegen, fuzz, tidy, workspace};
+use crate::{codegen, fuzz, libtest, tidy, workspace};
 
 struct Step {
     name: &'static str,
@@ -60,6 +60,13 @@ const STEPS: &[Step] = &[
         about: "unit, property and integration tests",
         needs: &[Need::CargoNextest],
         run: |root, _| in_cargo(root, &["nextest", "run", "--workspace", "--all-features", "--locked"]),
+    },
+    Step { name: "loom", about: "the cells of the metrics in every interleaving", needs: &[], run: libtest::loom },
+    Step {
+        name: "valgrind",
+        about: "the tests of the unsafe module, their memory watched",
+        needs: &[Need::Valgrind],
+        run: libtest::valgrind,
     },
     Step {
         name: "doctests",

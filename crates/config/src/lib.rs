@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod critical;
 mod document;
 mod environment;
 mod error;
@@ -11,6 +12,7 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
+pub use critical::{CriticalMetric, MetricKind};
 pub use environment::environment;
 pub use error::{ConfigError, ConfigErrors, Origin, Problem};
 pub use kind::{InvalidRatio, Ratio};

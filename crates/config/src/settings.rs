@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::kind::{
-    Address, Components, Count, Host, Hosts, Kind as _, Names, OptionalAddress, Origins, Period, Port, Ratio, Share,
-    Size, Switch,
+use crate::{
+    critical::{self, CriticalMetric},
+    kind::{
+        Address, Components, Count, Host, Hosts, Kind as _, Names, OptionalAddress, Origins, Period, Port, Ratio,
+        Share, Size, Switch,
+    },
 };
 
 /// Everything that can be configured, checked.
@@ -75,9 +78,19 @@ pub struct Metrics {
     /// How long windows are kept, `aggregation_interval` to 365 days. Default: 60 min.
     #[serde(with = "Period")]
     pub retention: Duration,
+    /// Share of the records by names that are not critical that is kept. Default: 0.1.
+    #[serde(with = "Share")]
+    pub sampling_rate: Ratio,
     /// Most distinct values of one label, 1 to 1 000 000; what comes after is counted together. Default: 256.
     #[serde(with = "Count")]
     pub max_label_values: usize,
+    /// Metrics besides mcpscope's own whose records are all kept; of no two are the names exposed the same. Default: none.
+    #[serde(deserialize_with = "critical::deserialize")]
+    pub critical_metrics: Vec<CriticalMetric>,
+    /// Address of a plain listener for scrapes alone, which need not be loopback; port 0 is any free one. Default: none, it
+    /// does not listen.
+    #[serde(with = "OptionalAddress")]
+    pub listen: Option<String>,
 }
 
 /// What is recorded of the traffic.
@@ -220,9 +233,6 @@ pub(crate) const LATER: &[&str] = &[
     "auth",
     "chaos",
     "history",
-    "metrics.critical_metrics",
-    "metrics.listen",
-    "metrics.sampling_rate",
     "otel",
     "proxy.queue_bytes",
     "proxy.queue_messages",
@@ -289,7 +299,10 @@ impl Default for Metrics {
             enabled: true,
             aggregation_interval: Duration::from_secs(10),
             retention: Duration::from_secs(60 * 60),
+            sampling_rate: Ratio::TENTH,
             max_label_values: 256,
+            critical_metrics: Vec::new(),
+            listen: None,
         }
     }
 }

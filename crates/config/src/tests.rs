@@ -2,6 +2,7 @@
 
 mod bad_files;
 mod bad_variables;
+mod critical;
 mod layers;
 mod robust;
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::{FaultId, Method, Outcome, Protocol, RequestId, SpanId, TraceContext, TraceId};
+use crate::{ErrorType, FaultId, Method, Outcome, Protocol, RequestId, SpanId, TraceContext, TraceId};
 
 /// The way a message travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +56,15 @@ impl Transport {
             Self::Http => "http",
         }
     }
+
+    /// `network.transport` of the OpenTelemetry conventions.
+    #[must_use]
+    pub const fn network(self) -> &'static str {
+        match self {
+            Self::Stdio => "pipe",
+            Self::Http => "tcp",
+        }
+    }
 }
 
 impl fmt::Display for Transport {
@@ -95,6 +104,12 @@ impl Call {
     pub fn tool(&self) -> Option<&str> {
         if self.method.as_str() == "tools/call" { self.target.as_deref() } else { None }
     }
+
+    /// The prompt's name, if a prompt is asked for.
+    #[must_use]
+    pub fn prompt(&self) -> Option<&str> {
+        if self.method.as_str() == "prompts/get" { self.target.as_deref() } else { None }
+    }
 }
 
 /// A call that has ended.
@@ -116,4 +131,16 @@ pub struct CallRecord {
     pub trace_id: TraceId,
     /// Its span in that trace.
     pub span_id: SpanId,
+}
+
+impl CallRecord {
+    /// `error.type` of the OpenTelemetry MCP conventions. What the client sends is seen from the server's side, where the
+    /// caller's mistakes are no errors; what the server sends is seen from its own, where all errors are.
+    #[must_use]
+    pub const fn error_type(&self) -> Option<ErrorType> {
+        match self.call.direction {
+            Direction::ToServer => self.outcome.server_error(),
+            Direction::ToClient => self.outcome.any_error(),
+        }
+    }
 }

@@ -53,6 +53,25 @@ impl Outcome {
             _ => None,
         }
     }
+
+    /// The error as whoever asked sees it, if this outcome is one: whoever's mistake it was.
+    #[must_use]
+    pub const fn any_error(&self) -> Option<ErrorType> {
+        match self {
+            Self::Error { kind, .. } => Some(*kind),
+            Self::Timeout => Some(ErrorType::Timeout),
+            Self::Ok | Self::InputRequired | Self::Cancelled => None,
+        }
+    }
+
+    /// The code of a JSON-RPC error, if this outcome is one.
+    #[must_use]
+    pub const fn rpc_code(&self) -> Option<i64> {
+        match self {
+            Self::Error { kind: ErrorType::Rpc(code), .. } => Some(*code),
+            _ => None,
+        }
+    }
 }
 
 /// What kind of error a call ended with; `error.type` of the OpenTelemetry MCP conventions.

@@ -4,13 +4,13 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
-use hyper::rt::Executor;
+use hyper::rt::{Executor, Read, Write};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -47,10 +47,12 @@ pub(crate) struct Limits {
 /// What a listener speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Speaks {
-    /// HTTP/1, and what it is upgraded to.
+    /// HTTP/1, and what it is upgraded to; HTTP/2 as well, on half of the connections at most, because hyper-util cannot
+    /// do the one without the other.
     Http1,
-    /// HTTP/2 to those who begin with it, on half of the connections at most; to the others HTTP/1, one request on each
-    /// connection, so that nobody can keep one by asking again and again.
+    /// HTTP/1, one request on each connection, so that nobody can keep one by asking again and again.
+    Http1Once,
+    /// HTTP/2 to those who begin with it, on half of the connections at most; to the others [`Speaks::Http1Once`].
     Http1And2,
 }
 
@@ -71,6 +73,7 @@ pub(crate) async fn run<S, B>(
 {
     let what = match speaks {
         Speaks::Http1 => "the dashboard",
+        Speaks::Http1Once => "the metrics listener",
         Speaks::Http1And2 => "the probe listener",
     };
     let mut door = Door::new(what, listeners, limits.max_connections);
@@ -87,9 +90,7 @@ pub(crate) async fn run<S, B>(
                 let end = Arc::new(Notify::new());
                 let stream = StallLimit::new(stream, stall, || {});
                 let io = TokioIo::new(Told::new(stream, Arc::clone(&http2), Arc::clone(&end)));
-                let http = protocol(speaks, limits);
-                let connection = http.serve_connection_with_upgrades(io, service.clone()).into_owned();
-                let connection = graceful.watch(connection);
+                let connection = connection(speaks, limits, io, service.clone(), &graceful);
                 connections.spawn(async move {
                     // Free again once the connection has ended or is none of HTTP any more.
                     let _slot = slot;
@@ -126,10 +127,23 @@ pub(crate) fn ended(result: Result<(), JoinError>, on_panic: impl Fn()) {
     }
 }
 
-/// For one connection, because its streams are its own.
-fn protocol(speaks: Speaks, limits: Limits) -> auto::Builder<Streams> {
+type Connection = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error + Send + Sync>>> + Send>>;
+
+/// One connection in what its listener speaks, until it ends or `graceful` has told it to.
+fn connection<I, S, B>(speaks: Speaks, limits: Limits, io: I, service: S, graceful: &GracefulShutdown) -> Connection
+where
+    I: Read + Write + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    // For one connection, because its streams are its own.
     let mut http = auto::Builder::new(Streams::default());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(MAX_HEAD_BYTES);
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .keep_alive(speaks == Speaks::Http1);
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
@@ -137,11 +151,9 @@ fn protocol(speaks: Speaks, limits: Limits) -> auto::Builder<Streams> {
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
     match speaks {
-        Speaks::Http1 => http.http1_only(),
-        Speaks::Http1And2 => {
-            http.http1().keep_alive(false);
-            http
-        }
+        Speaks::Http1 => Box::pin(graceful.watch(http.serve_connection_with_upgrades(io, service).into_owned())),
+        Speaks::Http1Once => Box::pin(graceful.watch(http.http1_only().serve_connection(io, service).into_owned())),
+        Speaks::Http1And2 => Box::pin(graceful.watch(http.serve_connection(io, service).into_owned())),
     }
 }
 

@@ -5,7 +5,8 @@ mod assets;
 mod compress;
 mod guard;
 mod http2;
-mod probe;
+mod negotiate;
+mod plain;
 mod problem;
 mod publish;
 mod query;
@@ -15,5 +16,5 @@ mod turn;
 mod views;
 mod websocket;
 
-pub use probe::{ProbeConfig, serve_probe};
+pub use plain::{PlainConfig, serve_metrics, serve_probe};
 pub use serve::{Config, DashboardError, check_loopback, serve};

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, VARY};
+use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use mcpscope_core::{TraceId, bounded};
@@ -22,7 +22,7 @@ use crate::problem::Problem;
 use crate::publish::{Encoding, Publisher};
 use crate::turn::Turn;
 use crate::websocket::Gate;
-use crate::{query, views};
+use crate::{negotiate, query, views};
 
 const ENDPOINTS: &str = "/, /static/..., /ws, /metrics, /healthz, /readyz, /api/v1/dashboard, /api/v1/health, \
                          /api/v1/metrics, /api/v1/metrics/summary, /api/v1/metrics/raw, /api/v1/traces, \
@@ -30,16 +30,21 @@ const ENDPOINTS: &str = "/, /static/..., /ws, /metrics, /healthz, /readyz, /api/
 
 const PROBE_ENDPOINTS: &str = "/metrics, /healthz, /readyz, and gRPC health over HTTP/2";
 
+const METRICS_ENDPOINTS: &str = "/metrics";
+
 /// One request.
 struct Asked {
     reader: Reader,
     query: String,
+    headers: HeaderMap,
 }
 
 /// An answer that may be compressed.
 struct Text {
     status: StatusCode,
     content_type: &'static str,
+    /// Whether another [`ACCEPT`] might have made another answer.
+    negotiated: bool,
     body: Bytes,
 }
 
@@ -81,18 +86,27 @@ pub(crate) fn routes(publisher: &Publisher, turn: &Turn, gate: Gate) -> BoxedFil
         .boxed()
 }
 
-/// What the read-only listener has. Never rejects either.
+/// What the probe listener has. Never rejects either.
 pub(crate) fn probe_routes(reader: &Reader, turn: &Turn) -> BoxedFilter<(Response,)> {
     probed(reader, turn).recover(|rejection| rejected(rejection, PROBE_ENDPOINTS)).unify().boxed()
+}
+
+/// What the metrics listener has. Never rejects either.
+pub(crate) fn metrics_routes(reader: &Reader, turn: &Turn) -> BoxedFilter<(Response,)> {
+    scraped(reader, turn).recover(|rejection| rejected(rejection, METRICS_ENDPOINTS)).unify().boxed()
 }
 
 fn probed(reader: &Reader, turn: &Turn) -> BoxedFilter<(Response,)> {
     light(path!("healthz"), reader, healthz)
         .or(light(path!("readyz"), reader, readyz))
         .unify()
-        .or(heavy(path!("metrics").map(|| prometheus), reader, turn))
+        .or(scraped(reader, turn))
         .unify()
         .boxed()
+}
+
+fn scraped(reader: &Reader, turn: &Turn) -> BoxedFilter<(Response,)> {
+    heavy(path!("metrics").map(|| exposition), reader, turn)
 }
 
 /// Answered at once, without waiting for a turn: who asks these wants to know now.
@@ -103,7 +117,8 @@ fn light(
 ) -> BoxedFilter<(Response,)> {
     let reader = reader.clone();
     let handle = move |query: String, headers: HeaderMap| {
-        respond(handler(&Asked { reader: reader.clone(), query }), wants_gzip(&headers))
+        let asked = Asked { reader: reader.clone(), query, headers };
+        respond(handler(&asked), &asked)
     };
     path.and(reading()).and(query()).and(warp::header::headers_cloned()).map(handle).boxed()
 }
@@ -115,8 +130,8 @@ fn heavy<H: FnOnce(&Asked) -> Answer + Send + 'static>(
 ) -> BoxedFilter<(Response,)> {
     let (reader, turn) = (reader.clone(), turn.clone());
     let handle = move |handler: H, query: String, headers: HeaderMap| {
-        let (asked, turn) = (Asked { reader: reader.clone(), query }, turn.clone());
-        async move { turn.work(move || respond(handler(&asked), wants_gzip(&headers))).await }
+        let (asked, turn) = (Asked { reader: reader.clone(), query, headers }, turn.clone());
+        async move { turn.work(move || respond(handler(&asked), &asked)).await }
     };
     path.and(reading()).and(query()).and(warp::header::headers_cloned()).then(handle).boxed()
 }
@@ -174,20 +189,23 @@ async fn rejected(rejection: Rejection, endpoints: &'static str) -> Result<Respo
     Ok(Problem::not_found(format!("there is nothing under this path; there is {endpoints}")).into_response())
 }
 
-fn respond(answer: Answer, gzip: bool) -> Response {
-    let Text { status, content_type, body } = match answer {
+fn respond(answer: Answer, asked: &Asked) -> Response {
+    let Text { status, content_type, negotiated, body } = match answer {
         Ok(text) => text,
         Err(problem) => return problem.into_response(),
     };
-    let large = gzip && body.len() > MIN_BYTES;
+    let worth_it = body.len() > MIN_BYTES && wants_gzip(&asked.headers);
     // Writing to memory does not fail.
-    let compressed = large.then(|| compress::gzip(&body, Compression::fast()).ok()).flatten();
+    let compressed = worth_it.then(|| compress::gzip(&body, Compression::fast()).ok()).flatten();
     let is_compressed = compressed.is_some();
     let mut response = Response::new(compressed.unwrap_or(body).into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(VARY, HeaderValue::from(ACCEPT_ENCODING));
+    if negotiated {
+        headers.append(VARY, HeaderValue::from(ACCEPT));
+    }
     if is_compressed {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
@@ -197,7 +215,7 @@ fn respond(answer: Answer, gzip: bool) -> Response {
 fn json(status: StatusCode, view: &impl Serialize) -> Answer {
     let text = serde_json::to_string(view)
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    Ok(Text { status, content_type: "application/json", body: text.into() })
+    Ok(Text { status, content_type: "application/json", negotiated: false, body: text.into() })
 }
 
 fn healthz(asked: &Asked) -> Answer {
@@ -216,10 +234,10 @@ fn health(asked: &Asked) -> Answer {
     json(StatusCode::OK, &views::Health::from(&asked.reader.health()))
 }
 
-fn prometheus(asked: &Asked) -> Answer {
-    let text = asked.reader.snapshot()?.to_prometheus();
-    let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    Ok(Text { status: StatusCode::OK, content_type, body: text.into() })
+fn exposition(asked: &Asked) -> Answer {
+    let format = negotiate::format(&asked.headers);
+    let text = asked.reader.exposition(format)?;
+    Ok(Text { status: StatusCode::OK, content_type: format.content_type(), negotiated: true, body: text.into() })
 }
 
 /// The newest frame, in the bytes that all sockets get.
@@ -227,7 +245,7 @@ fn dashboard(publisher: Publisher) -> impl FnOnce(&Asked) -> Answer + Send + 'st
     move |asked| {
         query::none(&asked.query)?;
         let body = publisher.newest().dashboard();
-        Ok(Text { status: StatusCode::OK, content_type: "application/json", body })
+        Ok(Text { status: StatusCode::OK, content_type: "application/json", negotiated: false, body })
     }
 }
 

@@ -167,7 +167,7 @@ impl<'a> From<&'a ChildUsage> for Process<'a> {
 #[derive(Debug, Serialize)]
 pub(crate) struct Metrics<'a> {
     #[serde(flatten)]
-    metrics: BTreeMap<&'static str, Metric<'a>>,
+    metrics: BTreeMap<&'a str, Metric<'a>>,
     timestamp: u64,
     system_uptime: u64,
     memory_usage: Option<u64>,
@@ -205,7 +205,7 @@ struct Window {
 impl<'a> Metrics<'a> {
     pub(crate) fn new(views: &'a [MetricView], timestamp: SystemTime, uptime: Duration, usage: Option<Usage>) -> Self {
         Self {
-            metrics: views.iter().map(|view| (view.name, view.into())).collect(),
+            metrics: views.iter().map(|view| (&*view.name, view.into())).collect(),
             timestamp: ms_since_epoch(timestamp),
             system_uptime: whole_ms(uptime),
             memory_usage: usage.and_then(|usage| usage.resident_bytes),
@@ -254,7 +254,7 @@ pub(crate) struct Summary<'a> {
     critical_metrics: usize,
     total_metrics: usize,
     aggregates: BTreeMap<&'a str, Aggregate>,
-    counters: &'a BTreeMap<&'static str, u64>,
+    counters: BTreeMap<&'a str, u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -272,8 +272,8 @@ impl<'a> From<&'a metrics::Summary> for Summary<'a> {
             timestamp: ms_since_epoch(summary.timestamp),
             critical_metrics: summary.critical_metrics,
             total_metrics: summary.total_metrics,
-            aggregates: summary.aggregates.iter().map(|(name, stats)| (*name, (*stats).into())).collect(),
-            counters: &summary.counters,
+            aggregates: summary.aggregates.iter().map(|(name, stats)| (&**name, (*stats).into())).collect(),
+            counters: summary.counters.iter().map(|(name, count)| (&**name, *count)).collect(),
         }
     }
 }
@@ -288,7 +288,7 @@ impl From<Stats> for Aggregate {
 /// `raw record` of the shapes.
 #[derive(Debug, Serialize)]
 pub(crate) struct Raw<'a> {
-    name: &'static str,
+    name: &'a str,
     value: f64,
     labels: BTreeMap<&'a str, &'a str>,
     timestamp: u64,
@@ -297,7 +297,7 @@ pub(crate) struct Raw<'a> {
 impl<'a> From<&'a RawRecord> for Raw<'a> {
     fn from(record: &'a RawRecord) -> Self {
         Self {
-            name: record.name,
+            name: &record.name,
             value: record.value,
             labels: labels(&record.labels),
             timestamp: ms_since_epoch(record.timestamp),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::children::{ChildUsage, Children, WatchedProcess};
 use crate::component::{Component, Observation};
 use crate::machine::Machine;
+use crate::process::ProcessReading;
 use crate::readiness::{Condition, Missing, NOT_YET, Readiness, Requirement};
 use crate::report::{Overall, Report, State};
 use crate::usage::{Usage, UsageMeter};
@@ -138,6 +139,12 @@ impl View {
     #[must_use]
     pub fn usage(&self, now: Instant) -> Usage {
         self.0.usage.read(&self.0.machine, now)
+    }
+
+    /// This process in absolute figures, read anew; nothing where the system does not tell them.
+    #[must_use]
+    pub fn process(&self) -> Option<ProcessReading> {
+        self.0.machine.system.this_process()
     }
 
     /// What the watched processes take of the machine at `now`, in the order in which they were first watched.

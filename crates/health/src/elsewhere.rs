@@ -2,11 +2,12 @@
 
 use std::iter;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate};
 
 use crate::machine::Process;
+use crate::process::{ProcessReading, cpu_time, max_fds};
 
 /// The system, as far as it was asked; nothing where `sysinfo` does not know it.
 #[derive(Debug)]
@@ -19,11 +20,21 @@ impl System {
 
     /// The resident memory of this process.
     pub(crate) fn resident_bytes(&self) -> Option<u64> {
-        let pid = sysinfo::get_current_pid().ok()?;
-        self.with(|system| {
-            let what = ProcessRefreshKind::nothing().without_tasks().with_memory();
-            system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, what);
-            system.process(pid).map(sysinfo::Process::memory)
+        self.with_own(|process| Some(process.memory()))
+    }
+
+    /// This process in absolute figures. How many threads it has is not told here.
+    pub(crate) fn this_process(&self) -> Option<ProcessReading> {
+        self.with_own(|process| {
+            Some(ProcessReading {
+                cpu: cpu_time(),
+                resident_bytes: process.memory(),
+                virtual_bytes: process.virtual_memory(),
+                started: SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(process.start_time()))?,
+                open_fds: process.open_files().map(|count| count as u64),
+                max_fds: max_fds(),
+                threads: None,
+            })
         })
     }
 
@@ -43,6 +54,15 @@ impl System {
             system.refresh_processes_specifics(ProcessesToUpdate::All, true, what);
             let found = system.processes().values().filter_map(|process| read(system, process, groups)).collect();
             (!system.processes().is_empty()).then_some(found)
+        })
+    }
+
+    fn with_own<T>(&self, read: impl FnOnce(&sysinfo::Process) -> Option<T>) -> Option<T> {
+        let pid = sysinfo::get_current_pid().ok()?;
+        self.with(|system| {
+            let what = ProcessRefreshKind::nothing().without_tasks().with_memory();
+            system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, what);
+            read(system.process(pid)?)
         })
     }
 
@@ -79,6 +99,22 @@ mod tests {
         assert_eq!(theirs.memory_limit(), ours.memory());
         // Other tests take and give back memory meanwhile.
         until(|| ours.resident_bytes().unwrap().abs_diff(theirs.resident_bytes().unwrap()) < 1 << 20);
+    }
+
+    #[test]
+    fn it_reads_this_process_as_the_files_do() {
+        let (ours, theirs) = (linux::System::new(), System::new());
+        // Other tests map memory and open files meanwhile.
+        until(|| {
+            let (ours, theirs) = (ours.this_process().unwrap(), theirs.this_process().unwrap());
+            // It says whole seconds, and on Linux counts the descriptor that it counts with.
+            let earlier = ours.started.duration_since(theirs.started).unwrap();
+            assert!(earlier < Duration::from_secs(1), "{ours:?} {theirs:?}");
+            assert!(ours.cpu < theirs.cpu && ours.max_fds == theirs.max_fds, "{ours:?} {theirs:?}");
+            ours.virtual_bytes.abs_diff(theirs.virtual_bytes) < 1 << 20
+                && ours.resident_bytes.abs_diff(theirs.resident_bytes) < 1 << 20
+                && ours.open_fds.map(|count| count + 1) == theirs.open_fds
+        });
     }
 
     #[test]

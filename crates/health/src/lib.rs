@@ -8,6 +8,7 @@ mod elsewhere;
 #[cfg(target_os = "linux")]
 mod linux;
 mod machine;
+mod process;
 mod readiness;
 mod report;
 pub mod rules;
@@ -18,6 +19,7 @@ mod usage;
 pub use channel::{Reporter, View, channel};
 pub use children::{ChildUsage, WatchedProcess};
 pub use component::Observation;
+pub use process::ProcessReading;
 pub use readiness::{Missing, Readiness, Requirement};
 pub use report::{ComponentReport, Overall, Report, State};
 pub use usage::Usage;

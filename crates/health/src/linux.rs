@@ -4,11 +4,12 @@ mod cgroup;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::param::{clock_ticks_per_second, page_size};
 
 use crate::machine::Process;
+use crate::process::{ProcessReading, cpu_time, max_fds};
 
 /// The system's files.
 #[derive(Debug)]
@@ -29,10 +30,46 @@ impl System {
 
     /// The resident memory of this process.
     pub(crate) fn resident_bytes(&self) -> Option<u64> {
-        // Pages: "size resident shared ...", proc_pid_statm(5).
+        self.own_memory().map(|(_, resident)| resident)
+    }
+
+    /// This process in absolute figures.
+    pub(crate) fn this_process(&self) -> Option<ProcessReading> {
+        let (virtual_bytes, resident_bytes) = self.own_memory()?;
+        let stat = fs::read(self.root.join("proc/self/stat")).ok()?;
+        let stat = Stat::parse(&stat)?;
+        Some(ProcessReading {
+            cpu: cpu_time(),
+            resident_bytes,
+            virtual_bytes,
+            started: self.booted()?.checked_add(stat.time(22)?)?,
+            open_fds: self.open_fds(),
+            max_fds: max_fds(),
+            threads: stat.number(20),
+        })
+    }
+
+    /// The address space and the resident memory of this process, in bytes.
+    fn own_memory(&self) -> Option<(u64, u64)> {
+        // Pages: "size resident shared ...", proc_pid_statm(5). Linux 6.18 counts them exactly here, in stat not.
         let statm = fs::read_to_string(self.root.join("proc/self/statm")).ok()?;
-        let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
-        Some(pages.saturating_mul(page_size() as u64))
+        let mut fields = statm.split_ascii_whitespace();
+        let mut bytes = || Some(fields.next()?.parse::<u64>().ok()?.saturating_mul(page_size() as u64));
+        Some((bytes()?, bytes()?))
+    }
+
+    /// The open file descriptors of this process, without the one that it takes to count them.
+    fn open_fds(&self) -> Option<u64> {
+        let count = fs::read_dir(self.root.join("proc/self/fd")).ok()?.count();
+        Some(count.saturating_sub(1) as u64)
+    }
+
+    /// When the machine began to run, to the second. Not kept: it moves when the wall clock is set.
+    fn booted(&self) -> Option<SystemTime> {
+        // "btime 1795362106", proc_stat(5).
+        let stat = fs::read_to_string(self.root.join("proc/stat")).ok()?;
+        let seconds = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
     }
 
     /// How much memory this process can have at most, in bytes.
@@ -57,32 +94,48 @@ impl System {
             let path = entry.ok()?.path();
             let _pid: u32 = path.file_name()?.to_str()?.parse().ok()?;
             // By now it may have ended.
-            parse_stat(&fs::read(path.join("stat")).ok()?)
+            Stat::parse(&fs::read(path.join("stat")).ok()?)?.process()
         });
         Some(processes.filter(|process| groups.contains(&process.group)).collect())
     }
 }
 
-/// Reads `/proc/PID/stat`, proc_pid_stat(5).
-fn parse_stat(stat: &[u8]) -> Option<Process> {
-    let pid = str::from_utf8(stat.split(|byte| *byte == b' ').next()?).ok()?.parse().ok()?;
-    // The second field is a name in parentheses, which may itself have spaces and parentheses in it, or be no text.
-    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
-    // From the third field on.
-    let fields: Vec<&str> = str::from_utf8(stat.get(name_end + 1..)?).ok()?.split_ascii_whitespace().collect();
-    let number = |nth: usize| fields.get(nth - 3)?.parse::<u64>().ok();
-    let time = |nth: usize| {
-        let ticks = number(nth)?;
+/// The fields of `/proc/PID/stat`, numbered as in proc_pid_stat(5).
+struct Stat<'a> {
+    pid: u32,
+    /// From the third on.
+    fields: Vec<&'a str>,
+}
+
+impl<'a> Stat<'a> {
+    fn parse(stat: &'a [u8]) -> Option<Self> {
+        let pid = str::from_utf8(stat.split(|byte| *byte == b' ').next()?).ok()?.parse().ok()?;
+        // The second field is a name in parentheses, which may itself have spaces and parentheses in it, or be no text.
+        let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+        let fields = str::from_utf8(stat.get(name_end + 1..)?).ok()?.split_ascii_whitespace().collect();
+        Some(Self { pid, fields })
+    }
+
+    fn number(&self, nth: usize) -> Option<u64> {
+        self.fields.get(nth - 3)?.parse().ok()
+    }
+
+    /// A field that is in clock ticks.
+    fn time(&self, nth: usize) -> Option<Duration> {
+        let ticks = self.number(nth)?;
         Some(Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second().max(1) as f64))
-    };
-    Some(Process {
-        pid,
-        group: u32::try_from(number(5)?).ok()?,
-        started: number(22)?,
-        resident_bytes: number(24)?.saturating_mul(page_size() as u64),
-        cpu: time(14)? + time(15)?,
-        waited_for: time(16)? + time(17)?,
-    })
+    }
+
+    fn process(&self) -> Option<Process> {
+        Some(Process {
+            pid: self.pid,
+            group: u32::try_from(self.number(5)?).ok()?,
+            started: self.number(22)?,
+            resident_bytes: self.number(24)?.saturating_mul(page_size() as u64),
+            cpu: self.time(14)? + self.time(15)?,
+            waited_for: self.time(16)? + self.time(17)?,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -91,6 +144,10 @@ mod tests {
 
     use super::*;
     use crate::testing::{Group, SPIN, until};
+
+    fn parse_stat(stat: &[u8]) -> Option<Process> {
+        Stat::parse(stat)?.process()
+    }
 
     fn stat(pid: &str, name: &str) -> String {
         format!(
@@ -156,14 +213,16 @@ mod tests {
         assert_eq!(system.processes(&[]), Some(Vec::new()));
     }
 
+    fn put(root: &Path, path: &str, text: &str) {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
     #[test]
     fn the_limit_is_at_most_the_memory_of_the_machine() {
         let root = tempfile::tempdir().unwrap();
-        let put = |path: &str, text: &str| {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
+        let put = |path: &str, text: &str| put(root.path(), path, text);
         let system = System::at(root.path());
         assert_eq!((system.memory_limit(), system.resident_bytes()), (None, None));
         assert_eq!(system.processes(&[1]), None, "there is no /proc");
@@ -179,6 +238,48 @@ mod tests {
         assert_eq!(system.memory_limit(), Some(4 << 20));
         put("proc/self/statm", "100 25 3 1 0 9 0\n");
         assert_eq!(system.resident_bytes(), Some(25 * page_size() as u64));
+    }
+
+    #[test]
+    fn this_process_is_in_four_places() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| put(root.path(), path, text);
+        let system = System::at(root.path());
+        let files = [
+            ("proc/self/statm", "765 418 394 5 0 123 0\n"),
+            ("proc/self/stat", &stat("42", "a) (b").replace(" 0 1 0 4711", " 0 7 0 4711")),
+            ("proc/stat", "cpu  1 2 3\nctxt 7\nbtime 1700000000\nprocesses 9\n"),
+        ];
+        for (path, text) in files {
+            assert_eq!(system.this_process(), None, "without {path}");
+            put(path, text);
+        }
+        let reading = system.this_process().unwrap();
+        let pages = |n: u64| n * page_size() as u64;
+        assert_eq!((reading.virtual_bytes, reading.resident_bytes), (pages(765), pages(418)));
+        let since_boot = Duration::from_secs_f64(4711.0 / clock_ticks_per_second() as f64);
+        assert_eq!(reading.started, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) + since_boot);
+        assert_eq!((reading.threads, reading.open_fds), (Some(7), None));
+        for fd in 0..4 {
+            put(&format!("proc/self/fd/{fd}"), "");
+        }
+        assert_eq!(system.this_process().unwrap().open_fds, Some(3), "one of them reads the folder");
+
+        for (path, text) in [
+            ("proc/self/statm", "765\n"),
+            ("proc/self/statm", "many 418\n"),
+            ("proc/self/stat", "42 (sh) S 1 77"),
+            ("proc/stat", "cpu  1 2 3\n"),
+            ("proc/stat", "btime never\n"),
+            ("proc/stat", "btime 18446744073709551615\n"),
+        ] {
+            put(path, text);
+            assert_eq!(system.this_process(), None, "{path}: {text}");
+            for (path, text) in files {
+                put(path, text);
+            }
+            assert!(system.this_process().is_some());
+        }
     }
 
     #[test]

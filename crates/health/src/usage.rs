@@ -3,9 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
 use crate::machine::{MIN_INTERVAL, Machine};
+use crate::process::cpu_time;
 
 /// What a process, or a group of them, takes of the machine at one moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,11 +60,6 @@ impl UsageMeter {
         }
         Usage::new(machine.system.resident_bytes(), last.memory_limit, last.ratio)
     }
-}
-
-/// CPU time of all threads since the process started.
-fn cpu_time() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -8,12 +8,14 @@ use std::time::Instant;
 use mcpscope_core::{
     Call, CallRecord, Component, Direction, ErrorType, Outcome, Protocol, SpanId, TraceId, Transport, Verdict,
 };
-use mcpscope_metrics::{Counter, Gauge, Metrics};
+use mcpscope_metrics::Metrics;
 use mcpscope_tracing::{Root, Tracer};
 
+use crate::counting::Handles;
 use crate::fault::{Injector, Lane, MessageFacts, Passage};
 use crate::in_flight::InFlight;
 use crate::instrumentation::Instrumentation;
+use crate::open::{Connection, Queued, Session};
 
 /// Sees every call that has ended, after it was counted.
 pub trait Observer: fmt::Debug + Send + Sync {
@@ -43,7 +45,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::OversizedMessage,
         Self::EncodedMessage,
         Self::Panic,
@@ -74,17 +76,17 @@ impl Loss {
 ///
 /// Nothing it does can fail, block or panic into its caller: what goes wrong inside is counted ([`Loss`]).
 #[derive(Clone, Debug)]
-pub struct Probe(Arc<Inner>);
+pub struct Probe(pub(crate) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    server: Arc<str>,
-    transport: Transport,
-    metrics: Option<Handles>,
+pub(crate) struct Inner {
+    pub(crate) server: Arc<str>,
+    pub(crate) transport: Transport,
+    pub(crate) metrics: Option<Handles>,
     tracer: Option<Tracer>,
     injector: Option<Arc<dyn Injector>>,
     observer: Option<Arc<dyn Observer>>,
-    instrumentation: Option<Instrumentation>,
+    pub(crate) instrumentation: Option<Instrumentation>,
 }
 
 /// What a probe is made of. What is left out is not done.
@@ -122,31 +124,12 @@ impl Parts {
     }
 }
 
-/// What can be resolved before the first message.
-#[derive(Debug)]
-struct Handles {
-    metrics: Metrics,
-    operations: [Counter; Component::ALL.len()],
-    connections: Gauge,
-    queues: [Gauge; 2],
-    losses: [Counter; Loss::ALL.len()],
-}
-
 impl Probe {
     /// Puts a probe together.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { server, transport, metrics, tracer, injector, observer, instrumentation } = parts;
-        let metrics = metrics.map(|metrics| {
-            metrics.announce_server(&server, transport);
-            Handles {
-                operations: Component::ALL.map(|component| metrics.component_operations(component, false)),
-                connections: metrics.transport_connections(&server, transport),
-                queues: Direction::ALL.map(|direction| metrics.queue_depth(&server, direction)),
-                losses: Loss::ALL.map(|loss| metrics.dropped(loss.as_str())),
-                metrics,
-            }
-        });
+        let metrics = metrics.map(|metrics| Handles::new(metrics, &server, transport));
         Self(Arc::new(Inner { server, transport, metrics, tracer, injector, observer, instrumentation }))
     }
 
@@ -208,20 +191,17 @@ impl Probe {
     pub fn notify(&self, call: Call, at: Instant) {
         self.guarded(|| {
             self.count_registry_operation(&call, at);
-            if let Some(component) = call.method.component() {
-                self.count(component, None, false, at);
-            }
-            let Some(tracer) = &self.0.tracer else { return };
-            let root = tracer.start(Component::Transport, call.context);
-            if root.sampled {
-                self.keep_trace(tracer, &record(call, at, at, root, Outcome::Ok, 0));
-            }
+            let root = self.0.tracer.as_ref().map(|tracer| tracer.start(Component::Transport, call.context));
+            let root = root.unwrap_or(NO_TRACE);
+            let record = record(call, at, at, root, Outcome::Ok, 0);
+            let trace = self.keep_trace(&record, root.sampled);
+            self.count_notification(&record, trace);
         });
     }
 
     /// Counts an operation of a component, and its error if it had one.
     pub fn operation(&self, component: Component, error: Option<ErrorType>, at: Instant) {
-        self.guarded(|| self.count(component, error, false, at));
+        self.guarded(|| self.count(component, error, false, None, at));
     }
 
     /// Counts something that the observation lost.
@@ -235,89 +215,45 @@ impl Probe {
 
     /// A connection or stream is open until the value is dropped.
     pub fn connection(&self, at: Instant) -> Connection {
-        Connection(Raised::new(self.0.metrics.as_ref().map(|handles| handles.connections.clone()), 1, at))
+        Connection::new(self.0.metrics.as_ref().map(|handles| handles.connections.clone()), at)
     }
 
-    /// A session of this revision is open until the value is dropped.
-    pub fn session(&self, protocol: Protocol, at: Instant) -> Session {
+    /// A session of this revision is open until the value is dropped, or until [`Session::end`]. How long it lasted is
+    /// recorded if it is known when it `started`.
+    pub fn session(&self, protocol: Protocol, started: Option<Instant>, at: Instant) -> Session {
         let gauge = self.guarded(|| {
             self.0.metrics.as_ref().map(|handles| handles.metrics.active_sessions(&self.0.server, protocol))
         });
-        Session { _open: Raised::new(gauge.flatten(), 1, at), probe: self.clone() }
+        Session::new(self, protocol, gauge.flatten(), started, at)
     }
 
-    /// `messages` messages are accepted and not yet written on until the value is dropped.
+    /// `messages` messages, the last bytes of which were read at `at`, are in the proxy until the value is dropped.
     pub fn queued(&self, direction: Direction, messages: usize, at: Instant) -> Queued {
-        let gauge = self.0.metrics.as_ref().map(|handles| handles.queues[direction as usize].clone());
-        Queued { _raised: Raised::new(gauge, i64::try_from(messages).unwrap_or(i64::MAX), at) }
+        Queued::new(self, direction, messages, at)
     }
 
     /// Records a call that has ended.
     pub(crate) fn end(&self, record: &CallRecord, sampled: bool) {
-        self.guarded(|| {
-            self.count_call(record);
-            if let Some(tracer) = self.0.tracer.as_ref().filter(|_| sampled) {
-                self.keep_trace(tracer, record);
-            }
-        });
+        // The trace first, so that no exemplar leads to one that is not there.
+        let trace = self.guarded(|| self.keep_trace(record, sampled)).flatten();
+        self.guarded(|| self.count_call(record, trace));
         if let Some(observer) = &self.0.observer {
             self.guarded(|| observer.on_call(record));
         }
     }
 
-    fn count_call(&self, record: &CallRecord) {
-        let Some(handles) = &self.0.metrics else { return };
-        let (call, at, injected) = (&record.call, record.started + record.duration, record.injected.is_some());
-        // An error in the answer to a server's own request is the client's, and counts against no component.
-        let error = record.outcome.server_error().filter(|_| call.direction == Direction::ToServer);
-        // A tool that failed was called by JSON-RPC without fault.
-        self.count(Component::JsonRpc, error.filter(|kind| *kind != ErrorType::Tool), injected, at);
-        if call.direction == Direction::ToClient {
-            return;
-        }
-        if let Some(component) = call.method.component() {
-            self.count(component, error, injected, at);
-        }
-        if call.method.opens_session() && record.outcome == Outcome::Ok && self.counts(Component::SessionManager) {
-            let protocol = call.protocol.unwrap_or(Protocol::Other);
-            handles.metrics.session_creation(&call.server, protocol).record(record.duration, at);
-        }
-        // "To its final result": a result that asks for more input is none.
-        let is_final = record.outcome != Outcome::InputRequired;
-        if let Some(tool) = call.tool().filter(|_| is_final && self.counts(Component::Tools)) {
-            let outcome = record.outcome.as_label();
-            handles.metrics.tool_calls(&call.server, tool, outcome, injected).record(record.duration, at);
-        }
-    }
-
-    fn count(&self, component: Component, error: Option<ErrorType>, injected: bool, at: Instant) {
-        let Some(handles) = self.0.metrics.as_ref().filter(|_| self.counts(component)) else { return };
-        if injected {
-            handles.metrics.component_operations(component, true).increment(at);
-        } else {
-            handles.operations[component as usize].increment(at);
-        }
-        if let Some(error) = error {
-            handles.metrics.component_errors(component, &error.as_label(), injected).increment(at);
-        }
-    }
-
-    fn counts(&self, component: Component) -> bool {
-        self.0.instrumentation.as_ref().is_none_or(|instrumentation| instrumentation.is_on(component))
-    }
-
-    fn count_registry_operation(&self, call: &Call, at: Instant) {
-        if let (Some(handles), Some(operation)) = (&self.0.metrics, call.method.registry_operation())
-            && self.counts(Component::Registry)
-        {
-            handles.metrics.registry_operations(&call.server, operation).increment(at);
-        }
-    }
-
-    fn keep_trace(&self, tracer: &Tracer, record: &CallRecord) {
+    /// Keeps a trace if it is sampled; returns its id if it was kept.
+    fn keep_trace(&self, record: &CallRecord, sampled: bool) -> Option<TraceId> {
+        let tracer = self.0.tracer.as_ref().filter(|_| sampled)?;
         match tracer.record_call(record) {
-            Ok(evicted) => (0..evicted).for_each(|_| self.lost(Loss::TraceEvicted, record.started)),
-            Err(_) => self.lost(Loss::Trace, record.started),
+            Ok(evicted) => {
+                (0..evicted).for_each(|_| self.lost(Loss::TraceEvicted, record.started));
+                Some(record.trace_id)
+            }
+            Err(_) => {
+                self.lost(Loss::Trace, record.started);
+                None
+            }
         }
     }
 
@@ -357,53 +293,3 @@ pub(crate) fn record(
 /// What a call without a tracer carries as its trace; it is never shown.
 pub(crate) const NO_TRACE: Root =
     Root { trace_id: TraceId(std::num::NonZeroU128::MIN), span_id: SpanId(std::num::NonZeroU64::MIN), sampled: false };
-
-/// A gauge that is higher while this lives.
-#[derive(Debug)]
-struct Raised {
-    gauge: Option<Gauge>,
-    by: i64,
-}
-
-impl Raised {
-    fn new(gauge: Option<Gauge>, by: i64, at: Instant) -> Self {
-        if let Some(gauge) = &gauge {
-            gauge.add(by, at);
-        }
-        Self { gauge, by }
-    }
-}
-
-impl Drop for Raised {
-    fn drop(&mut self) {
-        if let Some(gauge) = &self.gauge {
-            gauge.add(-self.by, Instant::now());
-        }
-    }
-}
-
-/// An open connection or stream.
-#[derive(Debug)]
-#[must_use = "dropping it closes the connection"]
-pub struct Connection(#[expect(dead_code, reason = "counts as long as it lives")] Raised);
-
-/// Messages on their way.
-#[derive(Debug)]
-#[must_use = "dropping it takes the messages out of the queue"]
-pub struct Queued {
-    _raised: Raised,
-}
-
-/// An open session.
-#[derive(Debug)]
-#[must_use = "dropping it ends the session"]
-pub struct Session {
-    _open: Raised,
-    probe: Probe,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.probe.operation(Component::SessionManager, None, Instant::now());
-    }
-}

@@ -113,7 +113,7 @@ fn what_is_open_is_counted_until_it_is_dropped() {
     let probe = Probe::new(bench.parts.clone());
     let open = (
         probe.connection(bench.now),
-        probe.session(Protocol::V2025_06_18, bench.now),
+        probe.session(Protocol::V2025_06_18, Some(bench.now), bench.now),
         probe.queued(Direction::ToClient, 3, bench.now),
     );
     bench.has("mcpscope_transport_connections{server=\"s\",transport=\"stdio\"} 1");

@@ -138,7 +138,7 @@ fn most_active(views: &[MetricView], max: usize) -> Vec<MetricView> {
     let keep = |(view, kept): (&MetricView, &mut Vec<usize>)| {
         kept.sort_unstable();
         let series = kept.iter().filter_map(|at| view.series.get(*at).cloned()).collect();
-        MetricView { name: view.name, unit: view.unit, kind: view.kind, series }
+        MetricView { name: view.name.clone(), unit: view.unit, kind: view.kind, series }
     };
     views.iter().zip(&mut kept).map(keep).collect()
 }
@@ -156,7 +156,7 @@ mod tests {
             value: 0.0,
             window: Some(Stats { count: *count, ..Stats::default() }),
         });
-        MetricView { name, unit: "1", kind: "gauge", series: series.collect() }
+        MetricView { name: name.into(), unit: "1", kind: "gauge", series: series.collect() }
     }
 
     fn kept(views: &[MetricView]) -> Vec<Vec<&str>> {

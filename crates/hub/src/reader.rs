@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use mcpscope_core::{Cursor, TraceId};
 use mcpscope_health::{Overall, Readiness, Report, State, Usage};
-use mcpscope_metrics::{MetricView, RawRecord, Snapshot, Summary};
+use mcpscope_metrics::{Format, MetricView, RawRecord, Snapshot, Summary};
 use mcpscope_tracing::{Filter, Trace, Tracer};
 use tokio::sync::{broadcast, watch};
 
@@ -126,7 +126,15 @@ impl Reader {
         self.core.sources.anchor.wall_at(now())
     }
 
-    /// All metrics now: for a scrape, which must not be a frame old.
+    /// All metrics now as text: for a scrape, which must not be a frame old.
+    ///
+    /// # Errors
+    /// [`Off::Metrics`].
+    pub fn exposition(&self, format: Format) -> Result<String, Off> {
+        Ok(self.metrics()?.exposition(format, now()))
+    }
+
+    /// All metrics now.
     ///
     /// # Errors
     /// [`Off::Metrics`].

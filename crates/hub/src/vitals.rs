@@ -123,12 +123,15 @@ impl Vitals {
         const OVERALL: [Overall; 4] = [Overall::Healthy, Overall::Degraded, Overall::Warning, Overall::Critical];
         for ((component, _), gauge) in &self.gauges {
             if component != "overall" && !report.components.contains_key(component) {
-                gauge.set(0, at);
+                gauge.set(0.0, at);
             }
         }
         let mut set = |component: &str, state: &'static str, is: bool| {
             let key = (component.to_owned(), state);
-            self.gauges.entry(key).or_insert_with(|| metrics.health_state(component, state)).set(i64::from(is), at);
+            self.gauges
+                .entry(key)
+                .or_insert_with(|| metrics.health_state(component, state))
+                .set(f64::from(u8::from(is)), at);
         };
         OVERALL.iter().for_each(|state| set("overall", state.as_str(), *state == report.overall));
         for (name, component) in &report.components {

@@ -1,252 +1,545 @@
-//! Series by labels: looked up without a lock, bounded in number.
+//! All series of one metric: found by labels without a lock, bounded in number, and let go when nobody uses them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hashbrown::{Equivalent, HashMap, HashSet};
 use mcpscope_core::{Labels, bounded};
 
-use crate::cell::{CounterCell, GaugeCell, HistogramCell};
-use crate::raw::RawLog;
-use crate::schema::Desc;
-use crate::snapshot::{FamilySnapshot, SeriesSnapshot, Value};
+use crate::schema::{Desc, Kind};
+use crate::series::{Cell, GaugeCell, Series};
+use crate::snapshot::{FamilySnapshot, Value};
+use crate::storage::buckets::Place;
+use crate::storage::slab::Slab;
 
 /// What a label value becomes that is over the limit of distinct values.
 pub(crate) const OTHER: &str = "other";
-
 /// Longest label value kept, in bytes.
 const MAX_VALUE_BYTES: usize = 256;
+/// Labels with no more distinct values than this keep them when there are too many series: it is not they that make many.
+const FEW_VALUES: usize = 8;
+/// Series that are kept without being shown, so that one that comes back goes on where it was. The oldest beyond are let
+/// go, and would begin anew, as those of a program that was started again.
+const MAX_RETIRED: usize = 1024;
 
-/// One time series.
+/// Names and values of labels, as they are given.
+pub(crate) type Pairs<'a> = [(&'a str, &'a str)];
+
+/// Limits of each family.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) label_values: usize,
+    pub(crate) series: usize,
+}
+
+/// All series of one metric.
+#[derive(Debug)]
+pub(crate) struct Family {
+    pub(crate) desc: Arc<Desc>,
+    limits: Limits,
+    places: Arc<Places>,
+    /// Replaced as a whole by whoever holds `members`; read without a lock.
+    table: ArcSwap<Table>,
+    members: Mutex<Members>,
+}
+
+/// Where series are found.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    settled: Arc<HashMap<Labels, Arc<Series>>>,
+    /// Those that came last, so that a new one does not copy all others.
+    recent: HashMap<Labels, Arc<Series>>,
+    /// Distinct values by label.
+    values: HashMap<Box<str>, Arc<HashSet<Box<str>>>>,
+}
+
+impl Table {
+    fn find(&self, wanted: &Pairs<'_>) -> Option<&Arc<Series>> {
+        self.settled.get(&Wanted(wanted)).or_else(|| self.recent.get(&Wanted(wanted)))
+    }
+
+    fn values(&self, label: &str) -> usize {
+        self.values.get(label).map_or(0, |values| values.len())
+    }
+
+    fn insert(&mut self, series: &Arc<Series>) {
+        self.recent.insert(series.labels.clone(), Arc::clone(series));
+        // Copies as many of the settled ones for each as it copies of the recent ones, or so.
+        if self.recent.len() > 32 + self.settled.len() / 64 {
+            let recent = std::mem::take(&mut self.recent);
+            Arc::make_mut(&mut self.settled).extend(recent);
+        }
+        self.note_values(&series.labels);
+    }
+
+    fn remove(&mut self, labels: &Labels) {
+        if self.recent.remove(labels).is_none() {
+            Arc::make_mut(&mut self.settled).remove(labels);
+        }
+    }
+
+    fn note_values(&mut self, labels: &Labels) {
+        for (name, value) in labels.iter().filter(|(_, value)| *value != OTHER) {
+            let seen = self.values.entry(name.into()).or_default();
+            if !seen.contains(value) {
+                Arc::make_mut(seen).insert(value.into());
+            }
+        }
+    }
+
+    /// Leaves only those label values that are shown.
+    fn forget_values(&mut self, members: &Members) {
+        for (name, values) in &mut self.values {
+            let shown: HashSet<&str> = members.active.iter().filter_map(|m| m.series.labels.get(name)).collect();
+            Arc::make_mut(values).retain(|value| shown.contains(&**value));
+        }
+    }
+}
+
 #[derive(Debug, Default)]
-pub(crate) struct Series<C> {
-    pub(crate) labels: Labels,
-    pub(crate) cell: C,
-}
-
-/// All series of one metric that has `N` labels.
-#[derive(Debug)]
-pub(crate) struct Family<C, const N: usize> {
-    pub(crate) desc: &'static Desc,
-    label_names: [&'static str; N],
-    max_label_values: usize,
-    /// Replaced as a whole when a series is added, which is rare; read without a lock on every lookup.
-    table: ArcSwap<Table<C, N>>,
-    adding: Mutex<()>,
+struct Members {
+    /// Born since they were last read.
+    born: Vec<Arc<Series>>,
+    /// Shown, ordered by labels.
+    active: Vec<Member>,
+    /// Kept and not shown, the oldest first.
+    retired: Vec<Member>,
+    /// No longer found, and soon without users.
+    leaving: Vec<Arc<Series>>,
 }
 
 #[derive(Debug)]
-struct Table<C, const N: usize> {
-    series: HashMap<Key<N>, Arc<Series<C>>>,
-    /// Distinct values seen per label.
-    values: [HashSet<Box<str>>; N],
+struct Member {
+    series: Arc<Series>,
+    activity: Activity,
+    /// When its activity was seen to change.
+    since: Instant,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key<const N: usize>([Box<str>; N]);
+/// Changes with every record.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Activity {
+    Count(u64),
+    Level(f64),
+}
 
-/// A borrowed [`Key`]; hashes like it because `str` and `Box<str>` do.
-#[derive(PartialEq, Eq, Hash)]
-struct KeyRef<'a, const N: usize>([&'a str; N]);
+impl Activity {
+    fn of(value: &Value) -> Self {
+        match value {
+            Value::Counter(count) => Self::Count(*count),
+            Value::Histogram(values) => Self::Count(values.count),
+            Value::Gauge(level) => Self::Level(*level),
+        }
+    }
 
-impl<const N: usize> Equivalent<Key<N>> for KeyRef<'_, N> {
-    fn equivalent(&self, key: &Key<N>) -> bool {
-        self.0.iter().zip(&key.0).all(|(mine, theirs)| **mine == **theirs)
+    /// A gauge that is not at zero says something, however long it stays.
+    fn may_retire(self) -> bool {
+        matches!(self, Self::Count(_) | Self::Level(0.0))
+    }
+}
+
+/// A [`Labels`] to look for.
+struct Wanted<'a>(&'a Pairs<'a>);
+
+impl std::hash::Hash for Wanted<'_> {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+impl Equivalent<Labels> for Wanted<'_> {
+    fn equivalent(&self, labels: &Labels) -> bool {
+        self.0.iter().copied().eq(labels.iter())
     }
 }
 
 /// A series found, and whether a label value had to be replaced by `other`.
-pub(crate) struct Found<C> {
-    pub(crate) series: Arc<Series<C>>,
+pub(crate) struct Found {
+    pub(crate) series: Arc<Series>,
     pub(crate) replaced: bool,
 }
 
-impl<C: Default, const N: usize> Family<C, N> {
-    pub(crate) fn new(desc: &'static Desc, label_names: [&'static str; N], max_label_values: usize) -> Self {
-        let table = Table { series: HashMap::new(), values: std::array::from_fn(|_| HashSet::new()) };
-        Self { desc, label_names, max_label_values, table: ArcSwap::from_pointee(table), adding: Mutex::new(()) }
+impl Family {
+    pub(crate) fn new(desc: Desc, limits: Limits, places: Arc<Places>) -> Self {
+        Self { desc: Arc::new(desc), limits, places, table: ArcSwap::default(), members: Mutex::default() }
     }
 
-    /// The series with these label values, in the order of the label names.
-    pub(crate) fn with(&self, values: [&str; N]) -> Found<C> {
-        let wanted = values.map(|value| bounded(value, MAX_VALUE_BYTES));
+    /// The series with these labels, which are in the order of the family's, or ordered by name where it has none.
+    pub(crate) fn with(&self, given: &Pairs<'_>) -> Found {
+        let wanted: Vec<_> = given.iter().map(|(name, value)| (*name, bounded(value, MAX_VALUE_BYTES))).collect();
         let table = self.table.load();
-        if let Some(series) = table.series.get(&KeyRef(wanted)) {
+        if let Some(series) = table.find(&wanted) {
             return Found { series: Arc::clone(series), replaced: false };
         }
         // Once a label is full it stays full, so a flood of new values ends here and never takes the lock.
-        let (values, replaced) = self.limited(&table, wanted);
-        if replaced && let Some(series) = table.series.get(&KeyRef(values)) {
+        let (limited, replaced) = self.limited(&table, &wanted);
+        if replaced && let Some(series) = table.find(&limited) {
             return Found { series: Arc::clone(series), replaced };
         }
         drop(table);
-        self.add(wanted)
+        self.add(&wanted)
     }
 
-    fn limited<'a>(&self, table: &Table<C, N>, mut values: [&'a str; N]) -> ([&'a str; N], bool) {
-        let mut replaced = false;
-        for (value, seen) in values.iter_mut().zip(&table.values) {
-            if seen.len() >= self.max_label_values && !seen.contains(*value) {
-                *value = OTHER;
-                replaced = true;
-            }
+    fn limited<'a>(&self, table: &Table, wanted: &[(&'a str, &'a str)]) -> (Vec<(&'a str, &'a str)>, bool) {
+        replace(wanted, |label, value| {
+            let values = table.values.get(label);
+            values.is_some_and(|values| values.len() >= self.limits.label_values && !values.contains(value))
+        })
+    }
+
+    fn add(&self, wanted: &Pairs<'_>) -> Found {
+        let mut members = self.members();
+        let mut table = Table::clone(&self.table.load());
+        let (mut labels, mut replaced) = self.limited(&table, wanted);
+        if members.number() >= self.limits.series && table.find(&labels).is_none() {
+            let is_one_of_many = |label: &str, value: &str| value != OTHER && table.values(label) > FEW_VALUES;
+            let (fewer, also) = replace(&labels, is_one_of_many);
+            (labels, replaced) = (fewer, replaced || also);
         }
-        (values, replaced)
-    }
-
-    fn add(&self, wanted: [&str; N]) -> Found<C> {
-        let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
-        let table = self.table.load();
-        let (values, replaced) = self.limited(&table, wanted);
-        if let Some(series) = table.series.get(&KeyRef(values)) {
+        if let Some(series) = table.find(&labels) {
             return Found { series: Arc::clone(series), replaced };
         }
-        let labels = Labels::new(self.label_names.into_iter().zip(values));
-        let series = Arc::new(Series { labels, cell: C::default() });
-        let mut next = Table { series: table.series.clone(), values: table.values.clone() };
-        next.series.insert(Key(values.map(Into::into)), Arc::clone(&series));
-        for (value, seen) in values.iter().zip(&mut next.values) {
-            if *value != OTHER {
-                seen.insert((*value).into());
-            }
-        }
-        self.table.store(Arc::new(next));
+        let labels = match self.desc.labels {
+            // The names that live as long as the program.
+            Some(names) => Labels::new(names.iter().copied().zip(labels.iter().map(|(_, value)| *value))),
+            None => Labels::new(labels.iter().map(|(name, value)| ((*name).to_owned(), *value))),
+        };
+        let (number, cell) = self.places.take(self.desc.kind);
+        let series = Arc::new(Series::new(number, Arc::clone(&self.desc), labels, cell));
+        table.insert(&series);
+        self.table.store(Arc::new(table));
+        members.born.push(Arc::clone(&series));
         Found { series, replaced }
     }
 
-    /// All series, ordered by labels.
-    pub(crate) fn series(&self) -> Vec<Arc<Series<C>>> {
-        let mut all: Vec<_> = self.table.load().series.values().cloned().collect();
-        all.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
-        all
+    /// Calls `with` with each series that is shown and its value, ordered by labels.
+    pub(crate) fn read(&self, slabs: &[Arc<Slab>], at: Instant, mut with: impl FnMut(&Arc<Series>, Value)) {
+        let mut members = self.members();
+        self.welcome(&mut members, slabs, at);
+        members.active.iter().for_each(|member| with(&member.series, member.series.value(slabs)));
     }
 
-    pub(crate) fn snapshot(&self, value: impl Fn(&C) -> Value) -> FamilySnapshot {
-        let series = self.series();
-        let series =
-            series.iter().map(|s| SeriesSnapshot { labels: s.labels.clone(), value: value(&s.cell) }).collect();
-        FamilySnapshot { desc: self.desc, series }
+    /// Calls `with` with each series that is shown.
+    pub(crate) fn read_series(&self, slabs: &[Arc<Slab>], at: Instant, mut with: impl FnMut(&Arc<Series>)) {
+        let mut members = self.members();
+        self.welcome(&mut members, slabs, at);
+        members.active.iter().for_each(|member| with(&member.series));
     }
-}
 
-/// Where a handle writes: its series, and the log of raw records if its metric keeps them.
-#[derive(Debug)]
-pub(crate) struct Target<C> {
-    pub(crate) series: Arc<Series<C>>,
-    pub(crate) raw: Option<(Arc<RawLog>, &'static str)>,
-}
-
-impl<C> Clone for Target<C> {
-    fn clone(&self) -> Self {
-        Self { series: Arc::clone(&self.series), raw: self.raw.clone() }
+    pub(crate) fn snapshot(&self, slabs: &[Arc<Slab>], at: Instant) -> FamilySnapshot {
+        let mut members = self.members();
+        self.welcome(&mut members, slabs, at);
+        let series = members.active.iter().map(|Member { series, .. }| series.snapshot(series.value(slabs))).collect();
+        FamilySnapshot { desc: Arc::clone(&self.desc), series }
     }
-}
 
-impl<C> Target<C> {
-    fn log(&self, value: f64, at: Instant) {
-        if let Some((log, name)) = &self.raw {
-            log.push(name, value, &self.series.labels, at);
+    /// Every series that can still have raw records.
+    pub(crate) fn all(&self, mut with: impl FnMut(&Arc<Series>)) {
+        let members = self.members();
+        let shown = members.active.iter().chain(&members.retired).map(|member| &member.series);
+        shown.chain(&members.born).chain(&members.leaving).for_each(&mut with);
+    }
+
+    /// Shows what was born or has come back.
+    fn welcome(&self, members: &mut Members, slabs: &[Arc<Slab>], at: Instant) {
+        let back = |member: &mut Member| Activity::of(&member.series.value(slabs)) != member.activity;
+        let back: Vec<_> = members.retired.extract_if(.., back).map(|member| member.series).collect();
+        if !back.is_empty() {
+            self.change_table(|table| back.iter().for_each(|series| table.note_values(&series.labels)));
         }
-    }
-}
-
-/// Writes one counter series. Cheap to clone; recording through it takes no lock and never fails.
-#[derive(Clone, Debug)]
-pub struct Counter(pub(crate) Target<CounterCell>);
-
-impl Counter {
-    /// Counts one event that happened at `at`.
-    pub fn increment(&self, at: Instant) {
-        self.add(1, at);
-    }
-
-    pub(crate) fn add(&self, n: u64, at: Instant) {
-        self.0.series.cell.add(n);
-        self.0.log(n as f64, at);
-    }
-}
-
-/// Writes one gauge series. Cheap to clone; recording through it takes no lock and never fails.
-#[derive(Clone, Debug)]
-pub struct Gauge(pub(crate) Target<GaugeCell>);
-
-impl Gauge {
-    /// Changes the value by `n` at the time `at`.
-    pub fn add(&self, n: i64, at: Instant) {
-        self.0.series.cell.add(n);
-        if self.0.raw.is_some() {
-            self.0.log(self.0.series.cell.get() as f64, at);
+        if members.born.is_empty() && back.is_empty() {
+            return;
         }
+        let new = members.born.drain(..).chain(back).map(|series| {
+            let activity = Activity::of(&series.value(slabs));
+            Member { series, activity, since: at }
+        });
+        members.active.extend(new);
+        members.active.sort_by(|a, b| a.series.labels.cmp(&b.series.labels));
     }
 
-    /// Makes the value `n` at the time `at`.
-    pub fn set(&self, n: i64, at: Instant) {
-        self.0.series.cell.set(n);
-        self.0.log(n as f64, at);
+    /// Retires the series in which nothing was recorded for `idle`, and of which nobody holds a handle. They are no longer
+    /// shown, and make room for other label values. What is recorded in one of them all the same, now or later, brings it
+    /// back with all that it counted.
+    pub(crate) fn retire(&self, slabs: &[Arc<Slab>], at: Instant, idle: Duration) {
+        let mut members = self.members();
+        self.welcome(&mut members, slabs, at);
+        let is_idle = |member: &mut Member| {
+            let activity = Activity::of(&member.series.value(slabs));
+            if activity != member.activity {
+                (member.activity, member.since) = (activity, at);
+            }
+            // Besides this list, and the table in which it is found.
+            let is_held = Arc::strong_count(&member.series) > 2;
+            activity.may_retire() && !is_held && at.saturating_duration_since(member.since) >= idle
+        };
+        let idle: Vec<_> = members.active.extract_if(.., is_idle).collect();
+        if !idle.is_empty() {
+            members.retired.extend(idle);
+            let excess = members.retired.len().saturating_sub(MAX_RETIRED);
+            let leaving: Vec<_> = members.retired.drain(..excess).map(|member| member.series).collect();
+            self.change_table(|table| {
+                table.forget_values(&members);
+                leaving.iter().for_each(|series| table.remove(&series.labels));
+            });
+            members.leaving.extend(leaving);
+        }
+        // Who still holds it may still write to it.
+        members.leaving.retain_mut(|series| match Arc::get_mut(series) {
+            Some(series) => {
+                self.places.give_back(&series.cell, slabs);
+                false
+            }
+            None => true,
+        });
+    }
+
+    /// Called with `members` held.
+    fn change_table(&self, change: impl FnOnce(&mut Table)) {
+        let mut table = Table::clone(&self.table.load());
+        change(&mut table);
+        self.table.store(Arc::new(table));
+    }
+
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Writes one histogram series. Cheap to clone; recording through it takes no lock and never fails.
-#[derive(Clone, Debug)]
-pub struct Histogram(pub(crate) Target<HistogramCell>);
+impl Members {
+    fn number(&self) -> usize {
+        self.born.len() + self.active.len() + self.retired.len() + self.leaving.len()
+    }
+}
 
-impl Histogram {
-    /// Records a duration that ended at `at`.
-    pub fn record(&self, duration: Duration, at: Instant) {
-        self.0.series.cell.record(duration);
-        self.0.log(duration.as_secs_f64() * 1e3, at);
+fn replace<'a>(
+    pairs: &[(&'a str, &'a str)],
+    is_too_many: impl Fn(&str, &str) -> bool,
+) -> (Vec<(&'a str, &'a str)>, bool) {
+    let mut replaced = false;
+    let limited = pairs.iter().map(|(name, value)| {
+        let other = is_too_many(name, value);
+        replaced |= other;
+        (*name, if other { OTHER } else { value })
+    });
+    (limited.collect(), replaced)
+}
+
+/// Hands out places in the slabs, and numbers of series.
+#[derive(Debug, Default)]
+pub(crate) struct Places(Mutex<Free>);
+
+#[derive(Debug, Default)]
+struct Free {
+    series: u64,
+    counters: Numbers,
+    histograms: Numbers,
+}
+
+#[derive(Debug, Default)]
+struct Numbers {
+    next: u32,
+    free: Vec<Place>,
+}
+
+impl Numbers {
+    fn take(&mut self) -> Place {
+        self.free.pop().unwrap_or_else(|| {
+            let place = Place::of(self.next);
+            // Families are limited in series, and in number: this is only where it would end.
+            self.next = (self.next + 1).min(Place::CAPACITY - 1);
+            place
+        })
+    }
+}
+
+impl Places {
+    /// The number of the newest series.
+    pub(crate) fn newest(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).series
+    }
+
+    fn take(&self, kind: Kind) -> (u64, Cell) {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        free.series += 1;
+        let cell = match kind {
+            Kind::Counter => Cell::Counter(free.counters.take()),
+            Kind::Histogram => Cell::Histogram(free.histograms.take()),
+            Kind::Gauge => Cell::Gauge(GaugeCell::default()),
+        };
+        (free.series, cell)
+    }
+
+    /// The place of a series that nobody else holds: no thread writes there until it is taken again.
+    fn give_back(&self, cell: &Cell, slabs: &[Arc<Slab>]) {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match cell {
+            Cell::Counter(place) => {
+                slabs.iter().filter_map(|slab| slab.counter(*place)).for_each(|cell| cell.clear());
+                free.counters.free.push(*place);
+            }
+            Cell::Histogram(place) => {
+                slabs.iter().filter_map(|slab| slab.histogram(*place)).for_each(|cell| cell.clear());
+                free.histograms.free.push(*place);
+            }
+            Cell::Gauge(_) => {}
+        }
     }
 }
 
 #[cfg(test)]
+#[cfg(not(mcpscope_loom))]
 mod tests {
     use super::*;
     use crate::schema::desc;
+    use crate::storage::Store;
 
-    fn family(max: usize) -> Family<CounterCell, 2> {
-        Family::new(&desc::REGISTRY_OPERATIONS, ["server", "operation"], max)
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    struct Harness {
+        family: Family,
+        store: Arc<Store>,
+        now: Instant,
+    }
+
+    impl Harness {
+        fn new(label_values: usize, series: usize) -> Self {
+            let limits = Limits { label_values, series };
+            let family = Family::new(desc::REGISTRY_OPERATIONS.clone(), limits, Arc::default());
+            Self { family, store: Store::for_tests(), now: Instant::now() }
+        }
+
+        fn count(&self, server: &str, operation: &str) -> bool {
+            let found = self.family.with(&[("server", server), ("operation", operation)]);
+            let Cell::Counter(place) = found.series.cell else { panic!("a counter") };
+            self.store.write(|slab| slab.count(place, 1));
+            found.replaced
+        }
+
+        fn counts(&self, server: &str, operation: &str) {
+            let _replaced = self.count(server, operation);
+        }
+
+        fn shown(&self) -> Vec<(String, u64)> {
+            let mut shown = Vec::new();
+            self.family.read(&self.store.slabs.all(), self.now, |series, value| {
+                let Value::Counter(n) = value else { panic!("a counter") };
+                shown.push((series.labels.get("operation").unwrap().to_owned(), n));
+            });
+            shown
+        }
+
+        fn wait(&mut self, time: Duration) {
+            self.now += time;
+            self.family.retire(&self.store.slabs.all(), self.now, HOUR);
+        }
+    }
+
+    fn owned(shown: &[(&str, u64)]) -> Vec<(String, u64)> {
+        shown.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect()
     }
 
     #[test]
     fn the_same_labels_are_the_same_series() {
-        let family = family(256);
-        family.with(["a", "list"]).series.cell.add(1);
-        family.with(["a", "list"]).series.cell.add(1);
-        family.with(["a", "read"]).series.cell.add(1);
-        let values: Vec<u64> = family.series().iter().map(|s| s.cell.get()).collect();
-        assert_eq!(values, [2, 1]);
+        let harness = Harness::new(256, 1000);
+        harness.count("a", "list");
+        harness.count("a", "list");
+        harness.count("a", "read");
+        assert_eq!(harness.shown(), owned(&[("list", 2), ("read", 1)]));
     }
 
     #[test]
     fn a_million_names_make_a_bounded_number_of_series() {
-        let family = family(3);
-        let mut replaced = 0;
-        for n in 0..1_000_000 {
-            let found = family.with(["a", &format!("tool{n}")]);
-            found.series.cell.add(1);
-            replaced += usize::from(found.replaced);
-        }
-        assert_eq!(family.series().len(), 4);
+        let harness = Harness::new(3, 1000);
+        let replaced = (0..1_000_000).filter(|n| harness.count("a", &format!("tool{n}"))).count();
         assert_eq!(replaced, 999_997);
-        assert_eq!(family.with(["a", "tool2"]).series.cell.get(), 1);
-        assert_eq!(family.with(["a", "anything"]).series.cell.get(), 999_997);
-        assert_eq!(family.series().iter().map(|s| s.cell.get()).sum::<u64>(), 1_000_000);
+        assert_eq!(harness.shown(), owned(&[("other", 999_997), ("tool0", 1), ("tool1", 1), ("tool2", 1)]));
+    }
+
+    #[test]
+    fn many_values_of_many_labels_make_a_bounded_number_of_series() {
+        let harness = Harness::new(256, 100);
+        for n in 0..10_000 {
+            harness.count(&format!("server{}", n % 5), &format!("tool{}", n / 5 % 200));
+        }
+        let shown = harness.shown();
+        assert!((100..=106).contains(&shown.len()), "{}", shown.len());
+        assert_eq!(shown.iter().map(|(_, n)| n).sum::<u64>(), 10_000);
+        // Servers are few, and keep their names.
+        let others = shown.iter().filter(|(operation, _)| operation == OTHER).count();
+        assert_eq!(others, 5);
     }
 
     #[test]
     fn threads_that_add_the_same_series_share_it() {
-        let family = family(256);
+        let harness = Harness::new(256, 1000);
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| {
-                    for n in 0..100 {
-                        family.with(["a", &format!("op{}", n % 10)]).series.cell.add(1);
-                    }
-                });
+                scope.spawn(|| (0..100).for_each(|n| harness.counts("a", &format!("op{}", n % 10))));
             }
         });
-        assert_eq!(family.series().len(), 10);
-        assert!(family.series().iter().all(|s| s.cell.get() == 80));
+        let shown = harness.shown();
+        assert_eq!(shown.len(), 10);
+        assert_eq!(shown.iter().map(|(_, n)| *n).sum::<u64>() + harness.store.slabs.take_lost(), 800);
+    }
+
+    #[test]
+    fn what_is_idle_for_an_hour_is_retired_and_goes_on_where_it_was() {
+        let mut harness = Harness::new(2, 1000);
+        (0..5).for_each(|_| harness.counts("s", "old"));
+        harness.count("s", "busy");
+        assert!(harness.count("s", "third"), "there is no place for it");
+        harness.wait(Duration::ZERO);
+        for _ in 0..6 {
+            harness.count("s", "busy");
+            harness.wait(HOUR / 6);
+        }
+        assert_eq!(harness.shown(), owned(&[("busy", 7)]));
+        assert!(!harness.count("s", "third"), "now there is");
+        harness.count("s", "old");
+        assert_eq!(harness.shown(), owned(&[("busy", 7), ("old", 6), ("third", 1)]));
+    }
+
+    #[test]
+    fn what_somebody_holds_is_not_retired() {
+        let mut harness = Harness::new(256, 1000);
+        let handle = harness.family.with(&[("server", "s"), ("operation", "list")]).series;
+        harness.count("s", "list");
+        harness.wait(Duration::ZERO);
+        harness.wait(HOUR);
+        assert_eq!(harness.shown(), owned(&[("list", 1)]));
+        drop(handle);
+        harness.wait(Duration::ZERO);
+        assert_eq!(harness.shown(), []);
+    }
+
+    #[test]
+    fn what_is_written_while_it_is_retired_brings_the_series_back() {
+        let mut harness = Harness::new(256, 1000);
+        harness.count("s", "list");
+        harness.wait(Duration::ZERO);
+        harness.wait(HOUR);
+        let found = harness.family.with(&[("server", "s"), ("operation", "list")]).series;
+        assert_eq!(harness.shown(), [], "to be found is not to be used");
+        let Cell::Counter(place) = found.cell else { panic!("a counter") };
+        harness.store.write(|slab| slab.count(place, 1));
+        assert_eq!(harness.shown(), owned(&[("list", 2)]));
+    }
+
+    #[test]
+    fn what_was_let_go_leaves_nothing_to_the_next() {
+        let mut harness = Harness::new(usize::MAX, usize::MAX);
+        let names = 3 * MAX_RETIRED;
+        (0..names).for_each(|n| harness.counts("s", &n.to_string()));
+        harness.wait(Duration::ZERO);
+        harness.wait(HOUR);
+        (0..10).for_each(|_| harness.wait(Duration::ZERO));
+        let left = harness.family.members().number();
+        assert!(left < names - MAX_RETIRED, "{left} of {names}");
+        (0..names).for_each(|n| harness.counts("s", &format!("new{n}")));
+        assert!(harness.shown().iter().all(|(_, n)| *n == 1));
+        let free = harness.family.places.0.lock().unwrap();
+        assert!((free.counters.next as usize) < 2 * names, "places are used again");
     }
 }

@@ -1,22 +1,35 @@
 #![doc = include_str!("../README.md")]
 
-mod cell;
+mod builtin;
+mod declared;
+mod facade;
 mod family;
+mod general;
+mod handle;
 mod metrics;
-mod raw;
+#[cfg(feature = "prometheus")]
+mod prometheus;
 mod record;
-mod scale;
 mod schema;
+mod series;
 mod snapshot;
+mod storage;
+mod sync;
 mod text;
 mod view;
 mod window;
 
-pub use crate::family::{Counter, Gauge, Histogram};
+pub use crate::builtin::Operation;
+pub use crate::declared::{Declared, RESERVED_PREFIXES};
+pub use crate::facade::Recorder;
+pub use crate::general::{Dropped, General, Refusal};
+pub use crate::handle::{CallSite, Counter, Gauge, Histogram};
 pub use crate::metrics::{ComponentTotals, Config, Metrics, Totals};
-pub use crate::raw::RawRecord;
-pub use crate::record::RecordError;
-pub use crate::schema::{Desc, Kind, desc};
-pub use crate::snapshot::{FamilySnapshot, HistogramSnapshot, SeriesSnapshot, Snapshot, Value};
+#[cfg(feature = "prometheus")]
+pub use crate::prometheus::Prometheus;
+pub use crate::record::{RawRecord, RecordError};
+pub use crate::schema::{Desc, Kind, Unit, desc};
+pub use crate::snapshot::{Exemplar, FamilySnapshot, HistogramSnapshot, SeriesSnapshot, Snapshot, Value};
+pub use crate::text::Format;
 pub use crate::view::{MetricSeries, MetricView, Summary};
 pub use crate::window::{Stats, Window, WindowSeries};

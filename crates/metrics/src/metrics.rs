@@ -1,25 +1,42 @@
 //! One instance of all metrics.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use mcpscope_core::{ClockAnchor, Component, Direction, Labels, Method, Protocol, Transport};
+use arc_swap::ArcSwap;
+use mcpscope_core::{ClockAnchor, Component, Direction, Era, Labels, Method, Protocol, Transport};
 
-use crate::cell::{CounterCell, GaugeCell, HistogramCell};
-use crate::family::{Counter, Family, Found, Gauge, Histogram, Target};
-use crate::raw::{RawLog, RawRecord};
-use crate::schema::{Desc, KNOWN_ERRORS, desc};
-use crate::snapshot::{Snapshot, Value};
+use crate::declared::Declared;
+use crate::family::{Family, Found, Limits, Places};
+use crate::general::General;
+use crate::handle::{Counter, Gauge, Handle, Histogram, Sites};
+use crate::schema::{Desc, KNOWN_ERRORS, Kind, desc};
+use crate::series::Series;
+use crate::snapshot::Snapshot;
+use crate::storage::Store;
+use crate::storage::slab::Slab;
 use crate::window::{Extremes, Window, Windows};
 
 /// How metrics are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// How long closed windows are kept. Default: [`Config::DEFAULT_RETENTION`].
     pub retention: Duration,
     /// Distinct values per label and metric, further ones become `other`. Default: [`Config::DEFAULT_MAX_LABEL_VALUES`].
     pub max_label_values: usize,
+    /// Series per metric; beyond, labels with many values become `other`. Default: [`Config::DEFAULT_MAX_SERIES`].
+    pub max_series: usize,
+    /// How long a series is shown in which nothing is recorded. Default: [`Config::DEFAULT_IDLE_TIMEOUT`].
+    pub idle_timeout: Duration,
+    /// The share, 0 to 1, of the records by names that are not critical which are passed on to `general`. Default:
+    /// [`Config::DEFAULT_SAMPLING_RATE`].
+    pub sampling_rate: f64,
+    /// Critical metrics besides the seven. Default: none.
+    pub critical: Vec<Declared>,
+    /// Who keeps what is recorded by other names. Default: nobody.
+    pub general: Option<Arc<dyn General>>,
 }
 
 impl Config {
@@ -27,11 +44,25 @@ impl Config {
     pub const DEFAULT_RETENTION: Duration = Duration::from_secs(60 * 60);
     /// 256.
     pub const DEFAULT_MAX_LABEL_VALUES: usize = 256;
+    /// 10,000.
+    pub const DEFAULT_MAX_SERIES: usize = 10_000;
+    /// One hour.
+    pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+    /// One in ten.
+    pub const DEFAULT_SAMPLING_RATE: f64 = 0.1;
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { retention: Self::DEFAULT_RETENTION, max_label_values: Self::DEFAULT_MAX_LABEL_VALUES }
+        Self {
+            retention: Self::DEFAULT_RETENTION,
+            max_label_values: Self::DEFAULT_MAX_LABEL_VALUES,
+            max_series: Self::DEFAULT_MAX_SERIES,
+            idle_timeout: Self::DEFAULT_IDLE_TIMEOUT,
+            sampling_rate: Self::DEFAULT_SAMPLING_RATE,
+            critical: Vec::new(),
+            general: None,
+        }
     }
 }
 
@@ -41,23 +72,58 @@ pub struct Metrics(Arc<Inner>);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    anchor: ClockAnchor,
-    pub(crate) registry_operations: Family<CounterCell, 2>,
-    pub(crate) session_creation: Family<HistogramCell, 2>,
-    pub(crate) transport_connections: Family<GaugeCell, 2>,
-    pub(crate) tool_calls: Family<HistogramCell, 4>,
-    pub(crate) component_operations: Family<CounterCell, 2>,
-    pub(crate) component_errors: Family<CounterCell, 3>,
-    pub(crate) active_sessions: Family<GaugeCell, 2>,
-    pub(crate) queue_depth: Family<GaugeCell, 2>,
-    health_state: Family<GaugeCell, 2>,
-    dropped: Family<CounterCell, 1>,
-    build_info: Family<GaugeCell, 1>,
-    raw: Arc<RawLog>,
+    pub(crate) store: Arc<Store>,
+    /// In the order in which they are shown. The first ones are [`BUILT_IN`].
+    families: ArcSwap<Vec<Arc<Family>>>,
+    /// Held while a family is added.
+    adding: Mutex<()>,
+    places: Arc<Places>,
+    limits: Limits,
+    idle_timeout: Duration,
+    /// Of the numbers below 2^64: a random one that is lower is a sample.
+    pub(crate) sampled_below: u64,
+    pub(crate) sampling_rate: f64,
+    pub(crate) general: Option<Arc<dyn General>>,
+    pub(crate) sites: Sites,
     windows: Mutex<Windows>,
+    /// When idle series were last looked for.
+    retired: Mutex<Instant>,
     /// The servers whose gauges somebody counts up and down.
     announced: Mutex<BTreeSet<Box<str>>>,
+    /// Series that are shown from the start, and stay.
+    kept: Mutex<Vec<Arc<Series>>>,
+    /// What label values that become `other`, and records that find no place, are counted as.
+    replaced: OnceLock<Counter>,
+    lost: OnceLock<Counter>,
 }
+
+/// The families that are always there. Errors come before operations: a rate that is read in between can then only be too
+/// low, never above 1.
+static BUILT_IN: [&Desc; 23] = [
+    &desc::REGISTRY_OPERATIONS,
+    &desc::SESSION_CREATION,
+    &desc::TRANSPORT_CONNECTIONS,
+    &desc::TOOL_CALLS,
+    &desc::COMPONENT_ERRORS,
+    &desc::COMPONENT_OPERATIONS,
+    &desc::ACTIVE_SESSIONS,
+    &desc::QUEUE_DEPTH,
+    &desc::SERVER_OPERATIONS,
+    &desc::CLIENT_OPERATIONS,
+    &desc::SERVER_SESSIONS,
+    &desc::PROXY_OVERHEAD,
+    &desc::HEALTH_STATE,
+    &desc::DROPPED,
+    &desc::SAMPLING_RATE,
+    &desc::BUILD_INFO,
+    &desc::PROCESS_CPU,
+    &desc::PROCESS_RESIDENT,
+    &desc::PROCESS_VIRTUAL,
+    &desc::PROCESS_START,
+    &desc::PROCESS_OPEN_FDS,
+    &desc::PROCESS_MAX_FDS,
+    &desc::PROCESS_THREADS,
+];
 
 /// Sums over all series since the start of the instance, or now for what goes up and down.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,53 +149,91 @@ pub struct ComponentTotals {
 
 /// What a label value over the limit is counted as.
 const LABEL_VALUE: &str = "label_value";
-/// What a raw record that found no place is counted as.
-const RAW_RECORD: &str = "raw_record";
+/// What a record is counted as that found others in its way.
+const CONTENDED_RECORD: &str = "contended_record";
+/// Families there can be besides the built-in ones.
+const MAX_DECLARED: usize = 256;
 
 impl Metrics {
     /// Creates an instance; `anchor` is its start.
     #[must_use]
     pub fn new(config: &Config, anchor: ClockAnchor) -> Self {
-        let max = config.max_label_values;
-        let dropped: Family<CounterCell, 1> = Family::new(&desc::DROPPED, ["what"], max);
-        dropped.with([LABEL_VALUE]);
-        let raw = Arc::new(RawLog::new(anchor, dropped.with([RAW_RECORD]).series));
+        let store = Store::new(anchor);
+        let limits = Limits { label_values: config.max_label_values, series: config.max_series };
+        let places = Arc::<Places>::default();
+        let families = BUILT_IN.iter().map(|desc| Family::new((*desc).clone(), limits, Arc::clone(&places)));
+        let sampling_rate = config.sampling_rate.clamp(0.0, 1.0);
+        let nowhere = |kind| {
+            let desc = Desc::nowhere(kind);
+            let series = Family::new(desc, limits, Arc::clone(&places)).with(&[]).series;
+            Handle { store: Arc::clone(&store), series }
+        };
+        let sites = Sites::new(nowhere);
         let metrics = Self(Arc::new(Inner {
-            anchor,
-            registry_operations: Family::new(&desc::REGISTRY_OPERATIONS, ["server", "operation"], max),
-            session_creation: Family::new(&desc::SESSION_CREATION, ["server", "protocol"], max),
-            transport_connections: Family::new(&desc::TRANSPORT_CONNECTIONS, ["server", "transport"], max),
-            tool_calls: Family::new(&desc::TOOL_CALLS, ["server", "tool", "outcome", "injected"], max),
-            component_operations: Family::new(&desc::COMPONENT_OPERATIONS, ["component", "injected"], max),
-            component_errors: Family::new(&desc::COMPONENT_ERRORS, ["component", "error_type", "injected"], max),
-            active_sessions: Family::new(&desc::ACTIVE_SESSIONS, ["server", "protocol"], max),
-            queue_depth: Family::new(&desc::QUEUE_DEPTH, ["server", "direction"], max),
-            health_state: Family::new(&desc::HEALTH_STATE, ["component", "state"], max),
-            dropped,
-            build_info: Family::new(&desc::BUILD_INFO, ["version"], max),
-            raw,
+            families: ArcSwap::from_pointee(families.map(Arc::new).collect()),
+            adding: Mutex::default(),
+            limits,
+            idle_timeout: config.idle_timeout,
+            // As many as all of them is one too few, which is as good as none.
+            sampled_below: (sampling_rate * u64::MAX as f64) as u64,
+            sampling_rate,
+            general: config.general.clone(),
+            sites,
             windows: Mutex::new(Windows::new(anchor, config.retention)),
+            retired: Mutex::new(anchor.mono),
             announced: Mutex::default(),
+            kept: Mutex::default(),
+            replaced: OnceLock::new(),
+            lost: OnceLock::new(),
+            places,
+            store,
         }));
+        let _ = metrics.0.replaced.set(metrics.dropped(LABEL_VALUE));
+        let _ = metrics.0.lost.set(metrics.dropped(CONTENDED_RECORD));
         for component in Component::ALL {
             let _ = metrics.component_operations(component, false);
         }
         for (component, errors) in KNOWN_ERRORS {
             errors.iter().for_each(|error| drop(metrics.component_errors(component, error, false)));
         }
-        metrics.0.build_info.with([env!("CARGO_PKG_VERSION")]).series.cell.add(1);
+        metrics.built_in_gauge(&desc::BUILD_INFO, [("version", env!("CARGO_PKG_VERSION"))]).set(1.0, anchor.mono);
+        if config.general.is_some() {
+            metrics.built_in_gauge(&desc::SAMPLING_RATE, []).set(sampling_rate, anchor.mono);
+        }
+        for declared in &config.critical {
+            let _ = metrics.declare(declared);
+        }
+        metrics.each_series(|series| metrics.keep(series));
         metrics
     }
 
-    /// Makes the families whose labels are known beforehand appear as zero for this server.
+    /// A series that somebody holds is never retired.
+    fn keep(&self, series: &Arc<Series>) {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(series));
+    }
+
+    /// Makes the families whose labels are known beforehand appear as zero for this server. Its gauges belong to whoever
+    /// calls this: they cannot be set by name.
     pub fn announce_server(&self, server: &str, transport: Transport) {
-        self.announced().insert(server.into());
+        if !self.announced().insert(server.into()) {
+            return;
+        }
         // Resolving a handle is what makes its series exist.
-        let _ = self.transport_connections(server, transport);
-        Method::REGISTRY_OPERATIONS.iter().for_each(|operation| drop(self.registry_operations(server, operation)));
-        Direction::ALL.iter().for_each(|direction| drop(self.queue_depth(server, *direction)));
+        let counted = |gauge: &Gauge| {
+            gauge.0.series.counted.store(true, Relaxed);
+            self.keep(&gauge.0.series);
+        };
+        counted(&self.transport_connections(server, transport));
+        for operation in Method::REGISTRY_OPERATIONS {
+            self.keep(&self.registry_operations(server, operation).0.series);
+        }
+        Direction::ALL.iter().for_each(|direction| counted(&self.queue_depth(server, *direction)));
         for protocol in Protocol::KNOWN {
-            let _ = (self.active_sessions(server, protocol), self.session_creation(server, protocol));
+            counted(&self.active_sessions(server, protocol));
+            self.keep(&self.session_creation(server, protocol).0.series);
+            if protocol.era() == Era::Legacy {
+                self.keep(&self.server_sessions(server, protocol, transport, "").0.series);
+            }
         }
     }
 
@@ -142,152 +246,175 @@ impl Metrics {
         self.0.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registry operations of a server; `operation` is one of [`Method::REGISTRY_OPERATIONS`].
-    #[must_use]
-    pub fn registry_operations(&self, server: &str, operation: &str) -> Counter {
-        Counter(self.critical(&self.0.registry_operations, [server, operation]))
+    pub(crate) fn built_in_counter<const N: usize>(&self, desc: &Desc, labels: [(&str, &str); N]) -> Counter {
+        Counter(self.built_in(desc, &labels))
     }
 
-    /// Durations of session creation.
-    #[must_use]
-    pub fn session_creation(&self, server: &str, protocol: Protocol) -> Histogram {
-        Histogram(self.critical(&self.0.session_creation, [server, protocol.as_str()]))
+    pub(crate) fn built_in_gauge<const N: usize>(&self, desc: &Desc, labels: [(&str, &str); N]) -> Gauge {
+        Gauge(self.built_in(desc, &labels))
     }
 
-    /// Open connections and streams.
-    #[must_use]
-    pub fn transport_connections(&self, server: &str, transport: Transport) -> Gauge {
-        Gauge(self.critical(&self.0.transport_connections, [server, transport.as_str()]))
+    pub(crate) fn built_in_histogram<const N: usize>(&self, desc: &Desc, labels: [(&str, &str); N]) -> Histogram {
+        Histogram(self.built_in(desc, &labels))
     }
 
-    /// Durations of calls of one tool that had this outcome ([`mcpscope_core::Outcome::as_label`]).
-    #[must_use]
-    pub fn tool_calls(&self, server: &str, tool: &str, outcome: &str, injected: bool) -> Histogram {
-        Histogram(self.critical(&self.0.tool_calls, [server, tool, outcome, flag(injected)]))
+    fn built_in(&self, desc: &Desc, labels: &[(&str, &str)]) -> Handle {
+        let families = self.0.families.load();
+        // Descriptions of ours are statics: where one is tells it from the others.
+        let at = BUILT_IN.iter().position(|known| std::ptr::eq(*known, desc));
+        let series = match at.and_then(|at| families.get(at)) {
+            Some(family) => self.resolve(family, labels).series,
+            // Cannot be: every description of ours is among the built-in ones.
+            None => Arc::clone(&self.0.sites.nowhere(desc.kind).series),
+        };
+        Handle { store: Arc::clone(&self.0.store), series }
     }
 
-    /// Operations of a component. Not among the raw records: there are several for every message.
-    #[must_use]
-    pub fn component_operations(&self, component: Component, injected: bool) -> Counter {
-        Counter(self.quiet(&self.0.component_operations, [component.as_str(), flag(injected)]))
+    /// A series of a family; counts it if it is not quite the one that was asked for.
+    pub(crate) fn resolve(&self, family: &Family, labels: &[(&str, &str)]) -> Found {
+        let found = family.with(labels);
+        if found.replaced
+            && let Some(counter) = self.0.replaced.get()
+        {
+            counter.increment(self.0.store.anchor().mono);
+        }
+        found
     }
 
-    /// Errors of a component; `error_type` as of [`mcpscope_core::ErrorType::as_label`].
-    #[must_use]
-    pub fn component_errors(&self, component: Component, error_type: &str, injected: bool) -> Counter {
-        Counter(self.critical(&self.0.component_errors, [component.as_str(), error_type, flag(injected)]))
+    /// The first family of which this holds.
+    pub(crate) fn family(&self, is: impl Fn(&Desc) -> bool) -> Option<Arc<Family>> {
+        self.0.families.load().iter().find(|family| is(&family.desc)).cloned()
     }
 
-    /// Sessions that are open.
-    #[must_use]
-    pub fn active_sessions(&self, server: &str, protocol: Protocol) -> Gauge {
-        Gauge(self.critical(&self.0.active_sessions, [server, protocol.as_str()]))
-    }
-
-    /// Messages accepted and not yet written on. Not among the raw records: it changes twice with every message.
-    #[must_use]
-    pub fn queue_depth(&self, server: &str, direction: Direction) -> Gauge {
-        Gauge(self.quiet(&self.0.queue_depth, [server, direction.as_str()]))
-    }
-
-    /// Whether a component is in a state: 1 or 0.
-    #[must_use]
-    pub fn health_state(&self, component: &str, state: &str) -> Gauge {
-        Gauge(self.quiet(&self.0.health_state, [component, state]))
-    }
-
-    /// What was dropped or left unobserved.
-    #[must_use]
-    pub fn dropped(&self, what: &str) -> Counter {
-        Counter(self.quiet(&self.0.dropped, [what]))
+    /// Adds a family unless there is one that says no, or too many.
+    pub(crate) fn add_family<E>(
+        &self,
+        desc: Desc,
+        may_be_beside: impl Fn(&Desc) -> Result<(), E>,
+    ) -> Result<Option<Arc<Family>>, E> {
+        let _adding = self.0.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let families = self.0.families.load();
+        if let Some(family) = families.iter().find(|family| *family.desc == desc && family.desc.kind == desc.kind) {
+            return Ok(Some(Arc::clone(family)));
+        }
+        families.iter().try_for_each(|family| may_be_beside(&family.desc))?;
+        if families.len() >= BUILT_IN.len() + MAX_DECLARED {
+            return Ok(None);
+        }
+        let family = Arc::new(Family::new(desc, self.0.limits, Arc::clone(&self.0.places)));
+        let mut more = families.to_vec();
+        more.push(Arc::clone(&family));
+        self.0.families.store(Arc::new(more));
+        Ok(Some(family))
     }
 
     /// All families now, which is `at`. Changes nothing.
     #[must_use]
     pub fn snapshot(&self, at: Instant) -> Snapshot {
-        let counter = |cell: &CounterCell| Value::Counter(cell.get());
-        let gauge = |cell: &GaugeCell| Value::Gauge(cell.get());
-        let histogram = |cell: &HistogramCell| Value::Histogram(cell.snapshot());
-        let m = &*self.0;
-        Snapshot {
-            at,
-            families: vec![
-                m.registry_operations.snapshot(counter),
-                m.session_creation.snapshot(histogram),
-                m.transport_connections.snapshot(gauge),
-                m.tool_calls.snapshot(histogram),
-                // Errors before operations: a rate read in between can then only be too low, never above 1.
-                m.component_errors.snapshot(counter),
-                m.component_operations.snapshot(counter),
-                m.active_sessions.snapshot(gauge),
-                m.queue_depth.snapshot(gauge),
-                m.health_state.snapshot(gauge),
-                m.dropped.snapshot(counter),
-                m.build_info.snapshot(gauge),
-            ],
+        let newest = self.0.places.newest();
+        let mut families = Vec::new();
+        self.each_family(at, |family, slabs| families.push(family.snapshot(slabs, at)));
+        Snapshot { at, families, newest }
+    }
+
+    /// Calls `with` with each family as it is now, which is `at`, and where its numbers are.
+    pub(crate) fn each_family(&self, at: Instant, mut with: impl FnMut(&Family, &[Arc<Slab>])) {
+        self.count_lost();
+        self.count_dropped(at);
+        let slabs = self.0.store.slabs.all();
+        self.0.families.load().iter().for_each(|family| with(family, &slabs));
+    }
+
+    /// What was lost could not be counted where it was lost.
+    fn count_lost(&self) {
+        let lost = self.0.store.slabs.take_lost();
+        if lost > 0
+            && let Some(counter) = self.0.lost.get()
+        {
+            counter.add(lost, self.0.store.anchor().mono);
         }
     }
 
     /// A few sums, read without a snapshot: cheap enough for every second.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        let m = &*self.0;
-        let gauges = |family: &Family<GaugeCell, 2>| -> u64 {
-            saturating(family.series().iter().map(|series| u64::try_from(series.cell.get()).unwrap_or(0)))
-        };
-        let mut components: BTreeMap<Box<str>, ComponentTotals> = BTreeMap::new();
-        let mut add = |labels: &Labels, count: u64, to: fn(&mut ComponentTotals) -> &mut u64| {
-            if let (Some(component), Some("false")) = (labels.get("component"), labels.get("injected")) {
-                let total = to(components.entry(component.into()).or_default());
-                *total = total.saturating_add(count);
+        let slabs = self.0.store.slabs.all();
+        let read = |desc: &Desc, with: &mut dyn FnMut(&Labels, u64)| {
+            if let Some(family) = self.family(|found| *found == *desc) {
+                let at = self.0.store.anchor().mono;
+                family.read(&slabs, at, |series, value| with(&series.labels, value.whole()));
             }
         };
+        let sum = |desc: &Desc| {
+            let mut sum = 0_u64;
+            read(desc, &mut |_, value| sum = sum.saturating_add(value));
+            sum
+        };
+        let mut components: BTreeMap<Box<str>, ComponentTotals> = BTreeMap::new();
+        let mut add = |desc: &Desc, to: fn(&mut ComponentTotals) -> &mut u64| {
+            read(desc, &mut |labels, value| {
+                if let (Some(component), Some("false")) = (labels.get("component"), labels.get("injected")) {
+                    let total = to(components.entry(component.into()).or_default());
+                    *total = total.saturating_add(value);
+                }
+            });
+        };
         // Errors before operations, as in a snapshot.
-        m.component_errors.series().iter().for_each(|s| add(&s.labels, s.cell.get(), |totals| &mut totals.errors));
-        m.component_operations
-            .series()
-            .iter()
-            .for_each(|s| add(&s.labels, s.cell.get(), |totals| &mut totals.operations));
+        add(&desc::COMPONENT_ERRORS, |totals| &mut totals.errors);
+        add(&desc::COMPONENT_OPERATIONS, |totals| &mut totals.operations);
         Totals {
-            registry_operations: saturating(m.registry_operations.series().iter().map(|series| series.cell.get())),
-            active_sessions: gauges(&m.active_sessions),
-            transport_connections: gauges(&m.transport_connections),
+            registry_operations: sum(&desc::REGISTRY_OPERATIONS),
+            active_sessions: sum(&desc::ACTIVE_SESSIONS),
+            transport_connections: sum(&desc::TRANSPORT_CONNECTIONS),
             components,
         }
     }
 
     /// Closes the window that is open: from the last call, or the start, to `at`. The owner calls it every aggregation
-    /// interval (10 s by default). A record made meanwhile is in this window or in the next, never in both or neither.
+    /// interval (10 s by default).
+    ///
+    /// A record made meanwhile is in this window or in the next, never in both or neither: windows are differences of
+    /// snapshots, so that their counts and sums add up to the total exactly.
     pub fn close_window(&self, at: Instant) -> Arc<Window> {
         // Held from before the snapshot: two callers at once must not close overlapping windows.
         let mut windows = self.windows();
         let snapshot = self.snapshot(at);
-        let extremes = self.extremes();
-        windows.close(&snapshot, &extremes)
+        let extremes = self.extremes(at);
+        let window = windows.close(snapshot, &extremes);
+        drop(windows);
+        self.retire(at);
+        window
     }
 
     /// Lowest and highest values of the open window, which this ends.
-    fn extremes(&self) -> Extremes {
-        fn histograms<const N: usize>(family: &Family<HistogramCell, N>, into: &mut Extremes) {
-            for series in family.series() {
-                if let Some((min, max)) = series.cell.take_window() {
-                    into.insert((family.desc.prometheus, series.labels.clone()), (min as f64 / 1e6, max as f64 / 1e6));
-                }
-            }
-        }
-        fn gauges<const N: usize>(family: &Family<GaugeCell, N>, into: &mut Extremes) {
-            for series in family.series() {
-                let (min, max) = series.cell.take_window();
-                into.insert((family.desc.prometheus, series.labels.clone()), (min as f64, max as f64));
-            }
-        }
+    fn extremes(&self, at: Instant) -> Extremes {
+        let epoch = self.0.store.next_epoch();
+        let slabs = self.0.store.slabs.all();
         let mut extremes = Extremes::new();
-        histograms(&self.0.session_creation, &mut extremes);
-        histograms(&self.0.tool_calls, &mut extremes);
-        gauges(&self.0.transport_connections, &mut extremes);
-        gauges(&self.0.active_sessions, &mut extremes);
-        gauges(&self.0.queue_depth, &mut extremes);
+        for family in self.0.families.load().iter().filter(|family| family.desc.kind != Kind::Counter) {
+            family.read_series(&slabs, at, |series| {
+                if let Some(found) = series.extremes(&slabs, epoch) {
+                    extremes.insert(series.number, found);
+                }
+            });
+        }
         extremes
+    }
+
+    /// Looks for idle series, a few times in the time after which they are.
+    fn retire(&self, at: Instant) {
+        let mut retired = self.0.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        if at.saturating_duration_since(*retired) < self.0.idle_timeout / 16 {
+            return;
+        }
+        *retired = at;
+        let slabs: Vec<Arc<Slab>> = self.0.store.slabs.all();
+        self.0.families.load().iter().for_each(|family| family.retire(&slabs, at, self.0.idle_timeout));
+        let mut kept = HashSet::new();
+        self.each_series(|series| {
+            kept.insert(series.number);
+        });
+        self.windows().keep(|number| kept.contains(&number));
     }
 
     /// The closed windows that are kept, oldest first.
@@ -296,65 +423,43 @@ impl Metrics {
         self.windows().closed()
     }
 
-    /// The newest raw records of the critical metrics, newest first; at most 1000.
-    #[must_use]
-    pub fn critical_metrics(&self) -> Vec<RawRecord> {
-        self.0.raw.newest_first()
-    }
-
-    pub(crate) fn raw_len(&self) -> usize {
-        self.0.raw.len()
-    }
-
     pub(crate) fn windows(&self) -> MutexGuard<'_, Windows> {
         self.0.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn anchor(&self) -> ClockAnchor {
-        self.0.anchor
+        self.0.store.anchor()
     }
 
     /// Forgets raw records, windows and the summary's counters. The cumulative values stay: a scraper needs them to grow.
     pub fn reset(&self, at: Instant) {
         let mut windows = self.windows();
         windows.reset(&self.snapshot(at));
-        self.0.raw.clear();
+        self.0.store.slabs.all().iter().filter_map(|slab| slab.raw()).for_each(|ring| ring.clear());
+        if let Some(general) = &self.0.general {
+            general.reset();
+        }
     }
 
     pub(crate) fn inner(&self) -> &Inner {
         &self.0
     }
 
-    pub(crate) fn critical<C: Default, const N: usize>(&self, family: &Family<C, N>, values: [&str; N]) -> Target<C> {
-        let raw = family.desc.critical.map(|name| (Arc::clone(&self.0.raw), name));
-        Target { raw, ..self.quiet(family, values) }
+    /// The series by number, of which there may still be raw records.
+    pub(crate) fn each_series(&self, mut with: impl FnMut(&Arc<Series>)) {
+        self.0.families.load().iter().for_each(|family| family.all(&mut with));
     }
 
-    pub(crate) fn quiet<C: Default, const N: usize>(&self, family: &Family<C, N>, values: [&str; N]) -> Target<C> {
-        let Found { series, replaced } = family.with(values);
-        if replaced {
-            self.0.dropped.with([LABEL_VALUE]).series.cell.add(1);
-        }
-        Target { series, raw: None }
+    /// The families of critical metrics, for the views: the seven, then the declared ones.
+    pub(crate) fn critical_families(&self) -> Vec<Arc<Desc>> {
+        let families = self.0.families.load();
+        // Errors stand for operations and errors.
+        let is_shown = |desc: &Desc| desc.critical.is_some() && *desc != desc::COMPONENT_OPERATIONS;
+        families.iter().map(|family| &family.desc).filter(|desc| is_shown(desc)).cloned().collect()
     }
-
-    /// The critical families, for the views.
-    pub(crate) const CRITICAL: [&'static Desc; 7] = [
-        &desc::REGISTRY_OPERATIONS,
-        &desc::SESSION_CREATION,
-        &desc::TRANSPORT_CONNECTIONS,
-        &desc::TOOL_CALLS,
-        &desc::COMPONENT_ERRORS,
-        &desc::ACTIVE_SESSIONS,
-        &desc::QUEUE_DEPTH,
-    ];
 }
 
 /// A sum that stops at the highest number. What is recorded by name can be anything.
 pub(crate) fn saturating(numbers: impl Iterator<Item = u64>) -> u64 {
     numbers.fold(0, u64::saturating_add)
-}
-
-const fn flag(value: bool) -> &'static str {
-    if value { "true" } else { "false" }
 }

@@ -1,24 +1,62 @@
-//! Recording by name, for those who hold no handle (behaviour M2).
+//! Recording by name, for those who hold no handle (behaviour M2), and the raw records.
 
-use std::time::{Duration, Instant};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime};
 
-use mcpscope_core::bounded;
+use mcpscope_core::{Labels, bounded};
 
-use crate::family::{Counter, Gauge, Histogram};
+use crate::declared::{check_general, checked};
+use crate::family::{Family, Found};
+use crate::general::Refusal;
 use crate::metrics::Metrics;
+use crate::schema::{Desc, Kind, desc};
+use crate::series::{Cell, Series};
+use crate::storage::local::{Local, local};
+use crate::storage::ring::Raw;
+use crate::storage::slab::Slab;
 
 /// Longest name that an error repeats, in bytes.
-const SHOWN_BYTES: usize = 64;
-/// Highest number of operations, and highest value of a gauge: enough for anything real, and far from overflowing a sum.
-const MAX_NUMBER: u64 = 1_000_000_000;
+pub(crate) const SHOWN_BYTES: usize = 64;
+/// Highest number of events, and highest value of our gauges: enough for anything real, and far from overflowing a sum.
+const MAX_NUMBER: f64 = 1e9;
 /// Longest duration: a day.
-const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_DURATION_NS: f64 = 24.0 * 60.0 * 60.0 * 1e9;
+/// How many raw records are shown (behaviour M4).
+const MAX_RAW: usize = 1000;
 
-/// Why a record was refused.
+/// Why a record or a metric was refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// There is no critical metric of this name.
+    /// The name can be no metric's.
+    #[error("{name:?} cannot be a metric's name: expected {expected}")]
+    BadName {
+        /// The name that was given.
+        name: String,
+        /// What is one.
+        expected: &'static str,
+    },
+    /// The label can be no metric's.
+    #[error("{label:?} cannot be a label: expected {expected}")]
+    BadLabel {
+        /// The label that was given.
+        label: String,
+        /// What is one.
+        expected: &'static str,
+    },
+    /// The name belongs to another metric.
+    #[error("there is another metric {name:?}, or one that looks like it in Prometheus: expected a name of its own")]
+    Taken {
+        /// The name that was given.
+        name: String,
+    },
+    /// There are more metrics than anybody looks at.
+    #[error("there are too many metrics: expected 256 declared ones at most")]
+    TooMany,
+    /// There is no critical metric of this name, and nobody keeps others.
     #[error("there is no critical metric {name:?}: expected one of {}", Metrics::CRITICAL_NAMES.join(", "))]
     UnknownMetric {
         /// The name that was given.
@@ -28,7 +66,7 @@ pub enum RecordError {
     #[error("{metric} has no label {label:?}: expected some of {}", expected.join(", "))]
     UnknownLabel {
         /// The metric.
-        metric: &'static str,
+        metric: Cow<'static, str>,
         /// The label that was given.
         label: String,
         /// The labels that it has.
@@ -38,15 +76,24 @@ pub enum RecordError {
     #[error("{metric} of server {server:?} is counted by a relay: record it for a server of your own")]
     Counted {
         /// The metric.
-        metric: &'static str,
+        metric: Cow<'static, str>,
         /// The server.
         server: String,
+    },
+    /// The metric is not critical, and whoever keeps such does not keep this one.
+    #[error("{name:?} is not recorded: {refusal}")]
+    NotKept {
+        /// The name that was given.
+        name: String,
+        /// Why not.
+        #[source]
+        refusal: Refusal,
     },
     /// The metric does not take such a value.
     #[error("{metric} does not take {value}: expected {expected}")]
     BadValue {
         /// The metric.
-        metric: &'static str,
+        metric: Cow<'static, str>,
         /// The value that was given.
         value: f64,
         /// What it takes.
@@ -54,8 +101,29 @@ pub enum RecordError {
     },
 }
 
+/// One record of a critical metric.
+#[derive(Clone, Debug)]
+pub struct RawRecord {
+    /// The critical metric's name.
+    pub name: Cow<'static, str>,
+    /// The value, in the metric's unit.
+    pub value: f64,
+    /// The labels of its series.
+    pub labels: Labels,
+    /// When it was recorded.
+    pub timestamp: SystemTime,
+}
+
+/// What a record by name came to.
+enum Done {
+    Recorded,
+    Refused(RecordError),
+    /// To be kept by others.
+    Sampled,
+}
+
 impl Metrics {
-    /// The names of the critical metrics.
+    /// The names of the seven critical metrics that are always there.
     pub const CRITICAL_NAMES: [&'static str; 7] = [
         "registry_operations_per_second",
         "session_creation_latency_ms",
@@ -66,107 +134,372 @@ impl Metrics {
         "message_queue_depth",
     ];
 
-    /// Records a value of the critical metric `name`, which ended at `at`.
+    /// Records a value by name, which ended at `at`.
     ///
-    /// A label that is left out is empty, `injected` is `false` and `outcome` is `ok`. The value is a number of operations
-    /// for `registry_operations_per_second`, milliseconds for the two latencies, the new value for the three gauges, and
-    /// one operation of a component, failed (1) or not (0), for `error_rates_by_component`. A gauge of a server that a relay
-    /// counts is left to the relay.
+    /// For a critical metric, one of the seven or a declared one, each record counts. A label of the seven that is left
+    /// out is empty, `injected` is `false` and `outcome` is `ok`. The value is a number of events for a counter and for
+    /// `registry_operations_per_second`, a duration in the unit of the name for a histogram, the new value for a gauge, and
+    /// one operation of a component, failed (1) or not (0), for `error_rates_by_component`. A gauge of a server that a
+    /// relay counts is left to the relay.
+    ///
+    /// Records by any other name are sampled ([`Config::sampling_rate`](crate::Config::sampling_rate)) and passed on to
+    /// [`Config::general`](crate::Config::general).
     ///
     /// # Errors
     /// [`RecordError`]: nothing was recorded.
     pub fn record(&self, name: &str, value: f64, labels: &[(&str, &str)], at: Instant) -> Result<(), RecordError> {
-        let Some(metric) = Self::CRITICAL_NAMES.into_iter().find(|known| *known == name) else {
+        let remembered = local(&self.inner().store, |local| {
+            let mut names = local.names.try_borrow_mut().ok()?;
+            // A name that is not critical means the same with any labels.
+            let target = names.find(name, labels).or_else(|| names.find(name, &[]).filter(|found| found.is_general()));
+            match target? {
+                Target::Core(core) => Some(self.add(core, value, local.slab(), at)),
+                Target::General => Some(self.sample(names.random.u64(..))),
+            }
+        });
+        let done = match remembered.flatten() {
+            Some(done) => done,
+            None => self.record_new(name, value, labels, at)?,
+        };
+        match done {
+            Done::Recorded => Ok(()),
+            Done::Refused(error) => Err(error),
+            Done::Sampled => self.pass_on(name, value, labels, at),
+        }
+    }
+
+    fn sample(&self, random: u64) -> Done {
+        if random < self.inner().sampled_below || self.inner().sampling_rate >= 1.0 {
+            Done::Sampled
+        } else {
+            Done::Recorded
+        }
+    }
+
+    #[cold]
+    fn pass_on(&self, name: &str, value: f64, labels: &[(&str, &str)], at: Instant) -> Result<(), RecordError> {
+        let Some(general) = &self.inner().general else {
             return Err(RecordError::UnknownMetric { name: bounded(name, SHOWN_BYTES).to_owned() });
         };
-        let given = Given { metric, value, labels };
-        let all = self.inner();
-        match metric {
-            "registry_operations_per_second" => {
-                let values = given.labels(&["server", "operation"])?;
-                let operations = given.whole("a whole number of operations from 0 to 1000000000")?;
-                Counter(self.critical(&all.registry_operations, values)).add(operations, at);
+        general.record(name, value, labels, &|name| self.is_taken(name)).map_err(|refusal| {
+            self.dropped(refusal.what()).increment(at);
+            RecordError::NotKept { name: bounded(name, SHOWN_BYTES).to_owned(), refusal }
+        })
+    }
+
+    /// The first record of this thread by this name and these labels.
+    #[cold]
+    fn record_new(&self, name: &str, value: f64, labels: &[(&str, &str)], at: Instant) -> Result<Done, RecordError> {
+        let Some(family) = self.family(|desc| desc.is_recorded_as(name)) else {
+            return self.record_general(name, value, labels);
+        };
+        // Before a series is made of it.
+        if let Some(expected) = Takes::of(&family.desc).refusal(value) {
+            return Err(RecordError::BadValue { metric: family.desc.name.clone(), value, expected });
+        }
+        let (core, is_replaced) = self.core(&family, labels)?;
+        let store = &self.inner().store;
+        let add = |local: &Local| {
+            // What has no place of its own is not worth remembering, and is counted each time.
+            if let Some(mut names) = local.names.try_borrow_mut().ok().filter(|_| !is_replaced) {
+                names.remember(name, labels, Target::Core(core.clone()));
             }
-            "session_creation_latency_ms" => {
-                let values = given.labels(&["server", "protocol"])?;
-                let duration = given.duration()?;
-                Histogram(self.critical(&all.session_creation, values)).record(duration, at);
+            self.add(&core, value, local.slab(), at)
+        };
+        Ok(local(store, add).unwrap_or_else(|| {
+            let mut done = Done::Recorded;
+            store.slabs.share(|slab| done = self.add(&core, value, slab, at));
+            done
+        }))
+    }
+
+    #[cold]
+    fn record_general(&self, name: &str, value: f64, labels: &[(&str, &str)]) -> Result<Done, RecordError> {
+        if self.inner().general.is_none() {
+            return Err(RecordError::UnknownMetric { name: bounded(name, SHOWN_BYTES).to_owned() });
+        }
+        check_general(name, labels, value)?;
+        let sampled = local(&self.inner().store, |local| {
+            let mut names = local.names.try_borrow_mut().ok()?;
+            names.remember(name, &[], Target::General);
+            Some(self.sample(names.random.u64(..)))
+        });
+        Ok(sampled.flatten().unwrap_or(Done::Recorded))
+    }
+
+    /// The series of a critical metric that these labels mean, and whether a label was replaced.
+    fn core(&self, family: &Family, labels: &[(&str, &str)]) -> Result<(Core, bool), RecordError> {
+        let takes = Takes::of(&family.desc);
+        match family.desc.labels {
+            Some(expected) => self.ours(family, takes, expected, labels),
+            None => {
+                let Found { series, replaced } = self.resolve(family, &checked(labels)?);
+                Ok((Core { series, operations: None, takes }, replaced))
             }
-            "tool_call_duration_ms" => {
-                let values = given.labels(&["server", "tool", "outcome", "injected"])?;
-                let duration = given.duration()?;
-                Histogram(self.critical(&all.tool_calls, values)).record(duration, at);
+        }
+    }
+
+    /// What a name and labels mean, as this thread remembers it or finds it out now. Records nothing.
+    pub(crate) fn target(&self, name: &str, labels: &[(&str, &str)]) -> Result<Target, RecordError> {
+        let store = &self.inner().store;
+        let remembered = local(store, |local| {
+            let names = local.names.try_borrow().ok()?;
+            names.find(name, labels).or_else(|| names.find(name, &[]).filter(|found| found.is_general())).cloned()
+        });
+        if let Some(target) = remembered.flatten() {
+            return Ok(target);
+        }
+        let (target, labels, is_worth_it) = match self.family(|desc| desc.is_recorded_as(name)) {
+            Some(family) => {
+                let (core, is_replaced) = self.core(&family, labels)?;
+                (Target::Core(core), labels, !is_replaced)
             }
-            "error_rates_by_component" => {
-                let [component, error_type, injected] = given.labels(&["component", "error_type", "injected"])?;
-                let failed = match value {
-                    0.0 => false,
-                    1.0 => true,
-                    _ => return Err(given.bad("1 for an operation that failed, 0 for one that did not")),
-                };
-                Counter(self.quiet(&all.component_operations, [component, injected])).increment(at);
-                if failed {
-                    Counter(self.critical(&all.component_errors, [component, error_type, injected])).increment(at);
-                }
+            None => (Target::General, [].as_slice(), self.inner().general.is_some()),
+        };
+        if is_worth_it {
+            local(store, |local| Some(local.names.try_borrow_mut().ok()?.remember(name, labels, target.clone())));
+        }
+        Ok(target)
+    }
+
+    /// Counts `n` events; of operations, `n` that failed, or one that did not if there are none.
+    pub(crate) fn count_in(&self, core: &Core, n: u64, at: Instant) {
+        let store = &self.inner().store;
+        store.write(|slab| {
+            if let Some(operations) = &core.operations {
+                operations.count(store, slab, n.max(1), at);
             }
-            gauge => {
-                let (family, second) = match gauge {
-                    "transport_connection_count" => (&all.transport_connections, &["server", "transport"]),
-                    "active_sessions_count" => (&all.active_sessions, &["server", "protocol"]),
-                    _ => (&all.queue_depth, &["server", "direction"]),
-                };
-                let values @ [server, _] = given.labels(second)?;
-                let value = given.whole("a whole number from 0 to 1000000000")?;
-                if self.is_announced(server) {
-                    let server = bounded(server, SHOWN_BYTES).to_owned();
-                    return Err(RecordError::Counted { metric, server });
-                }
-                Gauge(self.critical(family, values)).set(i64::try_from(value).unwrap_or(i64::MAX), at);
+            if n > 0 {
+                core.series.count(store, slab, n, at);
             }
+        });
+    }
+
+    /// The events so far; none if it is operations that are counted, which come in two kinds.
+    pub(crate) fn total_in(&self, core: &Core) -> Option<u64> {
+        core.operations.is_none().then(|| core.series.value(&self.inner().store.slabs.all()).whole())
+    }
+
+    /// Records a value as [`Metrics::record`] does.
+    ///
+    /// # Errors
+    /// [`RecordError`]: nothing was recorded.
+    pub(crate) fn record_in(&self, core: &Core, value: f64, at: Instant) -> Result<(), RecordError> {
+        let store = &self.inner().store;
+        let add = |slab: &Slab| match self.add(core, value, slab, at) {
+            Done::Refused(error) => Err(error),
+            Done::Recorded | Done::Sampled => Ok(()),
+        };
+        local(store, |local| add(local.slab())).unwrap_or_else(|| {
+            let mut done = Ok(());
+            store.slabs.share(|slab| done = add(slab));
+            done
+        })
+    }
+
+    /// Changes a gauge by `change`.
+    ///
+    /// # Errors
+    /// [`RecordError`]: nothing was changed.
+    pub(crate) fn change_in(&self, core: &Core, change: f64, at: Instant) -> Result<(), RecordError> {
+        if let Some(expected) = core.takes.refusal(change.abs()) {
+            return Err(RecordError::BadValue { metric: core.series.desc.name.clone(), value: change, expected });
+        }
+        core.free()?;
+        if let Cell::Gauge(cell) = &core.series.cell {
+            let (store, now) = (&self.inner().store, cell.add(change));
+            store.write(|slab| core.series.became(store, slab, now, at));
         }
         Ok(())
     }
-}
 
-struct Given<'a> {
-    metric: &'static str,
-    value: f64,
-    labels: &'a [(&'a str, &'a str)],
-}
-
-impl<'a> Given<'a> {
-    /// The values of the labels that the metric has, in its order.
-    fn labels<const N: usize>(&self, expected: &'static [&'static str; N]) -> Result<[&'a str; N], RecordError> {
-        if let Some((label, _)) = self.labels.iter().find(|(label, _)| !expected.contains(label)) {
+    /// What a record of one of the seven means, and whether a label was replaced.
+    fn ours(
+        &self,
+        family: &Family,
+        takes: Takes,
+        expected: &'static [&'static str],
+        labels: &[(&str, &str)],
+    ) -> Result<(Core, bool), RecordError> {
+        let metric = || family.desc.name.clone();
+        if let Some((label, _)) = labels.iter().find(|(label, _)| !expected.contains(label)) {
             let label = bounded(label, SHOWN_BYTES).to_owned();
-            return Err(RecordError::UnknownLabel { metric: self.metric, label, expected });
+            return Err(RecordError::UnknownLabel { metric: metric(), label, expected });
         }
-        Ok(expected.map(|name| {
-            let given = self.labels.iter().find_map(|(label, value)| (*label == name).then_some(*value));
+        let value_of = |name: &'static str| {
+            let given = labels.iter().find_map(|(label, value)| (*label == name).then_some(*value));
             given.unwrap_or(match name {
                 "injected" => "false",
                 "outcome" => "ok",
                 _ => "",
             })
-        }))
+        };
+        if family.desc.kind == Kind::Gauge && self.is_announced(value_of("server")) {
+            let server = bounded(value_of("server"), SHOWN_BYTES).to_owned();
+            return Err(RecordError::Counted { metric: metric(), server });
+        }
+        let operations = (*family.desc == desc::COMPONENT_ERRORS).then(|| {
+            let labels = [("component", value_of("component")), ("injected", value_of("injected"))];
+            self.built_in_counter(&desc::COMPONENT_OPERATIONS, labels).0.series
+        });
+        let pairs: Vec<_> = expected.iter().map(|name| (*name, value_of(name))).collect();
+        let Found { series, replaced } = self.resolve(family, &pairs);
+        Ok((Core { series, operations, takes }, replaced))
     }
 
-    fn whole(&self, expected: &'static str) -> Result<u64, RecordError> {
-        let fits = (0.0..=MAX_NUMBER as f64).contains(&self.value) && self.value.fract() == 0.0;
-        if fits { Ok(self.value as u64) } else { Err(self.bad(expected)) }
+    /// Adds a value to what is meant.
+    #[inline]
+    fn add(&self, core: &Core, value: f64, slab: &Slab, at: Instant) -> Done {
+        let (store, series) = (&self.inner().store, &*core.series);
+        if let Some(expected) = core.takes.refusal(value) {
+            return Done::Refused(RecordError::BadValue { metric: series.desc.name.clone(), value, expected });
+        }
+        match core.takes {
+            Takes::Events => series.count(store, slab, value as u64, at),
+            Takes::Duration { unit_ns } => series.observe(store, slab, (value * unit_ns).round() as u64, at),
+            Takes::Level | Takes::WholeLevel => {
+                if let Err(counted) = core.free() {
+                    return Done::Refused(counted);
+                }
+                if let Cell::Gauge(cell) = &series.cell {
+                    series.became(store, slab, cell.set(value), at);
+                }
+            }
+            Takes::Operation => {
+                if let Some(operations) = &core.operations {
+                    operations.count(store, slab, 1, at);
+                }
+                if value > 0.0 {
+                    series.count(store, slab, 1, at);
+                }
+            }
+        }
+        Done::Recorded
     }
 
-    fn duration(&self) -> Result<Duration, RecordError> {
-        let duration = Duration::try_from_secs_f64(self.value / 1e3).ok().filter(|duration| *duration <= MAX_DURATION);
-        duration.ok_or_else(|| self.bad("a number of milliseconds from 0 to 86400000, a day"))
+    /// The newest raw records of the critical metrics, newest first; at most 1000.
+    #[must_use]
+    pub fn critical_metrics(&self) -> Vec<RawRecord> {
+        let slabs = self.inner().store.slabs.all();
+        let mut newest: Vec<Raw> = slabs.iter().filter_map(|slab| slab.raw()).flat_map(|ring| ring.read()).collect();
+        newest.sort_by_key(|raw| std::cmp::Reverse(raw.at_ns));
+        newest.truncate(MAX_RAW);
+        let mut wanted: HashMap<u64, Option<Arc<Series>>> = newest.iter().map(|raw| (raw.series, None)).collect();
+        self.each_series(|series| {
+            if let Some(found) = wanted.get_mut(&series.number) {
+                *found = Some(Arc::clone(series));
+            }
+        });
+        let record = |raw: &Raw| {
+            let series = wanted.get(&raw.series)?.as_ref()?;
+            let name = series.desc.name.clone();
+            let value = match series.desc.kind {
+                Kind::Counter => raw.value as f64,
+                Kind::Gauge => f64::from_bits(raw.value),
+                Kind::Histogram => raw.value as f64 / unit_ns(&name),
+            };
+            let timestamp = self.anchor().wall_at(self.anchor().mono + Duration::from_nanos(raw.at_ns));
+            Some(RawRecord { name, value, labels: series.labels.clone(), timestamp })
+        };
+        newest.iter().filter_map(record).collect()
     }
 
-    fn bad(&self, expected: &'static str) -> RecordError {
-        RecordError::BadValue { metric: self.metric, value: self.value, expected }
+    /// How many raw records there are to show.
+    pub(crate) fn raw_len(&self) -> usize {
+        let slabs = self.inner().store.slabs.all();
+        slabs.iter().filter_map(|slab| slab.raw()).map(|ring| ring.len()).sum::<usize>().min(MAX_RAW)
     }
 }
 
+/// What a record by name is added to.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Core(Core),
+    /// The name of no critical metric.
+    General,
+}
+
+impl Target {
+    fn is_general(&self) -> bool {
+        matches!(self, Self::General)
+    }
+}
+
+/// A series of ours.
+#[derive(Clone, Debug)]
+pub(crate) struct Core {
+    series: Arc<Series>,
+    /// Of which the series are the errors.
+    operations: Option<Arc<Series>>,
+    takes: Takes,
+}
+
+impl Core {
+    pub(crate) fn kind(&self) -> Kind {
+        self.series.desc.kind
+    }
+
+    /// Whether anybody may write to it.
+    ///
+    /// # Errors
+    /// [`RecordError::Counted`]: only who counts it may.
+    fn free(&self) -> Result<(), RecordError> {
+        if !self.series.counted.load(Relaxed) {
+            return Ok(());
+        }
+        let server = self.series.labels.get("server").unwrap_or_default().to_owned();
+        Err(RecordError::Counted { metric: self.series.desc.name.clone(), server })
+    }
+}
+
+/// What the values of a metric are.
+#[derive(Clone, Copy, Debug)]
+enum Takes {
+    Events,
+    /// One operation, failed or not.
+    Operation,
+    Level,
+    WholeLevel,
+    Duration {
+        unit_ns: f64,
+    },
+}
+
+impl Takes {
+    fn of(desc: &Desc) -> Self {
+        match desc.kind {
+            Kind::Counter if *desc == desc::COMPONENT_ERRORS => Self::Operation,
+            Kind::Counter => Self::Events,
+            Kind::Gauge if desc.labels.is_some() => Self::WholeLevel,
+            Kind::Gauge => Self::Level,
+            Kind::Histogram => Self::Duration { unit_ns: unit_ns(&desc.name) },
+        }
+    }
+
+    /// What is expected instead of this value, if it is not taken.
+    #[inline]
+    fn refusal(self, value: f64) -> Option<&'static str> {
+        let is_whole = || (0.0..=MAX_NUMBER).contains(&value) && value.trunc() == value;
+        let (is_taken, expected) = match self {
+            Self::Events | Self::WholeLevel => (is_whole(), "a whole number from 0 to 1000000000"),
+            Self::Operation => (value == 0.0 || value == 1.0, "1 for an operation that failed, 0 for one that did not"),
+            Self::Level => (value.is_finite(), "a finite number"),
+            Self::Duration { unit_ns } => (
+                (0.0..=MAX_DURATION_NS).contains(&(value * unit_ns)),
+                "a duration from 0 to a day, in the unit of the name",
+            ),
+        };
+        (!is_taken).then_some(expected)
+    }
+}
+
+/// What a value of a histogram of this name means in nanoseconds.
+fn unit_ns(name: &str) -> f64 {
+    if name.ends_with("_ms") { 1e6 } else { 1e9 }
+}
+
 #[cfg(test)]
+#[cfg(not(mcpscope_loom))]
 mod tests {
     use std::time::SystemTime;
 
@@ -199,7 +532,10 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
-        assert_eq!(Metrics::CRITICAL_NAMES.to_vec(), metrics.views(at).iter().map(|v| v.name).collect::<Vec<_>>());
+        assert_eq!(
+            Metrics::CRITICAL_NAMES.to_vec(),
+            metrics.views(at).iter().map(|v| v.name.clone()).collect::<Vec<_>>()
+        );
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What the metrics were at one moment: cumulative, plain data.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
-use mcpscope_core::Labels;
+use mcpscope_core::{Labels, TraceId};
 
-use crate::scale;
-use crate::schema::{BOUNDS_NS, Desc};
+use crate::schema::Desc;
+use crate::storage::scale;
 
 /// All families at one moment. Taking one changes nothing, so any number of readers may.
 #[derive(Clone, Debug)]
@@ -14,6 +15,8 @@ pub struct Snapshot {
     pub at: Instant,
     /// The families, in the order of the documentation.
     pub families: Vec<FamilySnapshot>,
+    /// The number of the newest series that there was.
+    pub(crate) newest: u64,
 }
 
 impl Snapshot {
@@ -29,17 +32,20 @@ impl Snapshot {
                     let at = before.series.binary_search_by(|other| other.labels.cmp(&series.labels)).ok()?;
                     before.series.get(at)
                 });
-                let value = found.map_or_else(|| series.value.clone(), |found| series.value.since(&found.value));
-                SeriesSnapshot { labels: series.labels.clone(), value }
+                // One that was there before, was not shown for a while, and came back, begins with what it has.
+                let then =
+                    found.map(|found| &found.value).or((series.number <= earlier.newest).then_some(&series.value));
+                let value = then.map_or_else(|| series.value.clone(), |then| series.value.since(then));
+                SeriesSnapshot { value, ..series.clone() }
             });
-            FamilySnapshot { desc: family.desc, series: series.collect() }
+            FamilySnapshot { desc: Arc::clone(&family.desc), series: series.collect() }
         });
-        Self { at: self.at, families: families.collect() }
+        Self { at: self.at, families: families.collect(), newest: self.newest }
     }
 
     /// The series of one family; none if it is not there.
     pub fn series(&self, desc: &Desc) -> impl Iterator<Item = &SeriesSnapshot> {
-        self.families.iter().filter(move |family| family.desc == desc).flat_map(|family| &family.series)
+        self.families.iter().filter(move |family| *family.desc == *desc).flat_map(|family| &family.series)
     }
 }
 
@@ -47,7 +53,7 @@ impl Snapshot {
 #[derive(Clone, Debug)]
 pub struct FamilySnapshot {
     /// What it is.
-    pub desc: &'static Desc,
+    pub desc: Arc<Desc>,
     /// Its series, ordered by labels.
     pub series: Vec<SeriesSnapshot>,
 }
@@ -55,24 +61,48 @@ pub struct FamilySnapshot {
 /// One series at one moment.
 #[derive(Clone, Debug)]
 pub struct SeriesSnapshot {
+    /// Tells it from every other series of the instance, also from one with the same labels that was there before.
+    pub(crate) number: u64,
     /// Its labels.
     pub labels: Labels,
     /// Its value since the start of the instance.
     pub value: Value,
+    /// A recent record for each exposed bucket of a histogram, or one of a counter's events; empty if there is none.
+    pub exemplars: Vec<Option<Exemplar>>,
+}
+
+/// A record of which there is more to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exemplar {
+    /// The trace that tells more.
+    pub trace_id: TraceId,
+    /// The duration in nanoseconds, or 1 for an event.
+    pub value: u64,
+    /// When it was recorded.
+    pub at: SystemTime,
 }
 
 /// A value since the start of the instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// Events so far.
+    /// Events so far; nanoseconds if the family's unit is seconds.
     Counter(u64),
     /// The value now.
-    Gauge(i64),
+    Gauge(f64),
     /// The distribution so far.
     Histogram(HistogramSnapshot),
 }
 
 impl Value {
+    /// Events so far, or the value now without what is below zero or a whole number.
+    pub(crate) const fn whole(&self) -> u64 {
+        match self {
+            Self::Counter(count) => *count,
+            Self::Gauge(level) => *level as u64,
+            Self::Histogram(values) => values.count,
+        }
+    }
+
     fn since(&self, earlier: &Self) -> Self {
         match (self, earlier) {
             (Self::Counter(now), Self::Counter(then)) => Self::Counter(now.saturating_sub(*then)),
@@ -95,6 +125,8 @@ pub struct HistogramSnapshot {
     pub max_ns: u64,
     /// The value recorded last, in nanoseconds.
     pub last_ns: u64,
+    /// The exposed upper bounds, in nanoseconds, ascending; one fewer than `bounds` has cells.
+    pub bounds_ns: &'static [u64],
     /// Values per exposed bound (not accumulated), the last one above all bounds.
     pub bounds: Vec<u64>,
     /// Values per position on the log-linear scale, positions without values left out.
@@ -102,9 +134,6 @@ pub struct HistogramSnapshot {
 }
 
 impl HistogramSnapshot {
-    /// The exposed upper bounds, in nanoseconds; one fewer than `bounds` has cells.
-    pub const BOUNDS_NS: &'static [u64] = &BOUNDS_NS;
-
     /// What was recorded since `earlier`, an older snapshot of the same series.
     ///
     /// Lowest and highest value are those of the whole life of the series: a difference cannot know them.
@@ -144,7 +173,10 @@ impl HistogramSnapshot {
         self.count += other.count;
         self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
         self.last_ns = other.last_ns;
-        self.bounds.resize(self.bounds.len().max(other.bounds.len()), 0);
+        if self.bounds.is_empty() {
+            self.bounds_ns = other.bounds_ns;
+            self.bounds.resize(other.bounds.len(), 0);
+        }
         for (mine, theirs) in self.bounds.iter_mut().zip(&other.bounds) {
             *mine += theirs;
         }
@@ -172,17 +204,17 @@ impl HistogramSnapshot {
 }
 
 #[cfg(test)]
+#[cfg(not(mcpscope_loom))]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
-    use crate::cell::HistogramCell;
+    use crate::schema::desc;
+    use crate::storage::cells::HistogramCell;
 
     fn recorded(values_ns: &[u64]) -> super::HistogramSnapshot {
-        let cell = HistogramCell::default();
-        values_ns.iter().for_each(|ns| cell.record(Duration::from_nanos(*ns)));
-        cell.snapshot()
+        let (cell, bounds) = (HistogramCell::default(), desc::TOOL_CALLS.bounds);
+        values_ns.iter().for_each(|ns| cell.record(bounds, *ns, 0, 1));
+        HistogramCell::snapshot(std::iter::once(&cell), bounds)
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! The critical metrics as the APIs show them: by their critical names, in their units, with the last window.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime};
 
@@ -15,7 +16,7 @@ use crate::window::{Stats, Window, WindowSeries};
 #[derive(Clone, Debug)]
 pub struct MetricView {
     /// The critical name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// `1/s`, `ms`, `1` (a number) or `ratio`.
     pub unit: &'static str,
     /// `rate`, `histogram`, `gauge` or `ratio`.
@@ -46,24 +47,25 @@ pub struct Summary {
     /// Number of raw records held.
     pub total_metrics: usize,
     /// The last window by critical name, over all series.
-    pub aggregates: BTreeMap<&'static str, Stats>,
+    pub aggregates: BTreeMap<Cow<'static, str>, Stats>,
     /// Events since the last reset by critical name; gauges have none.
-    pub counters: BTreeMap<&'static str, u64>,
+    pub counters: BTreeMap<Cow<'static, str>, u64>,
 }
 
 impl Metrics {
-    /// All seven critical metrics at `now`.
+    /// All critical metrics at `now`.
     #[must_use]
     pub fn views(&self, now: Instant) -> Vec<MetricView> {
         self.views_of(&self.snapshot(now))
     }
 
-    /// All seven critical metrics as they were in a snapshot of this instance, with the last window.
+    /// All critical metrics as they were in a snapshot of this instance, with the last window.
     #[must_use]
     pub fn views_of(&self, snapshot: &Snapshot) -> Vec<MetricView> {
         let window = self.windows().newest();
         let seconds = snapshot.at.saturating_duration_since(self.anchor().mono).as_secs_f64();
-        Self::CRITICAL.iter().filter_map(|desc| view(desc, snapshot, window.as_deref(), seconds)).collect()
+        let critical = self.critical_families();
+        critical.iter().filter_map(|desc| view(desc, snapshot, window.as_deref(), seconds)).collect()
     }
 
     /// One critical metric by name; none of that name if the answer is none.
@@ -80,18 +82,18 @@ impl Metrics {
         let newest = windows.newest();
         let mut aggregates = BTreeMap::new();
         let mut counters = BTreeMap::new();
-        for family in Self::CRITICAL.iter().filter_map(|desc| family(&snapshot, desc)) {
-            let Some(name) = family.desc.critical else { continue };
-            let events = |s: &crate::SeriesSnapshot| windows.baseline.events_since(family.desc, &s.labels, &s.value);
+        for family in self.critical_families().iter().filter_map(|desc| family(&snapshot, desc)) {
+            let Some(name) = family.desc.critical.clone() else { continue };
             if family.desc.kind != Kind::Gauge {
-                counters.insert(name, saturating(family.series.iter().map(events)));
+                let events = family.series.iter().map(|series| windows.baseline.events_since(series));
+                counters.insert(name.clone(), saturating(events));
             }
             let stats: Vec<Stats> = if *family.desc == desc::COMPONENT_ERRORS {
                 // Of a ratio, the ratios are what is aggregated, not the errors that it is made of.
                 let rates = newest.as_deref().map(|window| error_rates(&snapshot, Some(window)).series);
                 rates.into_iter().flatten().filter_map(|s| s.window).filter(|stats| stats.count > 0).collect()
             } else {
-                newest.iter().flat_map(|w| of(w, family.desc)).map(|s| s.stats).collect()
+                newest.iter().flat_map(|w| of(w, &family.desc)).map(|s| s.stats).collect()
             };
             if let Some(mut total) = aggregate(&stats) {
                 if *family.desc == desc::COMPONENT_ERRORS {
@@ -103,22 +105,22 @@ impl Metrics {
                 aggregates.insert(name, total);
             }
         }
-        let held = self.raw_len();
-        let timestamp = self.anchor().wall_at(now);
-        // Today every raw record is one of a critical metric; the general recorder will add to the total only.
-        Summary { timestamp, critical_metrics: held, total_metrics: held, aggregates, counters }
+        let critical_metrics = self.raw_len();
+        let others = self.inner().general.as_ref().map_or(0, |general| general.records());
+        let total_metrics = critical_metrics.saturating_add(usize::try_from(others).unwrap_or(usize::MAX));
+        Summary { timestamp: self.anchor().wall_at(now), critical_metrics, total_metrics, aggregates, counters }
     }
 }
 
 fn family<'a>(snapshot: &'a Snapshot, desc: &Desc) -> Option<&'a FamilySnapshot> {
-    snapshot.families.iter().find(|f| f.desc == desc)
+    snapshot.families.iter().find(|f| *f.desc == *desc)
 }
 
 fn of<'a>(window: &'a Window, desc: &'a Desc) -> impl Iterator<Item = &'a WindowSeries> {
-    window.series.iter().filter(move |s| s.desc == desc)
+    window.series.iter().filter(move |s| *s.desc == *desc)
 }
 
-fn view(desc: &'static Desc, snapshot: &Snapshot, window: Option<&Window>, seconds: f64) -> Option<MetricView> {
+fn view(desc: &Desc, snapshot: &Snapshot, window: Option<&Window>, seconds: f64) -> Option<MetricView> {
     if *desc == desc::COMPONENT_ERRORS {
         return Some(error_rates(snapshot, window));
     }
@@ -127,7 +129,7 @@ fn view(desc: &'static Desc, snapshot: &Snapshot, window: Option<&Window>, secon
     let series = family.series.iter().map(|s| {
         let stats = in_window(&s.labels);
         let value = match &s.value {
-            Value::Gauge(value) => *value as f64,
+            Value::Gauge(value) => *value,
             Value::Histogram(values) => values.last_ns as f64 / 1e6,
             Value::Counter(_) if window.is_some() => stats.map_or(0.0, |s| s.rate),
             // A rate over less than a second says little: three operations in the first millisecond are not 3000/s.
@@ -141,7 +143,7 @@ fn view(desc: &'static Desc, snapshot: &Snapshot, window: Option<&Window>, secon
         Kind::Gauge => ("1", "gauge"),
         Kind::Histogram => ("ms", "histogram"),
     };
-    Some(MetricView { name: desc.critical?, unit, kind, series })
+    Some(MetricView { name: desc.critical.clone()?, unit, kind, series })
 }
 
 /// Errors over operations, by component, error type and whether injected.
@@ -189,7 +191,7 @@ fn error_rates(snapshot: &Snapshot, window: Option<&Window>) -> MetricView {
         }
         mine.into_iter().for_each(|(labels, n)| one(labels.clone(), *n));
     }
-    MetricView { name: "error_rates_by_component", unit: "ratio", kind: "ratio", series }
+    MetricView { name: Cow::Borrowed("error_rates_by_component"), unit: "ratio", kind: "ratio", series }
 }
 
 /// One line for several series. Percentiles cannot be added: the highest stands for all.

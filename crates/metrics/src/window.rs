@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use mcpscope_core::{ClockAnchor, Labels};
 
 use crate::schema::Desc;
-use crate::snapshot::{HistogramSnapshot, Snapshot, Value};
+use crate::snapshot::{HistogramSnapshot, SeriesSnapshot, Snapshot, Value};
 
 /// A closed window.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub struct Window {
 #[derive(Clone, Debug)]
 pub struct WindowSeries {
     /// The family.
-    pub desc: &'static Desc,
+    pub desc: Arc<Desc>,
     /// The labels.
     pub labels: Labels,
     /// The numbers.
@@ -80,13 +80,14 @@ impl Stats {
         }
         // A record made while the window closes can have left its extremes in the neighbouring window.
         let ends = (values.quantile_ns(0.0) as f64 / 1e6, values.quantile_ns(1.0) as f64 / 1e6);
-        let (min, max) = extremes.unwrap_or(ends);
+        let (min, max) = extremes.map_or(ends, |(min, max)| (min.min(ends.1), max.max(ends.0)));
         let quantile = |q| (values.quantile_ns(q) as f64 / 1e6).clamp(min, max);
         let sum = values.sum_ns as f64 / 1e6;
         Self {
             min,
             max,
-            avg: sum / values.count as f64,
+            // Also of a record made meanwhile, the sum may be in this window and the count in the next.
+            avg: (sum / values.count as f64).clamp(min, max),
             count: values.count,
             sum,
             p50: quantile(0.5),
@@ -102,8 +103,8 @@ fn per_second(count: u64, seconds: f64) -> f64 {
     if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
 }
 
-/// Lowest and highest value by family and labels.
-pub(crate) type Extremes = HashMap<(&'static str, Labels), (f64, f64)>;
+/// Lowest and highest value by series.
+pub(crate) type Extremes = HashMap<u64, (f64, f64)>;
 
 #[derive(Debug)]
 pub(crate) struct Windows {
@@ -116,26 +117,27 @@ pub(crate) struct Windows {
     closed: VecDeque<Arc<Window>>,
 }
 
+/// What series had counted at some time. Those that are not shown any more stay: they may come back.
 #[derive(Debug)]
 pub(crate) struct Cumulative {
     at: SystemTime,
-    values: HashMap<(&'static str, Labels), Value>,
+    values: HashMap<u64, Value>,
 }
 
 impl Cumulative {
-    fn new(at: SystemTime, snapshot: &Snapshot) -> Self {
-        let series = snapshot.families.iter().flat_map(|f| f.series.iter().map(|s| (f.desc.prometheus, s)));
-        let values = series.map(|(name, s)| ((name, s.labels.clone()), s.value.clone())).collect();
-        Self { at, values }
+    fn nothing(at: SystemTime) -> Self {
+        Self { at, values: HashMap::new() }
     }
 
-    fn get(&self, desc: &Desc, labels: &Labels) -> Option<&Value> {
-        self.values.get(&(desc.prometheus, labels.clone()))
+    fn reset(&mut self, at: SystemTime, now: &Snapshot) {
+        self.at = at;
+        let series = now.families.iter().flat_map(|family| &family.series);
+        self.values.extend(series.map(|series| (series.number, series.value.clone())));
     }
 
     /// Events since then; 0 for a gauge.
-    pub(crate) fn events_since(&self, desc: &Desc, labels: &Labels, now: &Value) -> u64 {
-        match (now, self.get(desc, labels)) {
+    pub(crate) fn events_since(&self, now: &SeriesSnapshot) -> u64 {
+        match (&now.value, self.values.get(&now.number)) {
             (Value::Counter(now), Some(Value::Counter(then))) => now.saturating_sub(*then),
             (Value::Histogram(now), Some(Value::Histogram(then))) => now.count.saturating_sub(then.count),
             (Value::Counter(now), _) => *now,
@@ -147,46 +149,34 @@ impl Cumulative {
 
 impl Windows {
     pub(crate) fn new(anchor: ClockAnchor, retention: Duration) -> Self {
-        let nothing = || Cumulative { at: anchor.wall, values: HashMap::new() };
-        Self { anchor, retention, last: nothing(), baseline: nothing(), closed: VecDeque::new() }
+        let (last, baseline) = (Cumulative::nothing(anchor.wall), Cumulative::nothing(anchor.wall));
+        Self { anchor, retention, last, baseline, closed: VecDeque::new() }
     }
 
-    pub(crate) fn close(&mut self, now: &Snapshot, extremes: &Extremes) -> Arc<Window> {
+    pub(crate) fn close(&mut self, now: Snapshot, extremes: &Extremes) -> Arc<Window> {
         let (start, end) = (self.last.at, self.anchor.wall_at(now.at));
         let seconds = end.duration_since(start).unwrap_or_default().as_secs_f64();
+        self.last.at = end;
         let mut series = Vec::new();
-        let mut next = Cumulative::new(end, now);
-        for family in &now.families {
-            for s in &family.series {
-                let before = self.last.get(family.desc, &s.labels);
-                let extremes = extremes.get(&(family.desc.prometheus, s.labels.clone())).copied();
-                let stats = match (&s.value, before) {
-                    (Value::Counter(_), _) => {
-                        Stats::events(self.last.events_since(family.desc, &s.labels, &s.value), seconds)
-                    }
-                    (Value::Gauge(value), _) => {
-                        let value = *value as f64;
-                        Stats::sample(value, extremes.unwrap_or((value, value)))
-                    }
+        for family in now.families {
+            for s in family.series {
+                let extremes = extremes.get(&s.number).copied();
+                let stats = match (&s.value, self.last.values.get(&s.number)) {
+                    (Value::Counter(_), _) => Stats::events(self.last.events_since(&s), seconds),
+                    (Value::Gauge(value), _) => Stats::sample(*value, extremes.unwrap_or((*value, *value))),
                     (Value::Histogram(now), Some(Value::Histogram(then))) => {
                         Stats::durations(&now.since(then), extremes, seconds)
                     }
                     (Value::Histogram(now), _) => Stats::durations(now, extremes, seconds),
                 };
+                // A record under way may have added to the sum and not yet to the count: both go to the next window.
                 if stats.count > 0 {
-                    series.push(WindowSeries { desc: family.desc, labels: s.labels.clone(), stats });
-                } else {
-                    // A record under way may have added to the sum and not yet to the count: both go to the next window.
-                    let key = (family.desc.prometheus, s.labels.clone());
-                    match before {
-                        Some(before) => next.values.insert(key, before.clone()),
-                        None => next.values.remove(&key),
-                    };
+                    self.last.values.insert(s.number, s.value);
+                    series.push(WindowSeries { desc: Arc::clone(&family.desc), labels: s.labels, stats });
                 }
             }
         }
         let window = Arc::new(Window { start, end, series });
-        self.last = next;
         self.closed.push_back(Arc::clone(&window));
         while self.closed.front().is_some_and(|w| w.end + self.retention < end) {
             self.closed.pop_front();
@@ -204,7 +194,14 @@ impl Windows {
 
     pub(crate) fn reset(&mut self, now: &Snapshot) {
         self.closed.clear();
-        self.last = Cumulative::new(self.anchor.wall_at(now.at), now);
-        self.baseline = Cumulative::new(self.anchor.wall_at(now.at), now);
+        let at = self.anchor.wall_at(now.at);
+        self.last.reset(at, now);
+        self.baseline.reset(at, now);
+    }
+
+    /// Only these series can come again.
+    pub(crate) fn keep(&mut self, is_kept: impl Fn(u64) -> bool) {
+        self.last.values.retain(|number, _| is_kept(*number));
+        self.baseline.values.retain(|number, _| is_kept(*number));
     }
 }

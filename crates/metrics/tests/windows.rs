@@ -129,7 +129,7 @@ fn all_seven_have_a_view_with_their_names_and_units() {
     let tools = metrics.component_operations(mcpscope_core::Component::Tools, false);
     (0..4).for_each(|_| tools.increment(start));
     let views = metrics.views(start + Duration::from_secs(1));
-    let names: Vec<_> = views.iter().map(|v| (v.name, v.kind, v.unit)).collect();
+    let names: Vec<_> = views.iter().map(|v| (&*v.name, v.kind, v.unit)).collect();
     assert_eq!(
         names,
         [

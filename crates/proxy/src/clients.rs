@@ -32,7 +32,9 @@ impl Clients {
             Some(known) => known.last_seen = known.last_seen.max(at),
             None if full => probe.lost(Loss::UntrackedSession, at),
             None => {
-                clients.insert((client, protocol), Client { last_seen: at, _session: probe.session(protocol, at) });
+                // It has no session, and so none that lasts.
+                let session = probe.session(protocol, None, at);
+                clients.insert((client, protocol), Client { last_seen: at, _session: session });
             }
         }
     }

@@ -31,7 +31,19 @@ struct State {
     session: Option<Session>,
     /// Event streams that are open: as long as there is one, the session is in use.
     streams: usize,
+    /// When a message was last seen, or a stream closed.
     last_seen: Instant,
+}
+
+/// How a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// As it should.
+    Well,
+    /// By this error.
+    Failed(ErrorType),
+    /// Nobody used it any more: it counts as ended when it was last used.
+    Left,
 }
 
 #[derive(Debug)]
@@ -95,7 +107,7 @@ impl Conversation {
         // A client without the header speaks 2025-03-26 (specification, 2025-06-18, Protocol Version Header).
         let protocol = protocol.unwrap_or(Protocol::V2025_03_26);
         state.protocol.get_or_insert(protocol);
-        state.session.get_or_insert_with(|| self.relay.probe.session(protocol, at));
+        state.session.get_or_insert_with(|| self.relay.probe.session(protocol, None, at));
     }
 
     /// Whether nothing was seen since `since`, and nothing is open.
@@ -108,18 +120,24 @@ impl Conversation {
     pub(crate) fn stream(&self, change: isize, at: Instant) {
         let mut state = self.lock();
         state.streams = state.streams.saturating_add_signed(change);
-        state.last_seen = at;
+        state.seen(at);
     }
 
     /// The session has ended, whoever still holds the conversation: what is pending will not be answered. Returns how many
     /// calls those are.
-    pub(crate) fn close(&self, at: Instant) -> usize {
-        let (session, pending) = {
+    pub(crate) fn close(&self, ending: Ending, at: Instant) -> usize {
+        let (session, pending, last_seen) = {
             let mut state = self.lock();
             state.has_session = false;
-            (state.session.take(), std::mem::take(&mut state.pending))
+            (state.session.take(), std::mem::take(&mut state.pending), state.last_seen)
         };
-        drop(session);
+        if let Some(session) = session {
+            match ending {
+                Ending::Well => session.end(None, at),
+                Ending::Failed(error) => session.end(Some(error), at),
+                Ending::Left => session.end(None, last_seen),
+            }
+        }
         let unanswered = pending.len();
         for pending in pending.into_values() {
             pending.in_flight.finish(Outcome::Timeout, 0, at);
@@ -242,7 +260,11 @@ impl Conversation {
         lane: &mut Lane,
     ) -> Passage {
         let asked = travel.direction.reverse();
-        let pending = id.and_then(|id| self.lock().pending.remove(&(asked, id.clone())));
+        let pending = {
+            let mut state = self.lock();
+            state.seen(travel.at);
+            id.and_then(|id| state.pending.remove(&(asked, id.clone())))
+        };
         let Some(Pending { mut in_flight, client, .. }) = pending else {
             self.relay.probe.lost(Loss::UnmatchedResponse, travel.at);
             return self.admit(travel, lane, None, None, id);
@@ -262,6 +284,7 @@ impl Conversation {
 
     /// Learns from a result what it says of session and client.
     fn settle(&self, in_flight: &mut InFlight, settled: Option<Protocol>, client: Option<Box<str>>, travel: Travel) {
+        let started = in_flight.started();
         let Some(call) = in_flight.call_mut() else { return };
         if call.method.as_str() == "initialize" {
             let protocol = settled.or(call.protocol).unwrap_or(Protocol::Other);
@@ -269,8 +292,11 @@ impl Conversation {
             let mut state = self.lock();
             state.protocol = Some(protocol);
             if state.has_session {
+                let new = self.relay.probe.session(protocol, Some(started), travel.at);
                 // A client that initializes again starts over.
-                state.session = Some(self.relay.probe.session(protocol, travel.at));
+                if let Some(before) = state.session.replace(new) {
+                    before.end(None, started);
+                }
             }
         }
         if let (Some(client), Some(protocol)) = (client, call.protocol) {
@@ -280,7 +306,7 @@ impl Conversation {
 
     fn call(&self, travel: Travel, method: Method, id: Option<RequestId>, params: &Params, bytes: usize) -> Call {
         let mut state = self.lock();
-        state.last_seen = travel.at;
+        state.seen(travel.at);
         Call {
             server: Arc::clone(self.relay.probe.server()),
             transport: self.relay.probe.transport(),
@@ -324,9 +350,16 @@ impl Conversation {
     }
 }
 
+impl State {
+    /// The two directions are seen by two threads, and may be seen in either order.
+    fn seen(&mut self, at: Instant) {
+        self.last_seen = self.last_seen.max(at);
+    }
+}
+
 impl Drop for Conversation {
     fn drop(&mut self) {
-        self.close(Instant::now());
+        self.close(Ending::Well, Instant::now());
     }
 }
 
@@ -491,9 +524,27 @@ mod tests {
         bench.client(r#"{"id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#);
         bench.server(r#"{"id":0,"result":{"protocolVersion":"2025-11-25"}}"#);
         bench.client(r#"{"id":1,"method":"tools/call","params":{"name":"a"}}"#);
-        bench.conversation.close(bench.now);
+        bench.conversation.close(Ending::Well, bench.now);
         bench.has("mcpscope_active_sessions{server=\"s\",protocol=\"2025-11-25\"} 0");
         bench.has_calls("a", "timeout", 1);
+    }
+
+    #[test]
+    fn a_session_that_was_left_has_lasted_until_it_was_last_used() {
+        let bench = bench();
+        bench.client(r#"{"id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#);
+        bench.server(r#"{"id":0,"result":{"protocolVersion":"2025-11-25"}}"#);
+        let at = bench.now + Duration::from_secs(10);
+        let travel = Travel { direction: Direction::ToServer, at, protocol: None, context: None };
+        bench.conversation.observe(br#"{"id":5,"result":{}}"#, travel, &mut Lane::default());
+        bench.conversation.close(Ending::Left, bench.now + Duration::from_secs(1800));
+        let text = bench.metrics.snapshot(bench.now).to_prometheus();
+        let sum = text.lines().find_map(|line| {
+            line.strip_prefix(
+                "mcp_server_session_duration_seconds_sum{server=\"s\",mcp_protocol_version=\"2025-11-25\"",
+            )
+        });
+        assert!(sum.unwrap().contains("} 10"), "{sum:?}");
     }
 
     #[test]
@@ -518,7 +569,7 @@ mod tests {
             bench.client(&batch(at * 1000));
         }
         bench.has("mcpscope_dropped_total{what=\"untracked_call\"} 3616");
-        bench.conversation.close(bench.now);
+        bench.conversation.close(Ending::Well, bench.now);
         assert_eq!(bench.client(&batch(0)).begun.len(), 1000, "places are free again");
     }
 

@@ -13,12 +13,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mcpscope_core::{Component, Direction, ErrorType};
-use mcpscope_hooks::{Connection, Lane, Loss, Passage, Probe};
+use mcpscope_hooks::{Connection, Lane, Loss, Passage, Probe, Queued};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::sync::{Notify, oneshot};
 
-use crate::conversation::{Conversation, Observed, Travel};
+use crate::conversation::{Conversation, Ending, Observed, Travel};
 use crate::framing::{Fate, Framing, Seen, Tap};
 use crate::relay::Relay;
 use crate::{Limits, SWEEP};
@@ -264,13 +264,13 @@ impl StdioRelay {
         }
         drop(connection);
         if let Some(watch) = &observed {
+            let crashed = (!status.success() && !asked_to_end).then_some(ErrorType::Crash);
             // A pump that still waits for the client must not keep the session open.
-            let unanswered = watch.conversation.close(Instant::now());
+            let unanswered = watch.conversation.close(crashed.map_or(Ending::Well, Ending::Failed), Instant::now());
             if unanswered > 0 {
                 tracing::warn!(server = &**watch.relay.probe.server(), %status, unanswered, "the server ended with calls unanswered");
             }
-            let crashed = !status.success() && !asked_to_end;
-            watch.relay.probe.operation(Component::Server, crashed.then_some(ErrorType::Crash), Instant::now());
+            watch.relay.probe.operation(Component::Server, crashed, Instant::now());
         }
         Ok(status)
     }
@@ -373,14 +373,10 @@ impl Pump {
                 None => write_all(&self.to, chunk)?,
             }
         }
-        if let Some(mut side) = side {
-            let at = Instant::now();
-            let Side { watch, direction, tap, lane } = &mut side;
-            let parts = tap.end(|seen| watch.observe(seen, *direction, lane, at).passage);
-            // Before the end of the stream the bytes have passed already, unless a fault held them.
-            self.write_parts(parts.into_iter().filter(|(bytes, _)| !bytes.is_empty()))?;
+        match side {
+            Some(side) => self.end_observed(side),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn relay_observed(&self, side: &mut Side<'_>, chunk: &[u8]) -> io::Result<()> {
@@ -388,21 +384,40 @@ impl Pump {
         let Side { watch, direction, tap, lane } = side;
         let mut messages = 0;
         let fate = tap.feed(chunk, watch.relay.probe.holds(), |seen| {
-            messages += 1;
-            watch.observe(seen, *direction, lane, at).passage
+            let passage = watch.observe(seen, *direction, lane, at).passage;
+            messages += usize::from(passage != Passage::Never);
+            passage
         });
-        let _queued = watch.relay.probe.queued(*direction, messages, at);
+        let mut queued = watch.relay.probe.queued(*direction, messages, at);
         match fate {
             Fate::Now(bytes) => write_all(&self.to, bytes),
-            Fate::Parts(parts) => self.write_parts(parts),
+            Fate::Parts(parts) => self.write_parts(parts, &mut queued),
         }
     }
 
-    fn write_parts(&self, parts: impl IntoIterator<Item = (Vec<u8>, Passage)>) -> io::Result<()> {
+    /// The input has ended: what is left of it is a message without its line feed.
+    fn end_observed(&self, side: Side<'_>) -> io::Result<()> {
+        let at = Instant::now();
+        let Side { watch, direction, mut tap, mut lane } = side;
+        let mut messages = 0;
+        let parts = tap.end(|seen| {
+            let passage = watch.observe(seen, direction, &mut lane, at).passage;
+            messages += usize::from(passage != Passage::Never);
+            passage
+        });
+        let mut queued = watch.relay.probe.queued(direction, messages, at);
+        // Before the end of the stream the bytes have passed already, unless a fault held them.
+        self.write_parts(parts.into_iter().filter(|(bytes, _)| !bytes.is_empty()), &mut queued)
+    }
+
+    fn write_parts(&self, parts: impl IntoIterator<Item = (Vec<u8>, Passage)>, queued: &mut Queued) -> io::Result<()> {
         for (bytes, passage) in parts {
             match passage {
                 Passage::Never => continue,
-                Passage::At(due) => self.wait_until(due)?,
+                Passage::At(due) => {
+                    self.wait_until(due)?;
+                    queued.held_until(due);
+                }
                 Passage::Now => {}
             }
             write_all(&self.to, &bytes)?;

@@ -17,9 +17,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Bench, Faults, Panics, connections, dropped, errors, holds, operations, queued, sessions, tool_calls};
+use common::{
+    Bench, Faults, Panics, connections, dropped, ended, errors, holds, operations, queued, sessions, tool_calls, way,
+};
 use mcpscope_core::{Direction, FaultId, Transport, Verdict};
 use mcpscope_hooks::{MessageFacts, Parts, Probe};
+use mcpscope_metrics::desc;
 use mcpscope_proxy::Limits;
 use mcpscope_proxy::stdio::{ClientEnd, StdioRelay, spawn};
 use mcpscope_test_support::{PATIENCE, StdioClient, eventually, read_to_end, within};
@@ -292,6 +295,41 @@ async fn a_session_and_its_connection_last_as_long_as_the_pair() {
         read_to_end(client.reader),
         b"{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{\"protocolVersion\":\"2025-06-18\"}}\n"
     );
+    bench.records(&desc::SERVER_SESSIONS, &ended("2025-06-18", "pipe", ""), 1).await;
+    assert_eq!(bench.sessions_ended(), 1);
+    for direction in Direction::ALL {
+        bench.records(&desc::PROXY_OVERHEAD, &way(direction), 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_session_ends_in_error_if_its_server_crashes() {
+    let bench = Bench::new();
+    let script = r#"read line; echo '{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-06-18"}}'; exit 3"#;
+    let initialize = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-06-18"}}"#;
+    let (_, status) = converse(sh(script), &bench.probe(Transport::Stdio), &format!("{initialize}\n")).await;
+    assert_eq!(status.code(), Some(3));
+    bench.records(&desc::SERVER_SESSIONS, &ended("2025-06-18", "pipe", "crash"), 1).await;
+    assert_eq!(bench.sessions_ended(), 1);
+}
+
+#[tokio::test]
+async fn what_a_fault_delays_or_drops_took_the_proxy_no_time() {
+    const DELAY: Duration = Duration::from_secs(1);
+    let bench = Bench::new();
+    let probe = faulty(&bench, |message| match message.target {
+        Some("echo") if message.direction == Direction::ToServer => Verdict::Delay { fault: FaultId(1), by: DELAY },
+        Some("lost") => Verdict::Drop { fault: FaultId(1) },
+        _ => Verdict::Pass,
+    });
+    let lost = CALL.replace("echo", "lost").replace(":1,", ":2,");
+    let sent = Instant::now();
+    // The last one has no line feed: it is complete with the end of the input.
+    let (output, _) = converse(Command::new("cat"), &probe, &format!("{lost}\n{CALL}\n{CALL}")).await;
+    assert_eq!(output, format!("{CALL}\n{CALL}"));
+    let took = bench.records(&desc::PROXY_OVERHEAD, &way(Direction::ToServer), 2).await;
+    assert!(sent.elapsed() >= DELAY && took < DELAY.as_secs_f64(), "{took}");
+    bench.records(&desc::PROXY_OVERHEAD, &way(Direction::ToClient), 2).await;
 }
 
 #[tokio::test]

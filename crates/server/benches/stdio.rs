@@ -2,16 +2,15 @@
 //!
 //! Sequential: one message at a time. Pipelined: always 64 messages under way.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 mod support;
 use mcpscope_test_support::bench::{self, Ratio, Report, Table, median};
-use support::{Children, FIRST_ID, Started, answer, mcpscope, request, role, this_program};
+use support::stdio::{respond, unbuffered};
+use support::{Children, Started, mcpscope, renumber, request, role, this_program};
 
 const ROUNDS: usize = 9;
 const SEQUENTIAL: Duration = Duration::from_millis(500);
@@ -67,7 +66,8 @@ fn measure() -> io::Result<()> {
 /// The client of one server, which may be a wrapped one.
 struct Client {
     server: Started,
-    next_id: u32,
+    /// Requests so far.
+    made: u64,
     /// The request made last, as a line.
     line: Vec<u8>,
     buffer: Vec<u8>,
@@ -75,8 +75,8 @@ struct Client {
 
 impl Client {
     fn new(server: Started) -> Self {
-        let line = format!("{}\n", request(FIRST_ID)).into_bytes();
-        Self { server, next_id: FIRST_ID, line, buffer: vec![0; 64 * 1024] }
+        let line = format!("{}\n", request("echo")).into_bytes();
+        Self { server, made: 0, line, buffer: vec![0; 64 * 1024] }
     }
 
     /// The median time of an exchange, in microseconds.
@@ -123,10 +123,9 @@ impl Client {
     }
 
     fn next_line(&mut self) -> &[u8] {
-        self.next_id += 1;
-        let at = self.line.len() - 9;
-        // Writing over the digits of the last id cannot fail.
-        let _ = write!(&mut self.line[at..], "{}", self.next_id);
+        self.made += 1;
+        let end = self.line.len() - 1;
+        renumber(&mut self.line[..end], self.made);
         &self.line
     }
 }
@@ -138,32 +137,9 @@ fn read_some(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// The server: answers all the lines of a read with one write.
-fn respond() -> io::Result<()> {
-    let (mut input, mut output) = stdio()?;
-    let mut buffer = vec![0; 64 * 1024];
-    let (mut line, mut answers) = (Vec::new(), Vec::new());
-    loop {
-        let read = input.read(&mut buffer)?;
-        if read == 0 {
-            return Ok(());
-        }
-        for piece in buffer[..read].split_inclusive(|byte| *byte == b'\n') {
-            line.extend_from_slice(piece);
-            if let [request @ .., b'\n'] = &line[..] {
-                answer(request, &mut answers);
-                answers.push(b'\n');
-                line.clear();
-            }
-        }
-        output.write_all(&answers)?;
-        answers.clear();
-    }
-}
-
 /// The floor of every relay: two threads that move bytes.
 fn relay() -> io::Result<()> {
-    let (input, output) = stdio()?;
+    let (input, output) = unbuffered()?;
     let mut server = this_program(RESPOND)?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let (stdin, stdout) = (server.stdin.take(), server.stdout.take());
     let back = thread::spawn(move || stdout.map_or(Ok(()), |stdout| pump(stdout, output)));
@@ -181,10 +157,4 @@ fn pump(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
         }
         to.write_all(&buffer[..read])?;
     }
-}
-
-/// Standard input and output without the library's buffers.
-fn stdio() -> io::Result<(File, File)> {
-    let (input, output) = (io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?);
-    Ok((input.into(), output.into()))
 }

@@ -17,6 +17,7 @@ pub(crate) struct Listeners {
     pub(crate) dashboard: Option<String>,
     pub(crate) grpc: Option<String>,
     pub(crate) probe: Option<String>,
+    pub(crate) metrics: Option<String>,
     /// Names and URLs of proxied servers.
     pub(crate) proxies: Vec<(String, String)>,
 }
@@ -29,13 +30,15 @@ impl Listeners {
             dashboard: addr(&bindings.dashboard).map(|addr| format!("http://{addr}/")),
             grpc: addr(&bindings.grpc).map(|addr| addr.to_string()),
             probe: addr(&bindings.probe).map(|addr| format!("http://{addr}/")),
+            metrics: addr(&bindings.metrics).map(|addr| format!("http://{addr}/metrics")),
             proxies: Vec::new(),
         }
     }
 
     /// The one-line listeners: what they are called, and where they are.
     fn single(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let all = [("dashboard", &self.dashboard), ("grpc", &self.grpc), ("probe", &self.probe)];
+        let Self { dashboard, grpc, probe, metrics, proxies: _ } = self;
+        let all = [("dashboard", dashboard), ("grpc", grpc), ("probe", probe), ("metrics", metrics)];
         all.into_iter().filter_map(|(what, at)| at.as_deref().map(|at| (what, at)))
     }
 

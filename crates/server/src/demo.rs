@@ -49,7 +49,9 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     let url = format!("http://{}{HTTP_PATH}", bound.addr);
     let listeners = Listeners { proxies: vec![(name.to_string(), url.clone())], ..Listeners::new(&bindings) };
     let shows_metrics = instance.has_metrics();
-    let metrics_url = listeners.dashboard.as_ref().filter(|_| shows_metrics).map(|at| format!("{at}metrics"));
+    // Unless they have a listener of their own, which is announced as such.
+    let hint = shows_metrics && listeners.metrics.is_none();
+    let metrics_url = listeners.dashboard.as_ref().filter(|_| hint).map(|at| format!("{at}metrics"));
     let announcement = listeners.prepare(args.common.ready_file.as_deref())?;
     // The client ends first, then the relay, then the server: nothing is cut off.
     let (relay_stop, server_stop) = (CancellationToken::new(), CancellationToken::new());

@@ -16,8 +16,10 @@ pub(crate) fn line(frame: &Frame) -> Option<String> {
         }
         calls.merge(values);
     }
-    let gauge = |desc: &Desc| -> i64 {
-        metrics.change.series(desc).map(|series| if let Value::Gauge(n) = series.value { n } else { 0 }).sum()
+    let gauge = |desc: &Desc| {
+        let values = metrics.change.series(desc).map(|series| if let Value::Gauge(n) = series.value { n } else { 0.0 });
+        // The sum of nothing is -0.
+        0.0 + values.sum::<f64>()
     };
     let seconds = metrics.interval.as_secs_f64();
     Some(format!(

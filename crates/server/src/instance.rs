@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use mcpscope_config::Settings;
+use mcpscope_config::{CriticalMetric, MetricKind, Settings};
 use mcpscope_core::{ClockAnchor, Component, HostPolicy, Origins, Ratio, Transport};
 use mcpscope_health::{Reporter, View, WatchedProcess};
 use mcpscope_hooks::{Instrumentation, Parts, Probe};
 use mcpscope_hub::Sources;
-use mcpscope_metrics::Metrics;
+use mcpscope_metrics::{Declared, Kind, Metrics};
 use mcpscope_proxy::{Limits, Traffic};
 use mcpscope_tracing::Tracer;
 
@@ -34,13 +34,8 @@ impl Instance {
         let settings = Settings::load(&common.config, mcpscope_config::environment(&[])).map_err(Failure::usage)?;
         let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
         let on = settings.observability_enabled;
-        let metrics = (on && settings.metrics.enabled).then(|| {
-            let config = mcpscope_metrics::Config {
-                retention: settings.metrics.retention,
-                max_label_values: settings.metrics.max_label_values,
-            };
-            Metrics::new(&config, anchor)
-        });
+        let metrics =
+            if on && settings.metrics.enabled { Some(Metrics::new(&metrics_config(&settings)?, anchor)) } else { None };
         let tracer = (on && settings.tracing.enabled).then(|| Tracer::new(&tracing_config(&settings), anchor, seed()));
         let instrumentation = if on { Some(instrumentation(&settings)?) } else { None };
         let (reporter, view) = mcpscope_health::channel(anchor.mono);
@@ -109,6 +104,26 @@ impl Instance {
             any_host: !addr.ip().is_loopback() && proxy.allowed_hosts.is_empty(),
         }
     }
+}
+
+fn metrics_config(settings: &Settings) -> Result<mcpscope_metrics::Config, Failure> {
+    let metrics = &settings.metrics;
+    let declared = |metric: &CriticalMetric| {
+        let kind = match metric.kind {
+            MetricKind::Counter => Kind::Counter,
+            MetricKind::Gauge => Kind::Gauge,
+            MetricKind::Histogram => Kind::Histogram,
+        };
+        Declared::new(&metric.name, kind, &metric.help)
+    };
+    let critical = metrics.critical_metrics.iter().map(declared).collect::<Result<_, _>>();
+    Ok(mcpscope_metrics::Config {
+        retention: metrics.retention,
+        max_label_values: metrics.max_label_values,
+        sampling_rate: metrics.sampling_rate.get(),
+        critical: critical.map_err(Failure::usage)?,
+        ..mcpscope_metrics::Config::default()
+    })
 }
 
 fn tracing_config(settings: &Settings) -> mcpscope_tracing::Config {

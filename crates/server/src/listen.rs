@@ -134,12 +134,12 @@ impl Bound {
     }
 }
 
-/// Binds or fails with exit code 69 and the way out.
-pub(crate) fn bind_or_fail(address: &Address, flag: &str) -> Result<Bound, Failure> {
+/// Binds or fails with exit code 69 and the way out: another address after `option`.
+pub(crate) fn bind_or_fail(address: &Address, option: &str) -> Result<Bound, Failure> {
     address.bind().map_err(|error| {
         let host = if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
         Failure::unavailable(anyhow!(
-            "{error:#}; choose another address with {flag} (port 0 takes any free one: {flag} {host}:0)"
+            "{error:#}; choose another address (port 0 takes any free one: {option} {host}:0)"
         ))
     })
 }

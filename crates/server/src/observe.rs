@@ -28,6 +28,7 @@ pub(crate) struct Bindings {
     pub(crate) dashboard: Option<Bound>,
     pub(crate) grpc: Option<Bound>,
     pub(crate) probe: Option<Bound>,
+    pub(crate) metrics: Option<Bound>,
 }
 
 /// Whether a default port that is taken ends the program.
@@ -42,7 +43,8 @@ pub(crate) enum Taken {
 /// One listener: what the command line says of it, and what the configuration does.
 struct Wanted<'a> {
     what: &'a str,
-    flag: &'a str,
+    /// What comes before an address that is chosen: a flag, or a key where there is none.
+    option: &'a str,
     chosen: Option<&'a ListenAt>,
     configured: Option<Address>,
     is_default: bool,
@@ -54,11 +56,11 @@ impl Bindings {
     pub(crate) fn bind(instance: &Instance, common: &Common, taken: Taken) -> Result<Self, Failure> {
         let (settings, defaults) = (&instance.settings, Settings::default());
         if !settings.observability_enabled {
-            let configured = settings.probe.listen.is_some();
             let listeners = [
                 ("dashboard", &common.dashboard, false),
                 ("gRPC", &common.grpc, false),
-                ("probe", &common.probe, configured),
+                ("probe", &common.probe, settings.probe.listen.is_some()),
+                ("metrics", &None, settings.metrics.listen.is_some()),
             ];
             for (what, chosen, configured) in listeners {
                 if matches!(chosen, Some(ListenAt::At(_))) || (chosen.is_none() && configured) {
@@ -71,7 +73,7 @@ impl Bindings {
         let dashboard = &settings.dashboard;
         let dashboard = Wanted {
             what: "dashboard",
-            flag: "--dashboard",
+            option: "--dashboard",
             chosen: common.dashboard.as_ref(),
             configured: dashboard.enabled.then(|| Address { host: dashboard.host.clone(), port: dashboard.port }),
             is_default: (&dashboard.host, dashboard.port) == (&defaults.dashboard.host, defaults.dashboard.port),
@@ -79,7 +81,7 @@ impl Bindings {
         };
         let grpc = Wanted {
             what: "gRPC",
-            flag: "--grpc",
+            option: "--grpc",
             chosen: common.grpc.as_ref(),
             configured: settings.grpc.enabled.then(|| parse(&settings.grpc.listen)).transpose()?,
             is_default: settings.grpc.listen == defaults.grpc.listen,
@@ -87,13 +89,26 @@ impl Bindings {
         };
         let probe = Wanted {
             what: "probe",
-            flag: "--probe",
+            option: "--probe",
             chosen: common.probe.as_ref(),
             configured: settings.probe.listen.as_deref().map(parse).transpose()?,
             is_default: false,
             check: |_| Ok(()),
         };
-        Ok(Self { dashboard: dashboard.bind(taken)?, grpc: grpc.bind(taken)?, probe: probe.bind(taken)? })
+        let metrics = Wanted {
+            what: "metrics",
+            option: "metrics.listen:",
+            chosen: None,
+            configured: settings.metrics.listen.as_deref().map(parse).transpose()?,
+            is_default: false,
+            check: |_| Ok(()),
+        };
+        Ok(Self {
+            dashboard: dashboard.bind(taken)?,
+            grpc: grpc.bind(taken)?,
+            probe: probe.bind(taken)?,
+            metrics: metrics.bind(taken)?,
+        })
     }
 }
 
@@ -108,7 +123,7 @@ impl Wanted<'_> {
             (self.check)(resolved).map_err(Failure::usage)?;
         }
         if self.chosen.is_some() || !self.is_default || taken == Taken::Fails {
-            return bind_or_fail(&address, self.flag).map(Some);
+            return bind_or_fail(&address, self.option).map(Some);
         }
         // Whatever is wrong with a port that nobody asked for, the MCP server must start.
         let what = self.what;
@@ -214,9 +229,10 @@ impl Publishers {
     /// Runs the hub and everything that reads from it until the stop.
     async fn publish(self, hub: Hub, ready: Requirement) -> anyhow::Result<()> {
         let Self { bindings, dashboard, grpc, reader, admin, stop } = self;
-        let Bindings { dashboard: dashboard_at, grpc: grpc_at, probe: probe_at } = bindings;
+        let Bindings { dashboard: dashboard_at, grpc: grpc_at, probe: probe_at, metrics: metrics_at } = bindings;
         let listeners = |bound: Option<Bound>| bound.map(Bound::into_tokio).transpose();
-        let (dashboard_at, grpc_at, probe_at) = (listeners(dashboard_at)?, listeners(grpc_at)?, listeners(probe_at)?);
+        let (dashboard_at, grpc_at) = (listeners(dashboard_at)?, listeners(grpc_at)?);
+        let (probe_at, metrics_at) = (listeners(probe_at)?, listeners(metrics_at)?);
         ready.met();
         let dashboard = async {
             match dashboard_at {
@@ -245,8 +261,18 @@ impl Publishers {
                         reader.clone(),
                         stop.clone().cancelled_owned(),
                     ));
-                    let (config, stop) = (mcpscope_dashboard::ProbeConfig::default(), stop.clone().cancelled_owned());
+                    let (config, stop) = (mcpscope_dashboard::PlainConfig::default(), stop.clone().cancelled_owned());
                     mcpscope_dashboard::serve_probe(at, reader.clone(), health, config, stop).await?;
+                }
+                None => stop.cancelled().await,
+            }
+            anyhow::Ok(())
+        };
+        let metrics = async {
+            match metrics_at {
+                Some(at) => {
+                    let (config, stop) = (mcpscope_dashboard::PlainConfig::default(), stop.clone().cancelled_owned());
+                    mcpscope_dashboard::serve_metrics(at, reader.clone(), config, stop).await?;
                 }
                 None => stop.cancelled().await,
             }
@@ -254,7 +280,7 @@ impl Publishers {
         };
         tokio::select! {
             // The hub goes on until the last reader has ended.
-            ended = async { tokio::try_join!(dashboard, grpc, probe) } => ended.map(drop)?,
+            ended = async { tokio::try_join!(dashboard, grpc, probe, metrics) } => ended.map(drop)?,
             () = hub.run() => bail!("the hub ended"),
         }
         Ok(())

@@ -27,6 +27,8 @@ pub enum Ratio {
     PeerToOurs,
     /// How many times as much we have or take.
     OursToPeer,
+    /// The rows are not compared.
+    None,
 }
 
 impl Ratio {
@@ -34,6 +36,7 @@ impl Ratio {
         match self {
             Self::PeerToOurs => "peer/ours",
             Self::OursToPeer => "ours/peer",
+            Self::None => "",
         }
     }
 
@@ -42,6 +45,7 @@ impl Ratio {
         let ratios = ours.iter().zip(peer).map(|(ours, peer)| match self {
             Self::PeerToOurs => peer / ours,
             Self::OursToPeer => ours / peer,
+            Self::None => f64::NAN,
         });
         median(&ratios.collect::<Vec<_>>())
     }
@@ -77,7 +81,8 @@ impl Table {
     fn print(&self) {
         println!("\n{:<52} {:>14} {:>12}", self.title, self.unit, self.ratio.name());
         for ((name, rounds), ratio) in self.rows.iter().zip(self.ratios()) {
-            println!("  {name:<50} {:>14} {ratio:>12.3}", digits(median(rounds)));
+            let ratio = if ratio.is_nan() { String::new() } else { format!("{ratio:.3}") };
+            println!("  {name:<50} {:>14} {ratio:>12}", digits(median(rounds)));
         }
     }
 
@@ -105,7 +110,7 @@ impl Report {
     pub fn new(name: &'static str) -> Self {
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let load = load.split(' ').next().unwrap_or_default().to_owned();
-        println!("{name}: {} cores, load average {load} before; ours is the first row of each table", cores());
+        println!("{name}: {} cores, load average {load} before; ours is the first row where there are ratios", cores());
         Self { name, load, tables: Vec::new() }
     }
 
@@ -159,8 +164,14 @@ impl<'a> Race<'a> {
 
     /// Adds a case; the first is ours.
     #[must_use]
-    pub fn case<R>(mut self, name: &'static str, operation: impl Fn() -> R + Sync + 'a) -> Self {
-        let repeat = move |times: u64| (0..times).for_each(|_| drop(black_box(operation())));
+    pub fn case<R>(self, name: &'static str, operation: impl Fn() -> R + Sync + 'a) -> Self {
+        self.numbered_case(name, move |_| operation())
+    }
+
+    /// Adds a case whose operation is told its number, so that it can take something else each time.
+    #[must_use]
+    pub fn numbered_case<R>(mut self, name: &'static str, operation: impl Fn(u64) -> R + Sync + 'a) -> Self {
+        let repeat = move |times: u64| (0..times).for_each(|number| drop(black_box(operation(number))));
         self.cases.push((name, Box::new(repeat)));
         self
     }

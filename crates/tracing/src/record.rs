@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use mcpscope_core::{CallRecord, ClockAnchor, Direction, ErrorType, Outcome, SpanId, TraceId, Transport, bounded};
+use mcpscope_core::{CallRecord, ClockAnchor, Direction, Outcome, SpanId, TraceId, bounded};
 
 /// Longest attribute or detail value kept, in bytes: message contents never enter, and what does is bounded.
 const MAX_VALUE_BYTES: usize = 1024;
@@ -219,10 +219,8 @@ fn details(record: &CallRecord) -> Vec<(&'static str, Box<str>)> {
 
 fn attributes(record: &CallRecord) -> Vec<(&'static str, Box<str>)> {
     let call = &record.call;
-    let mut attributes = vec![
-        ("mcp.method.name", text(&call.method)),
-        ("network.transport", text(if call.transport == Transport::Stdio { "pipe" } else { "tcp" })),
-    ];
+    let mut attributes =
+        vec![("mcp.method.name", text(&call.method)), ("network.transport", text(call.transport.network()))];
     attributes.extend(call.id.as_ref().map(|id| ("jsonrpc.request.id", text(id))));
     attributes.extend(call.protocol.map(|protocol| ("mcp.protocol.version", text(protocol))));
     attributes.extend(call.session.as_ref().map(|session| ("mcp.session.id", text(session))));
@@ -235,9 +233,7 @@ fn attributes(record: &CallRecord) -> Vec<(&'static str, Box<str>)> {
         "prompts/get" => attributes.extend(target.map(|prompt| ("gen_ai.prompt.name", text(prompt)))),
         _ => attributes.extend(target.map(|uri| ("mcp.resource.uri", text(uri)))),
     }
-    if let Outcome::Error { kind: ErrorType::Rpc(code), .. } = &record.outcome {
-        attributes.push(("rpc.response.status_code", text(code)));
-    }
-    attributes.extend(record.outcome.server_error().map(|kind| ("error.type", text(kind.as_label()))));
+    attributes.extend(record.outcome.rpc_code().map(|code| ("rpc.response.status_code", text(code))));
+    attributes.extend(record.error_type().map(|kind| ("error.type", text(kind.as_label()))));
     attributes
 }

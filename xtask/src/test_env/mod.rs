@@ -18,6 +18,7 @@ mod cxx;
 mod node;
 mod prometheus;
 mod python;
+mod valgrind;
 
 /// One thing that a step cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,10 +33,11 @@ pub(crate) enum Need {
     Python,
     Prometheus,
     Chromium,
+    Valgrind,
 }
 
 impl Need {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Rustfmt,
         Self::Clippy,
         Self::CargoNextest,
@@ -46,6 +48,7 @@ impl Need {
         Self::Python,
         Self::Prometheus,
         Self::Chromium,
+        Self::Valgrind,
     ];
 
     fn name(self) -> &'static str {
@@ -60,6 +63,7 @@ impl Need {
             Self::Python => "python",
             Self::Prometheus => "prometheus",
             Self::Chromium => "chromium",
+            Self::Valgrind => "valgrind",
         }
     }
 
@@ -76,11 +80,12 @@ impl Need {
             Self::Python => python::provide(place),
             Self::Prometheus => prometheus::provide(place),
             Self::Chromium => chromium::provide(),
+            Self::Valgrind => valgrind::provide(),
         }
     }
 }
 
-/// What was found or installed: words for the log, and the variables that tell the end-to-end tests where it is.
+/// What was found or installed: words for the log, and the variables that tell the steps and their tests where it is.
 struct Provided {
     what: String,
     vars: Vec<(&'static str, PathBuf)>,
@@ -167,7 +172,7 @@ impl TestEnv {
         Ok(())
     }
 
-    /// The variables for the end-to-end tests.
+    /// The variables, those for the end-to-end tests among them.
     pub(crate) fn vars(&self) -> &BTreeMap<&'static str, PathBuf> {
         &self.vars
     }

@@ -25,7 +25,7 @@ tracing:
   sampling_rate: 1.5
   critical_paths: [json_rpc, jsonrpc]
   call_timeout: 0s
-metrics: { enabled: 1, aggregation_interval: soon, retention: -5, max_label_values: 1.5 }
+metrics: { enabled: 1, aggregation_interval: soon, retention: -5, max_label_values: 1.5, sampling_rate: 10, listen: 9464 }
 dashboard:
   host: http://localhost
   port: 65536
@@ -48,6 +48,8 @@ proxy:
             a.yaml:9:46: metrics.aggregation_interval: expected a duration from 1ms to 365d such as 200ms, 10s or 60m, or a number of milliseconds, found "soon"
             a.yaml:9:63: metrics.retention: expected a duration from 1ms to 365d such as 200ms, 10s or 60m, or a number of milliseconds, found -5
             a.yaml:9:85: metrics.max_label_values: expected a whole number from 1 to 1000000, found 1.5
+            a.yaml:9:105: metrics.sampling_rate: expected a number from 0 to 1, found 10
+            a.yaml:9:117: metrics.listen: expected null, or an address HOST:PORT such as 0.0.0.0:9464 or [::]:9464, found 9464
             a.yaml:11:9: dashboard.host: expected a host name or an IP address, without port or brackets, found "http://localhost"
             a.yaml:12:9: dashboard.port: expected a port from 0 (any free one) to 65535, found 65536
             a.yaml:13:18: dashboard.allowed_hosts: expected a list of host names or IP addresses, without port or brackets, found "not:80"
@@ -82,12 +84,12 @@ fn misspelt_and_misplaced_keys() {
 #[test]
 fn keys_of_later_versions() {
     check(
-        "chaos: { enabled: true, nonsense: 1 }\nservers: []\ntracing: { capture: off }\nmetrics: { listen: null }\nproxy: { queue_bytes: 1 }\n",
+        "chaos: { enabled: true, nonsense: 1 }\nservers: []\ntracing: { capture: off }\notel: { enabled: auto }\nproxy: { queue_bytes: 1 }\n",
         expect![[r#"
             a.yaml:1:1: chaos: not available in this version
             a.yaml:2:1: servers: not available in this version
             a.yaml:3:12: tracing.capture: not available in this version
-            a.yaml:4:12: metrics.listen: not available in this version
+            a.yaml:4:1: otel: not available in this version
             a.yaml:5:10: proxy.queue_bytes: not available in this version"#]],
     );
 }
@@ -108,7 +110,7 @@ fn wrong_shapes() {
         "tracing: 5\nmetrics: [a]\ndashboard: off\nproxy: !tag {}\n",
         expect![[r#"
             a.yaml:1:10: tracing: expected a section with keys out of enabled, max_traces, max_bytes, sampling_rate, critical_paths, call_timeout, found 5
-            a.yaml:2:10: metrics: expected a section with keys out of enabled, aggregation_interval, retention, max_label_values, found a list
+            a.yaml:2:10: metrics: expected a section with keys out of enabled, aggregation_interval, retention, sampling_rate, max_label_values, critical_metrics, listen, found a list
             a.yaml:3:12: dashboard: expected a section with keys out of enabled, host, port, update_interval, max_connections, subscriber_timeout, max_traces, max_metrics, allowed_hosts, allowed_origins, found "off"
             a.yaml:4:8: proxy: expected a section with keys out of max_message, connect_timeout, header_timeout, idle_session, allowed_hosts, allowed_origins, found a tag"#]],
     );

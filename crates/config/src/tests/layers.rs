@@ -60,7 +60,8 @@ fn defaults_are_those_of_the_specification() {
     assert_eq!(tracing.critical_paths, ["json_rpc", "session_manager", "registry", "server"]);
     assert_eq!(tracing.call_timeout, Duration::from_secs(300));
     assert_eq!((metrics.aggregation_interval.as_secs(), metrics.retention.as_secs()), (10, 3600));
-    assert_eq!(metrics.max_label_values, 256);
+    assert_eq!((metrics.max_label_values, metrics.sampling_rate.get()), (256, 0.1));
+    assert_eq!((metrics.critical_metrics, metrics.listen), (vec![], None));
     assert_eq!((dashboard.host.as_str(), dashboard.port), ("localhost", 8080));
     assert_eq!((dashboard.update_interval.as_secs(), dashboard.subscriber_timeout.as_secs()), (5, 30));
     assert_eq!((dashboard.max_connections, dashboard.max_traces, dashboard.max_metrics), (100, 100, 50));
@@ -102,7 +103,7 @@ fn every_kind_of_value() {
     let file = b"
 observability_enabled: false
 tracing: { max_traces: 0x10, max_bytes: 1.5 KiB, sampling_rate: 1, critical_paths: [], call_timeout: 1500 }
-metrics: { aggregation_interval: 1s 500ms, retention: 365d }
+metrics: { aggregation_interval: 1s 500ms, retention: 365d, sampling_rate: 0, listen: '[::]:9464' }
 dashboard: { host: '::1', port: 0, allowed_hosts: [a_b.example, 10.0.0.7, '::2'] }
 proxy: { max_message: 100, allowed_origins: ['https://x.example', 'http://x.example:8080', 'vscode-webview://abc', 'http://[::2]:1'] }
 ";
@@ -113,6 +114,7 @@ proxy: { max_message: 100, allowed_origins: ['https://x.example', 'http://x.exam
     assert_eq!(settings.tracing.critical_paths, [""; 0]);
     assert_eq!(settings.tracing.call_timeout, Duration::from_millis(1500));
     assert_eq!(settings.metrics.aggregation_interval, Duration::from_millis(1500));
+    assert_eq!((settings.metrics.sampling_rate.get(), settings.metrics.listen.as_deref()), (0.0, Some("[::]:9464")));
     assert_eq!((settings.dashboard.host.as_str(), settings.dashboard.port), ("::1", 0));
     assert_eq!(settings.dashboard.allowed_hosts, ["a_b.example", "10.0.0.7", "::2"]);
     assert_eq!(settings.proxy.max_message_bytes, 100);
@@ -129,8 +131,10 @@ fn what_is_no_host_and_no_origin() {
     }
     for address in ["127.0.0.1:0", "localhost:1", "[::1]:50051", "pod.example:65535"] {
         load(&[], &[("MCPSCOPE_GRPC_LISTEN", address), ("MCPSCOPE_PROBE_LISTEN", address)]).unwrap();
+        let settings = load(&[], &[("MCPSCOPE_METRICS_LISTEN", address)]).unwrap();
+        assert_eq!(settings.metrics.listen.as_deref(), Some(address));
     }
-    load(&[], &[("MCPSCOPE_PROBE_LISTEN", "null")]).unwrap();
+    load(&[], &[("MCPSCOPE_PROBE_LISTEN", "null"), ("MCPSCOPE_METRICS_LISTEN", "null")]).unwrap();
     for address in ["", "8080", "localhost", ":1", "localhost:", "::1:1", "[x]:1", "a b:1", "h:65536", "h:+1", "null"] {
         load(&[], &[("MCPSCOPE_GRPC_LISTEN", address)]).unwrap_err();
     }
@@ -156,7 +160,7 @@ fn what_is_no_host_and_no_origin() {
 fn every_key_has_a_variable_of_its_own() {
     let tree = Tree::new();
     let leaves = tree.leaves();
-    assert_eq!(leaves.len(), 37);
+    assert_eq!(leaves.len(), 40);
     let names: BTreeSet<String> = leaves.iter().map(|path| variable(path)).collect();
     assert_eq!(names.len(), leaves.len(), "{names:?}");
     for path in &leaves {

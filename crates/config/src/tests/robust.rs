@@ -7,7 +7,7 @@ use serde_yaml::Value;
 
 use super::load;
 use crate::{
-    Settings,
+    CriticalMetric, MetricKind, Settings,
     kind::{Kind, Period, Size},
 };
 
@@ -22,6 +22,9 @@ fn yamlish() -> impl Strategy<Value = String> {
         "enabled",
         "host",
         "allowed_hosts",
+        "critical_metrics",
+        "name",
+        "kind",
         ": ",
         ":",
         "\n",
@@ -75,6 +78,7 @@ proptest! {
     fn any_variable_gives_settings_or_errors(name in "[A-Z_]{0,20}", text in any::<String>()) {
         let _ = load(&[], &[(&format!("MCPSCOPE_{name}"), &text)]);
         let _ = load(&[], &[("MCPSCOPE_DASHBOARD_ALLOWED_ORIGINS", &text), ("MCPSCOPE_TRACING_MAX_BYTES", &text)]);
+        let _ = load(&[], &[("MCPSCOPE_METRICS_CRITICAL_METRICS", &text)]);
     }
 
     #[test]
@@ -98,6 +102,9 @@ fn settings_written_as_yaml_come_back() {
     let mut settings = Settings::default();
     settings.tracing.max_bytes = 1_234_567;
     settings.metrics.retention = Duration::from_millis(3_661_001);
+    settings.metrics.critical_metrics = ["cache_hits_total", "cache_fill_ms", "cache_entries"]
+        .map(|name| CriticalMetric { name: name.to_owned(), kind: MetricKind::of(name), help: "\"It\": #1".to_owned() })
+        .into();
     settings.dashboard.allowed_hosts = vec!["on.example".to_owned()];
     let text = serde_yaml::to_string(&settings).unwrap();
     assert_eq!(load(&[text.as_bytes()], &[]), Ok(settings));
@@ -114,7 +121,9 @@ fn hostile_files_end_soon() {
         wide += &format!("unknown_{n}: 1\n");
     }
     let list = format!("proxy: {{ allowed_hosts: [{}] }}", "x, ".repeat(30_000));
-    for file in [deep, deep_keys, nested, nested_list, wide, list] {
+    let metrics: String = (0..50_000).map(|n| format!("a{n}_ms, ")).collect();
+    let metrics = format!("metrics: {{ critical_metrics: [{metrics}] }}");
+    for file in [deep, deep_keys, nested, nested_list, wide, list, metrics] {
         let start = Instant::now();
         let result = load(&[file.as_bytes()], &[]).map(|_| ()).map_err(|errors| errors.lines().count());
         let shown: String = file.chars().take(20).collect();

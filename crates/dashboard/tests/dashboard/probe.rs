@@ -1,4 +1,4 @@
-//! The plain read-only listener.
+//! The plain read-only listeners.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -11,16 +11,16 @@ use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use mcpscope_dashboard::{DashboardError, ProbeConfig, serve_probe};
+use mcpscope_dashboard::{Config, DashboardError, PlainConfig, serve_metrics, serve_probe};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::{Answer, PATIENCE, nothing};
+use crate::support::{Answer, PATIENCE, Running, nothing};
 
 /// Serves while the client does something.
-async fn probing<F: Future<Output = ()>>(config: ProbeConfig, client: impl FnOnce(SocketAddr) -> F) {
+async fn probing<F: Future<Output = ()>>(config: PlainConfig, client: impl FnOnce(SocketAddr) -> F) {
     let (_hub, reader) = nothing();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -53,7 +53,7 @@ fn call(path: &str) -> Request<Full<Bytes>> {
 
 #[tokio::test]
 async fn only_three_paths_are_there_for_anybody() {
-    probing(ProbeConfig::default(), |addr| async move {
+    probing(PlainConfig::default(), |addr| async move {
         let get = async |path: &str, host: &str| {
             send(addr, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await
         };
@@ -81,8 +81,40 @@ async fn only_three_paths_are_there_for_anybody() {
 }
 
 #[tokio::test]
+async fn the_metrics_listener_has_metrics_for_anybody_and_nothing_else() {
+    let mut running = Running::start(Config::default()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let client = async {
+        let ask = async |first_line: &str| send(addr, &format!("{first_line}\r\nHost: 10.1.2.3:9464\r\n\r\n")).await;
+        let page = ask("GET /metrics HTTP/1.1").await;
+        // Closed after its answer, although the client did not ask for that.
+        assert_eq!((page.status, page.header("connection")), (200, Some("close")));
+        assert!(page.body.contains("# TYPE mcpscope_dropped_total counter"), "{}", page.body);
+        assert!(page.body.contains("{what=\"metrics_panic\"} 0"), "{}", page.body);
+        for path in ["/", "/healthz", "/readyz", "//metrics", "/metrics/x", "/api/v1/metrics"] {
+            let detail = ask(&format!("GET {path} HTTP/1.1")).await.problem(404);
+            assert_eq!(detail, "there is nothing under this path; there is /metrics", "{path}");
+        }
+        ask("POST /metrics HTTP/1.1\r\nContent-Length: 0").await.problem(405);
+        let head = ask("HEAD /metrics HTTP/1.1").await;
+        assert_eq!((head.status, head.bytes.len()), (200, 0));
+        let foreign = ask("GET /metrics HTTP/1.1\r\nOrigin: http://evil.example").await;
+        assert_eq!(foreign.status, 403);
+        // There is no HTTP/2: no settings, whatever else.
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00").await.unwrap();
+        let mut rest = Vec::new();
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it is closed");
+        assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 400 "), "{rest:?}");
+    };
+    serve_metrics(vec![listener], running.reader.clone(), PlainConfig::default(), client).await.unwrap();
+    running.ended().await.unwrap();
+}
+
+#[tokio::test]
 async fn http2_is_handed_to_grpc_and_http1_is_not() {
-    probing(ProbeConfig::default(), |addr| async move {
+    probing(PlainConfig::default(), |addr| async move {
         let mut tasks = JoinSet::new();
         let mut sender = http2(addr, &mut tasks).await;
         for path in ["/grpc.health.v1.Health/Check", "/healthz"] {
@@ -102,7 +134,7 @@ async fn http2_is_handed_to_grpc_and_http1_is_not() {
 
 #[tokio::test]
 async fn the_beginning_may_come_in_pieces() {
-    probing(ProbeConfig::default(), |addr| async move {
+    probing(PlainConfig::default(), |addr| async move {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         stream.set_nodelay(true).unwrap();
         for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00" {
@@ -119,7 +151,7 @@ async fn the_beginning_may_come_in_pieces() {
 #[tokio::test]
 async fn who_does_not_begin_is_cut_off() {
     let short = Duration::from_millis(500);
-    probing(ProbeConfig { header_timeout: short, ..ProbeConfig::default() }, |addr| async move {
+    probing(PlainConfig { header_timeout: short, ..PlainConfig::default() }, |addr| async move {
         let start = Instant::now();
         for beginning in ["", "P", "PRI * HTTP/2.0\r\n", "GET /healthz HTTP/1.1\r\nHost: pod\r\nX-Slow: "] {
             let mut stream = TcpStream::connect(addr).await.unwrap();
@@ -136,7 +168,7 @@ async fn who_does_not_begin_is_cut_off() {
 #[tokio::test]
 async fn idle_http2_connections_keep_nobody_out() {
     // Longer than the test: it is not this that frees the places.
-    let config = ProbeConfig { max_connections: 8, header_timeout: Duration::from_secs(60) };
+    let config = PlainConfig { max_connections: 8, header_timeout: Duration::from_secs(60) };
     probing(config, |addr| async move {
         let (mut tasks, mut waiting) = (JoinSet::new(), JoinSet::new());
         let mut watchers = Vec::new();
@@ -166,7 +198,7 @@ async fn idle_http2_connections_keep_nobody_out() {
 #[tokio::test]
 async fn who_keeps_http1_connections_open_keeps_nobody_out() {
     let short = Duration::from_millis(1500);
-    probing(ProbeConfig { max_connections: 8, header_timeout: short }, |addr| async move {
+    probing(PlainConfig { max_connections: 8, header_timeout: short }, |addr| async move {
         let get = "GET /healthz HTTP/1.1\r\nHost: pod\r\nConnection: keep-alive\r\n\r\n";
         let mut kept = Vec::new();
         for _ in 0..8 {
@@ -192,7 +224,7 @@ async fn who_keeps_http1_connections_open_keeps_nobody_out() {
 
 #[tokio::test]
 async fn streams_and_headers_are_limited() {
-    probing(ProbeConfig::default(), |addr| async move {
+    probing(PlainConfig::default(), |addr| async move {
         let mut tasks = JoinSet::new();
         let sender = http2(addr, &mut tasks).await;
         // One that is answered brings the server's settings.
@@ -223,7 +255,7 @@ async fn a_stream_that_never_ends_delays_the_end_by_two_seconds_at_most() {
     let (ended, start) = (Instant::now(), std::cell::Cell::new(Instant::now()));
     let mut tasks = JoinSet::new();
     let mut waiting = JoinSet::new();
-    probing(ProbeConfig::default(), |addr| {
+    probing(PlainConfig::default(), |addr| {
         let (tasks, waiting, start) = (&mut tasks, &mut waiting, &start);
         async move {
             let mut sender = http2(addr, tasks).await;
@@ -244,6 +276,8 @@ async fn a_listener_is_needed() {
     let (_hub, reader) = nothing();
     let grpc =
         service_fn(|_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) });
-    let none = serve_probe(Vec::new(), reader, grpc, ProbeConfig::default(), std::future::pending()).await;
+    let none = serve_probe(Vec::new(), reader.clone(), grpc, PlainConfig::default(), std::future::pending()).await;
+    assert!(matches!(none, Err(DashboardError::NoListener)));
+    let none = serve_metrics(Vec::new(), reader, PlainConfig::default(), std::future::pending()).await;
     assert!(matches!(none, Err(DashboardError::NoListener)));
 }

@@ -44,8 +44,8 @@ impl From<&Summary> for MetricsSummary {
             timestamp: ms_since_epoch(summary.timestamp),
             critical_metrics: summary.critical_metrics as u64,
             total_metrics: summary.total_metrics as u64,
-            aggregates: summary.aggregates.iter().map(|(name, stats)| ((*name).to_owned(), (*stats).into())).collect(),
-            counters: summary.counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
+            aggregates: summary.aggregates.iter().map(|(name, stats)| (name.to_string(), (*stats).into())).collect(),
+            counters: summary.counters.iter().map(|(name, count)| (name.to_string(), *count)).collect(),
         }
     }
 }
@@ -53,7 +53,7 @@ impl From<&Summary> for MetricsSummary {
 /// These metrics at one time, with what the instance took of the machine then.
 pub(crate) fn metrics(views: &[MetricView], at: SystemTime, uptime: Duration, usage: Option<&Usage>) -> Metrics {
     Metrics {
-        metrics: views.iter().map(|view| (view.name.to_owned(), view.into())).collect(),
+        metrics: views.iter().map(|view| (view.name.to_string(), view.into())).collect(),
         timestamp: ms_since_epoch(at),
         system_uptime: whole_ms(uptime),
         memory_usage: usage.and_then(|usage| usage.resident_bytes),

@@ -87,7 +87,12 @@ impl WatchedBody {
             while let Some((bytes, passage)) = self.due.pop_front() {
                 match passage {
                     Passage::Now => {}
-                    Passage::At(due) => tokio::time::sleep_until(due.into()).await,
+                    Passage::At(due) => {
+                        if let Some(queued) = &mut self.queued {
+                            queued.held_until(due);
+                        }
+                        tokio::time::sleep_until(due.into()).await;
+                    }
                     // In an event stream the next event follows; a body that is one message never arrives.
                     Passage::Never if self.is_stream() => continue,
                     Passage::Never => std::future::pending().await,
@@ -105,7 +110,7 @@ impl WatchedBody {
                         None => continue,
                     },
                     Err(trailers) => {
-                        self.finish();
+                        self.ends();
                         self.trailers = trailers.into_trailers().ok();
                     }
                 },
@@ -113,9 +118,7 @@ impl WatchedBody {
                     self.tell(End::Broken);
                     return Some(Err(error));
                 }
-                None => {
-                    self.finish();
-                }
+                None => self.ends(),
             }
         }
     }
@@ -127,8 +130,9 @@ impl WatchedBody {
         let mut messages = 0;
         let fate = tap.as_mut().map(|tap| {
             tap.feed(&data, exchange.holds(), |seen| {
-                messages += 1;
-                exchange.observe(seen, *direction, lane, at)
+                let passage = exchange.observe(seen, *direction, lane, at);
+                messages += usize::from(passage != Passage::Never);
+                passage
             })
         });
         let passes = match fate.unwrap_or(Fate::Now(&data)) {
@@ -141,22 +145,29 @@ impl WatchedBody {
         // The last frame of a body with a known length is the last thing its receiver waits for: what it completes must be
         // seen before it goes on.
         if self.body.is_end_stream() {
-            messages += self.finish();
+            messages += self.finish(at);
             self.tell(End::Complete);
         }
         self.queued = Some(self.exchange.queued(self.direction, messages, at));
         passes.then_some(data)
     }
 
-    /// The body is complete: what is left in the tap is a message. Returns how many were seen.
-    fn finish(&mut self) -> usize {
+    /// The body has ended after its last frame: a message that it completes has left with its end.
+    fn ends(&mut self) {
         let at = Instant::now();
+        let messages = self.finish(at);
+        self.queued = Some(self.exchange.queued(self.direction, messages, at));
+    }
+
+    /// The body is complete: what is left in the tap is a message. Returns how many were seen that go on.
+    fn finish(&mut self, at: Instant) -> usize {
         let Self { tap, lane, direction, exchange, .. } = self;
         let mut messages = 0;
         let parts = tap.as_mut().map(|tap| {
             tap.end(|seen: Seen<'_>| {
-                messages += 1;
-                exchange.observe(seen, *direction, lane, at)
+                let passage = exchange.observe(seen, *direction, lane, at);
+                messages += usize::from(passage != Passage::Never);
+                passage
             })
         });
         let held = parts.into_iter().flatten().filter(|(bytes, _)| !bytes.is_empty());

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::Shared;
 use super::body::End;
-use crate::conversation::{Conversation, Observed, Travel};
+use crate::conversation::{Conversation, Ending, Observed, Travel};
 use crate::framing::{Framing, Seen, Tap};
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -227,7 +227,9 @@ impl Exchange {
         };
         match &self.named {
             // At the head: clients hang up right after it, and that must not look like an end of its own.
-            Some(name) if self.method == Method::DELETE && status.is_success() => sessions.close(name, now),
+            Some(name) if self.method == Method::DELETE && status.is_success() => {
+                sessions.close(name, Ending::Well, now);
+            }
             Some(name) if self.membership != Membership::Session && status.is_success() => {
                 // Another request may have named it first while this one was under way: one session, counted once.
                 if sessions.get(name).is_none() && open(name) {
@@ -258,7 +260,8 @@ impl Exchange {
         }
         drop(stream);
         if let Some(endpoint) = endpoint {
-            self.shared.sessions.close(&endpoint, now);
+            let ending = if end == End::Broken { Ending::Failed(ErrorType::ConnectionLost) } else { Ending::Well };
+            self.shared.sessions.close(&endpoint, ending, now);
         }
         let Some(Answer { status, content }) = answer else { return };
         for id in begun {
@@ -278,7 +281,7 @@ impl Exchange {
         }
         // The server does not know the session any more.
         if let Some(name) = self.named.as_deref().filter(|_| status == StatusCode::NOT_FOUND) {
-            self.shared.sessions.close(name, now);
+            self.shared.sessions.close(name, Ending::Well, now);
         }
     }
 

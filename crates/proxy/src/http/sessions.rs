@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::conversation::Conversation;
+use crate::conversation::{Conversation, Ending};
 
 /// Sessions followed at one time; a bound against servers that open one for every request.
 const MAX_SESSIONS: usize = 10_000;
@@ -38,10 +38,10 @@ impl Sessions {
     }
 
     /// Ends a session, even if a stream of it is still open.
-    pub(super) fn close(&self, name: &str, at: Instant) {
+    pub(super) fn close(&self, name: &str, ending: Ending, at: Instant) {
         let closed = lock(&self.named).remove(name);
         if let Some(conversation) = closed {
-            conversation.close(at);
+            conversation.close(ending, at);
         }
     }
 
@@ -63,7 +63,7 @@ impl Sessions {
             None => Vec::new(),
         };
         for (_, conversation) in &idle_ones {
-            conversation.close(now);
+            conversation.close(Ending::Left, now);
         }
         let mut all: Vec<_> = lock(&self.named).values().cloned().collect();
         all.extend(lock(&self.nameless).values().filter_map(Weak::upgrade));

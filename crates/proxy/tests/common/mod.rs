@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use mcpscope_core::{CallRecord, ClockAnchor, Transport, Verdict};
+use mcpscope_core::{CallRecord, ClockAnchor, Direction, Transport, Verdict};
 use mcpscope_hooks::{Injector, MessageFacts, Observer, Parts, Probe};
-use mcpscope_metrics::Metrics;
+use mcpscope_metrics::{Desc, HistogramSnapshot, Metrics, Value, desc};
 use mcpscope_proxy::http::{Config, Upstream, serve};
 use mcpscope_test_support::{Wire, eventually, within};
 use mcpscope_tracing::Tracer;
@@ -59,6 +59,37 @@ impl Bench {
         value.map_or(0, |value| value.parse().expect("a whole number"))
     }
 
+    /// The series of a histogram that carry these labels, and have any records.
+    pub(crate) fn histograms(&self, family: &Desc, labels: &[(&str, &str)]) -> Vec<HistogramSnapshot> {
+        let snapshot = self.metrics.snapshot(Instant::now());
+        let wanted = snapshot
+            .series(family)
+            .filter(|series| labels.iter().all(|(name, value)| series.labels.get(name) == Some(value)));
+        let values = wanted.filter_map(|series| match &series.value {
+            Value::Histogram(values) if values.count > 0 => Some(values.clone()),
+            _ => None,
+        });
+        values.collect()
+    }
+
+    /// Waits until so many records of a histogram carry these labels, and says what they add up to, in seconds.
+    pub(crate) async fn records(&self, family: &Desc, labels: &[(&str, &str)], count: u64) -> f64 {
+        eventually(|| {
+            let found = self.histograms(family, labels);
+            if found.iter().map(|values| values.count).sum::<u64>() == count {
+                Ok(found.iter().map(|values| values.sum_ns as f64 / 1e9).sum())
+            } else {
+                Err(format!("{} {labels:?}: {found:?}", family.prometheus))
+            }
+        })
+        .await
+    }
+
+    /// How many sessions are known to have ended, in whatever way.
+    pub(crate) fn sessions_ended(&self) -> u64 {
+        self.histograms(&desc::SERVER_SESSIONS, &[]).iter().map(|values| values.count).sum()
+    }
+
     /// Waits until a series has this value; a relay counts beside the traffic, so the answer may be there first.
     pub(crate) async fn becomes(&self, series: &str, value: i64) {
         eventually(|| {
@@ -71,6 +102,16 @@ impl Bench {
         })
         .await;
     }
+}
+
+/// The labels of messages that travel this way.
+pub(crate) fn way(direction: Direction) -> [(&'static str, &'static str); 1] {
+    [("direction", direction.as_str())]
+}
+
+/// The labels of sessions that ended like this; no error is an empty one.
+pub(crate) fn ended<'a>(protocol: &'a str, network: &'a str, error: &'a str) -> [(&'a str, &'a str); 3] {
+    [("mcp_protocol_version", protocol), ("network_transport", network), ("error_type", error)]
 }
 
 pub(crate) fn tool_calls(tool: &str, outcome: &str) -> String {

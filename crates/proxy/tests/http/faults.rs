@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use mcpscope_core::{Direction, FaultId, Transport, Verdict};
 use mcpscope_hooks::{MessageFacts, Parts, Probe};
+use mcpscope_metrics::desc;
 use mcpscope_test_support::{EchoServer, Listener, eventually, http};
 
-use crate::common::{Bench, Faults, Panics, Proxy, dropped};
-use crate::{Events, call, event, json, post, result};
+use crate::common::{Bench, Faults, Panics, Proxy, dropped, way};
+use crate::{Events, JSON, call, event, json, post, result};
 
 const DELAY: Duration = Duration::from_millis(150);
 
@@ -98,6 +99,28 @@ async fn a_dropped_request_hangs_until_its_client_gives_up() {
     drop(client);
     assert_eq!(server.reader.closed().await.unwrap(), b"", "not a byte of the message");
     bench.becomes(cancelled, 1).await;
+}
+
+#[tokio::test]
+async fn what_a_fault_delays_took_the_proxy_no_time() {
+    const DELAY: Duration = Duration::from_secs(1);
+    let bench = Bench::new();
+    let fault = |_: &MessageFacts<'_>| Verdict::Delay { fault: FaultId(1), by: DELAY };
+    let (proxy, upstream) = faulty(&bench, fault).await;
+    let mut client = proxy.connect().await;
+    let sent = Instant::now();
+    client.write(&post(&[], &call(1, "echo"))).await.unwrap();
+    let mut server = upstream.accept().await;
+    server.reader.message().await.unwrap().unwrap();
+    // Complete with the end of the body, which comes after its last bytes.
+    let head = http::answer_head("200 OK", &[JSON, ("Transfer-Encoding", "chunked")]);
+    server.write(&[head, http::chunk(result(1).as_bytes())].concat()).await.unwrap();
+    server.write(http::LAST_CHUNK).await.unwrap();
+    assert_eq!(client.reader.message().await.unwrap().unwrap().body, result(1).as_bytes());
+    for direction in Direction::ALL {
+        let took = bench.records(&desc::PROXY_OVERHEAD, &way(direction), 1).await;
+        assert!(sent.elapsed() >= 2 * DELAY && took < DELAY.as_secs_f64(), "{took}");
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
 //! Sessions of every revision, from their beginning to their end, and what is matched in them.
 
-use mcpscope_core::Transport;
+use mcpscope_core::{Direction, Transport};
+use mcpscope_metrics::desc;
 use mcpscope_test_support::{Wire, WireWriter, http};
 
-use crate::common::{connections, dropped, errors, operations, sessions, tool_calls};
+use crate::common::{connections, dropped, ended, errors, operations, sessions, tool_calls, way};
 use crate::{Events, Stage, call, event, json, post, result};
 
 const SESSION: (&str, &str) = ("Mcp-Session-Id", "abc");
@@ -34,6 +35,11 @@ async fn a_session_lasts_from_initialize_to_delete() {
     stage.exchange(&delete, &http::answer("204 No Content", &[], b"")).await;
     stage.bench.becomes(&sessions("2025-06-18"), 0).await;
     assert_eq!(stage.bench.value(&operations("session_manager")), 2, "created and destroyed");
+    stage.bench.records(&desc::SERVER_SESSIONS, &ended("2025-06-18", "tcp", ""), 1).await;
+    assert_eq!(stage.bench.sessions_ended(), 1);
+    for (direction, messages) in [(Direction::ToServer, 3), (Direction::ToClient, 2)] {
+        stage.bench.records(&desc::PROXY_OVERHEAD, &way(direction), messages).await;
+    }
 }
 
 #[tokio::test]
@@ -70,6 +76,7 @@ async fn a_session_that_the_server_does_not_know_any_more_has_ended() {
     let gone = http::answer("404 Not Found", &[("Content-Type", "application/json")], b"{\"error\":\"gone\"}");
     assert_eq!(stage.exchange(&post(&[SESSION], &call(1, "echo")), &gone).await.head.status(), 404);
     stage.bench.becomes(&sessions("2025-06-18"), 0).await;
+    stage.bench.records(&desc::SERVER_SESSIONS, &ended("2025-06-18", "tcp", ""), 1).await;
     stage.bench.becomes(&tool_calls("echo", "caller_error"), 1).await;
 }
 
@@ -115,6 +122,7 @@ async fn a_session_found_by_two_requests_at_once_is_adopted_once() {
     stage.bench.becomes(&sessions("2025-03-26"), 0).await;
     server.write(&event("{}")).await.unwrap();
     events.expect("{}").await;
+    assert_eq!(stage.bench.sessions_ended(), 0, "nobody saw when it began");
 }
 
 #[tokio::test]
@@ -213,10 +221,24 @@ async fn http_with_sse_of_2024_is_a_session_as_long_as_its_stream() {
         server.write(http::LAST_CHUNK).await.unwrap();
         assert_eq!(events.next().await.unwrap(), None);
         stage.bench.becomes(&sessions("2024-11-05"), 0).await;
+        stage.bench.records(&desc::SERVER_SESSIONS, &ended("2024-11-05", "tcp", ""), 1).await;
         stage.bench.becomes(&tool_calls("late", "timeout"), 1).await;
         assert_eq!(stage.bench.value(&errors("transport", "invalid_message")), 0);
         assert_eq!(stage.bench.value(&dropped("unmatched_response")), 0);
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_takes_its_session_with_it() {
+    let stage = Stage::new().await;
+    let (mut events, mut server, _writer) = http_sse(&stage, ENDPOINT).await;
+    post_to(&stage, ENDPOINT, &INITIALIZE.replace("2025-11-25", "2024-11-05")).await;
+    let initialized = INITIALIZED.replace("2025-06-18", "2024-11-05");
+    server.write(&event(&initialized)).await.unwrap();
+    events.expect(&initialized).await;
+    drop(server);
+    stage.bench.records(&desc::SERVER_SESSIONS, &ended("2024-11-05", "tcp", "connection_lost"), 1).await;
+    assert_eq!((stage.bench.value(&sessions("2024-11-05")), stage.bench.sessions_ended()), (0, 1));
 }
 
 #[tokio::test]
@@ -247,6 +269,10 @@ async fn stateless_clients_count_once_however_many_connections_they_use() {
         stage.bench.becomes(&tool_calls("echo", "ok"), i64::from(id)).await;
     }
     assert_eq!(stage.bench.value(&sessions("2026-07-28")), 1);
+    let Stage { bench, proxy, .. } = stage;
+    proxy.ended().await;
+    bench.becomes(&sessions("2026-07-28"), 0).await;
+    assert_eq!(bench.sessions_ended(), 0, "a client is no session");
 }
 
 #[tokio::test]

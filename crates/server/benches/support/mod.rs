@@ -2,14 +2,21 @@
 
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 
-use std::io;
+use std::ffi::OsStr;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-/// No benchmark takes longer; one that hangs fails, because its children are killed then.
+use serde_json::Value;
+
+pub(crate) mod http;
+pub(crate) mod stdio;
+
+/// No benchmark takes longer unless it says so; one that hangs fails, because its children are killed then.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Child processes; dropping this kills them all.
@@ -29,11 +36,16 @@ pub(crate) struct Started {
 
 impl Children {
     pub(crate) fn new() -> Self {
+        Self::limited(LIMIT)
+    }
+
+    /// Kills them after `limit`.
+    pub(crate) fn limited(limit: Duration) -> Self {
         let all = Arc::default();
         let (running, ended) = channel::<()>();
         let watched = Arc::clone(&all);
         thread::spawn(move || {
-            if ended.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+            if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
                 kill(&watched);
             }
         });
@@ -49,6 +61,53 @@ impl Children {
         let (Some(stdin), Some(stdout)) = ends else { return Err(io::Error::other("a child has no pipes")) };
         Ok(Started { id, stdin, stdout })
     }
+
+    /// Starts `mcpscope MODE ARGUMENTS` and waits until it listens.
+    pub(crate) fn start_mcpscope<A: AsRef<OsStr>>(
+        &self,
+        mode: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> io::Result<Mcpscope> {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("ready.json");
+        let process = self.start(mcpscope().arg(mode).arg("--ready-file").arg(&file).args(arguments))?;
+        let start = Instant::now();
+        while !file.exists() {
+            if start.elapsed() > PATIENCE {
+                return Err(io::Error::other(format!("mcpscope {mode} does not become ready")));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Mcpscope { process, ready: serde_json::from_str(&fs::read_to_string(&file)?)? })
+    }
+}
+
+/// A started mcpscope that listens.
+#[derive(Debug)]
+pub(crate) struct Mcpscope {
+    pub(crate) process: Started,
+    /// What its ready file says.
+    ready: Value,
+}
+
+impl Mcpscope {
+    /// Where its only proxy listens.
+    pub(crate) fn proxy(&self) -> io::Result<SocketAddr> {
+        address(self.ready["proxy"].as_object().and_then(|proxies| proxies.values().next()))
+    }
+
+    /// Where its dashboard listens.
+    pub(crate) fn dashboard(&self) -> io::Result<SocketAddr> {
+        address(self.ready.get("dashboard"))
+    }
+}
+
+/// The address in a URL.
+fn address(url: Option<&Value>) -> io::Result<SocketAddr> {
+    let url = url.and_then(Value::as_str).unwrap_or_default();
+    let authority = url.trim_start_matches("http://").split('/').next().unwrap_or_default();
+    authority.parse().map_err(io::Error::other)
 }
 
 impl Drop for Children {
@@ -86,16 +145,24 @@ pub(crate) fn mcpscope() -> Command {
     Command::new(env!("CARGO_BIN_EXE_mcpscope"))
 }
 
-/// A request of 300 bytes to call a tool, its id, always of seven digits, last.
-pub(crate) fn request(id: u32) -> String {
-    let head = r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"echo","arguments":{"message":""#;
-    let tail = format!(r#""}},"_meta":{{"progressToken":7}}}},"id":{id}}}"#);
+/// A request of 300 bytes to call `tool`, its id, always of seven digits, last.
+pub(crate) fn request(tool: &str) -> String {
+    let head =
+        format!(r#"{{"jsonrpc":"2.0","method":"tools/call","params":{{"name":"{tool}","arguments":{{"message":""#);
+    let tail = format!(r#""}},"_meta":{{"progressToken":7}}}},"id":{FIRST_ID}}}"#);
     let filler = "x".repeat(300 - head.len() - tail.len());
     format!("{head}{filler}{tail}")
 }
 
-/// The first of the ids.
-pub(crate) const FIRST_ID: u32 = 1_000_000;
+const FIRST_ID: u64 = 1_000_000;
+const IDS: u64 = 9_000_000;
+
+/// Gives a request that [`request`] made, or its answer, the id of the request of this number.
+pub(crate) fn renumber(message: &mut [u8], number: u64) {
+    let Some(at) = message.len().checked_sub(8) else { return };
+    // Writing over the digits of the last id cannot fail.
+    let _ = write!(&mut message[at..], "{}", FIRST_ID + number % IDS);
+}
 
 /// The answer of 480 bytes to a request that [`request`] made.
 pub(crate) fn answer(request: &[u8], into: &mut Vec<u8>) {

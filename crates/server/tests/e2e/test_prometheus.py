@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 
 import httpx
 import pytest
@@ -101,7 +102,8 @@ def test_a_real_prometheus_scrapes_it_and_answers(environment, everything_http, 
     made = sum(record.tool_calls.values())
     failed = sum(n for (_, outcome), n in record.tool_calls.items() if outcome == "error")
 
-    with Prometheus(environment, tmp_path, proxy.dashboard) as query:
+    with Prometheus(environment, tmp_path, proxy.dashboard) as prometheus:
+        query = prometheus.query
         settles_at(made, lambda: query("sum(mcpscope_tool_call_duration_seconds_count)"), within=30)
         settles_at(failed, lambda: query('sum(mcpscope_tool_call_duration_seconds_count{outcome="error"})'))
         settles_at(made, lambda: query('sum(mcpscope_component_operations_total{component="tools"})'))
@@ -109,11 +111,33 @@ def test_a_real_prometheus_scrapes_it_and_answers(environment, everything_http, 
         assert query("histogram_quantile(0.99, sum by (le) (mcpscope_tool_call_duration_seconds_bucket))") > 0
 
 
-class Prometheus:
-    """A Prometheus that scrapes one dashboard every second, as a context that gives a query function."""
+def test_a_real_prometheus_keeps_exemplars_of_failed_calls(environment, instances, upstream, tmp_path):
+    """An exemplar is what leads from a graph to a trace."""
+    failed = {"content": [{"type": "text", "text": "no"}], "isError": True}
+    upstream.answer = lambda exchange: exchange.answer_json(
+        {"jsonrpc": "2.0", "id": exchange.json()["id"], "result": failed}
+    )
+    proxy = instances.proxy(upstream.url, "--name", "traced")
+    for number in range(3):
+        httpx.post(proxy.proxy, json=call("broken", id=number), trust_env=False)
+    buckets = 'mcpscope_tool_call_duration_seconds_bucket{server="traced",tool="broken"}'
+    with Prometheus(environment, tmp_path, proxy.dashboard, "--enable-feature=exemplar-storage") as prometheus:
+        (series, *_) = wait_until(lambda: prometheus.exemplars(buckets), within=30, what="an exemplar")
+    assert series["seriesLabels"]["outcome"] == "error"
+    traces = {trace["id"]: trace for trace in proxy.get("api/v1/traces").json()}
+    for exemplar in series["exemplars"]:
+        trace = traces[exemplar["labels"]["trace_id"]]
+        assert (trace["tool"], trace["status"]) == ("broken", "error")
+        assert float(exemplar["value"]) * 1000 == pytest.approx(trace["duration_ms"], rel=0.5, abs=2)
+        assert float(exemplar["value"]) <= float(series["seriesLabels"]["le"])
 
-    def __init__(self, environment, directory, dashboard: str):
+
+class Prometheus:
+    """A Prometheus that scrapes one dashboard every second."""
+
+    def __init__(self, environment, directory, dashboard: str, *options: str):
         self.environment = environment
+        self.options = options
         self.directory = directory
         self.target = httpx.URL(dashboard).netloc.decode()
 
@@ -129,6 +153,7 @@ class Prometheus:
             f"--config.file={config}",
             f"--storage.tsdb.path={self.directory / 'tsdb'}",
             f"--web.listen-address={self.address.removeprefix('http://')}",
+            *self.options,
         ]
         with self.log.open("wb") as log:
             variables = self.environment.variables(self.directory)
@@ -139,7 +164,7 @@ class Prometheus:
         except BaseException:
             self.__exit__()
             raise
-        return self.query
+        return self
 
     def __exit__(self, *_):
         self.process.kill()
@@ -156,3 +181,9 @@ class Prometheus:
         answer = httpx.get(f"{self.address}/api/v1/query", params={"query": expression}, trust_env=False).json()
         results = answer["data"]["result"]
         return float(results[0]["value"][1]) if results else None
+
+    def exemplars(self, expression: str) -> list[dict]:
+        """By series, those of the last minute."""
+        now = time.time()
+        params = {"query": expression, "start": now - 60, "end": now + 1}
+        return httpx.get(f"{self.address}/api/v1/query_exemplars", params=params, trust_env=False).json()["data"]

@@ -1,4 +1,4 @@
-//! The plain read-only listener.
+//! The plain read-only listeners, for addresses that others can reach: one for probes and scrapes, one for scrapes alone.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -15,6 +15,8 @@ use hyper_util::service::TowerToHyperService;
 use mcpscope_core::HostPolicy;
 use mcpscope_hub::Reader;
 use tokio::net::TcpListener;
+use warp::filters::BoxedFilter;
+use warp::reply;
 
 use crate::accept::{self, Limits, Speaks};
 use crate::guard::Guarded;
@@ -22,31 +24,32 @@ use crate::routes;
 use crate::serve::DashboardError;
 use crate::turn::Turn;
 
-/// What a request that panicked is counted as.
-const PANIC: &str = "probe_panic";
+/// What a request that panicked is counted as, at the one and at the other.
+const PROBE_PANIC: &str = "probe_panic";
+const METRICS_PANIC: &str = "metrics_panic";
 
 /// What an HTTP/2 connection that had to make room for a newer one is counted as.
 const EVICTED: &str = "probe_evicted";
 
-/// How much the read-only listener serves at a time.
+/// How much a plain listener serves at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProbeConfig {
+pub struct PlainConfig {
     /// Connections served at a time, at least 2; further ones wait in the system's accept queue until one of these ends.
-    /// At most half of them speak HTTP/2: one more ends the oldest. Default: [`ProbeConfig::DEFAULT_MAX_CONNECTIONS`].
+    /// At most half of them speak HTTP/2: one more ends the oldest. Default: [`PlainConfig::DEFAULT_MAX_CONNECTIONS`].
     pub max_connections: usize,
     /// How long a client may take to begin, and to send the head of its request, and how long it may leave an answer lying
-    /// without taking a byte of it, before its connection is closed. Default: [`ProbeConfig::DEFAULT_HEADER_TIMEOUT`].
+    /// without taking a byte of it, before its connection is closed. Default: [`PlainConfig::DEFAULT_HEADER_TIMEOUT`].
     pub header_timeout: Duration,
 }
 
-impl ProbeConfig {
+impl PlainConfig {
     /// 64 connections.
     pub const DEFAULT_MAX_CONNECTIONS: usize = 64;
     /// 10 seconds.
     pub const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 }
 
-impl Default for ProbeConfig {
+impl Default for PlainConfig {
     fn default() -> Self {
         Self { max_connections: Self::DEFAULT_MAX_CONNECTIONS, header_timeout: Self::DEFAULT_HEADER_TIMEOUT }
     }
@@ -67,7 +70,48 @@ pub async fn serve_probe<S, B>(
     listeners: Vec<TcpListener>,
     reader: Reader,
     grpc: S,
-    config: ProbeConfig,
+    config: PlainConfig,
+    stop: impl Future<Output = ()>,
+) -> Result<(), DashboardError>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    reader.may_drop(EVICTED);
+    let service = ByVersion { plain: open(routes::probe_routes(&reader, &Turn::new())), grpc };
+    run(listeners, &reader, &service, Speaks::Http1And2, PROBE_PANIC, config, stop).await
+}
+
+/// Serves `/metrics` over HTTP/1 and nothing else until `stop` ends, under the rules of [`serve_probe`].
+///
+/// # Errors
+/// [`DashboardError::NoListener`].
+pub async fn serve_metrics(
+    listeners: Vec<TcpListener>,
+    reader: Reader,
+    config: PlainConfig,
+    stop: impl Future<Output = ()>,
+) -> Result<(), DashboardError> {
+    let service = open(routes::metrics_routes(&reader, &Turn::new()));
+    run(listeners, &reader, &service, Speaks::Http1Once, METRICS_PANIC, config, stop).await
+}
+
+/// The routes for anybody, by whatever name.
+fn open(
+    routes: BoxedFilter<(reply::Response,)>,
+) -> impl Service<Request<Incoming>, Response = reply::Response, Error = Infallible, Future: Send> + Clone + Send {
+    let policy = Arc::new(HostPolicy { any_host: true, ..HostPolicy::default() });
+    Guarded::new(policy, TowerToHyperService::new(warp::service(routes)))
+}
+
+async fn run<S, B>(
+    listeners: Vec<TcpListener>,
+    reader: &Reader,
+    service: &S,
+    speaks: Speaks,
+    panic: &'static str,
+    config: PlainConfig,
     stop: impl Future<Output = ()>,
 ) -> Result<(), DashboardError>
 where
@@ -78,16 +122,12 @@ where
     if listeners.is_empty() {
         return Err(DashboardError::NoListener);
     }
-    let ProbeConfig { max_connections, header_timeout } = config;
-    [PANIC, EVICTED].into_iter().for_each(|what| reader.may_drop(what));
-    let policy = Arc::new(HostPolicy { any_host: true, ..HostPolicy::default() });
-    let routes = routes::probe_routes(&reader, &Turn::new());
-    let plain = Guarded::new(policy, TowerToHyperService::new(warp::service(routes)));
+    reader.may_drop(panic);
+    let PlainConfig { max_connections, header_timeout } = config;
     let limits = Limits { max_connections: max_connections.max(2), header_timeout };
-    let on_panic = || reader.dropped(PANIC);
     let counting = reader.clone();
     let on_evicted = move || counting.dropped(EVICTED);
-    accept::run(listeners, &ByVersion { plain, grpc }, Speaks::Http1And2, limits, on_panic, on_evicted, stop).await;
+    accept::run(listeners, service, speaks, limits, || reader.dropped(panic), on_evicted, stop).await;
     Ok(())
 }
 

@@ -1,0 +1,125 @@
+//! What is open or under way, and counts as long as it is.
+
+use std::time::Instant;
+
+use mcpscope_core::{Component, Direction, ErrorType, Protocol};
+use mcpscope_metrics::Gauge;
+
+use crate::Probe;
+
+/// A gauge that is higher while this lives.
+#[derive(Debug)]
+struct Raised(Option<Gauge>);
+
+impl Raised {
+    fn new(gauge: Option<Gauge>, at: Instant) -> Self {
+        if let Some(gauge) = &gauge {
+            gauge.add(1.0, at);
+        }
+        Self(gauge)
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        if let Some(gauge) = &self.0 {
+            gauge.add(-1.0, Instant::now());
+        }
+    }
+}
+
+/// An open connection or stream.
+#[derive(Debug)]
+#[must_use = "dropping it closes the connection"]
+pub struct Connection(#[expect(dead_code, reason = "counts as long as it lives")] Raised);
+
+impl Connection {
+    pub(crate) fn new(gauge: Option<Gauge>, at: Instant) -> Self {
+        Self(Raised::new(gauge, at))
+    }
+}
+
+/// An open session. Dropping it ends it, well and now.
+#[derive(Debug)]
+#[must_use = "dropping it ends the session"]
+pub struct Session {
+    _open: Raised,
+    probe: Probe,
+    protocol: Protocol,
+    /// None if that is not known.
+    started: Option<Instant>,
+    has_ended: bool,
+}
+
+impl Session {
+    pub(crate) fn new(
+        probe: &Probe,
+        protocol: Protocol,
+        gauge: Option<Gauge>,
+        started: Option<Instant>,
+        at: Instant,
+    ) -> Self {
+        Self { _open: Raised::new(gauge, at), probe: probe.clone(), protocol, started, has_ended: false }
+    }
+
+    /// Ends the session, which has lasted until `at` and ended in `error`, if it did.
+    pub fn end(mut self, error: Option<ErrorType>, at: Instant) {
+        self.count(error, at);
+    }
+
+    fn count(&mut self, error: Option<ErrorType>, at: Instant) {
+        if !std::mem::replace(&mut self.has_ended, true) {
+            let lasted = self.started.map(|started| at.saturating_duration_since(started));
+            self.probe.guarded(|| self.probe.count_session(self.protocol, lasted, error, at));
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.count(None, Instant::now());
+    }
+}
+
+/// Messages on their way through. Drop it when they are handed on, which is when they have left the proxy.
+#[derive(Debug)]
+#[must_use = "dropping it takes the messages out of the queue"]
+pub struct Queued {
+    probe: Probe,
+    direction: Direction,
+    messages: usize,
+    since: Instant,
+}
+
+impl Queued {
+    pub(crate) fn new(probe: &Probe, direction: Direction, messages: usize, at: Instant) -> Self {
+        let queued = Self { probe: probe.clone(), direction, messages, since: at };
+        queued.change(messages as f64, at);
+        queued
+    }
+
+    /// A fault held them until then: that is no time that the proxy took.
+    pub fn held_until(&mut self, due: Instant) {
+        self.since = self.since.max(due);
+    }
+
+    fn change(&self, by: f64, at: Instant) {
+        if let Some(handles) = self.probe.0.metrics.as_ref().filter(|_| self.messages > 0) {
+            handles.queues[self.direction as usize].add(by, at);
+        }
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        if self.messages == 0 {
+            return;
+        }
+        let now = Instant::now();
+        self.change(-(self.messages as f64), now);
+        if let Some(handles) = self.probe.0.metrics.as_ref().filter(|_| self.probe.counts(Component::Transport)) {
+            let overhead = now.saturating_duration_since(self.since);
+            (0..self.messages).for_each(|_| handles.overheads[self.direction as usize].record(overhead, now));
+        }
+    }
+}

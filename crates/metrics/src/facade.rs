@@ -1,0 +1,237 @@
+//! The `metrics` facade: what libraries emit through it goes to the core or to who keeps the rest.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::error::Error;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use ::metrics::{CounterFn, GaugeFn, HistogramFn, Key, KeyName, Metadata, SharedString, Unit};
+use mcpscope_core::bounded;
+
+use crate::declared::is_reserved;
+use crate::general::{BAD_VALUE, General, METRIC_CONFLICT, Refusal};
+use crate::metrics::Metrics;
+use crate::record::{Core, RecordError, SHOWN_BYTES, Target};
+use crate::schema::Kind;
+
+/// Metrics of which it is told that they are refused. More are nobody's reading.
+const MAX_TOLD: usize = 256;
+
+/// A [`metrics::Recorder`](::metrics::Recorder): critical names go to the core, all others to
+/// [`Config::general`](crate::Config::general), if there is one. What comes this way is never sampled.
+///
+/// A metric that is refused, because its name is reserved or it cannot be shown beside the others, gets a handle that does
+/// nothing, and is counted in `mcpscope_dropped_total` each time that it asks for one. A value that a metric cannot take
+/// is counted there too, as `bad_value`.
+///
+/// A counter that is critical takes events; that of `error_rates_by_component`, operations that failed, and with 0 one that
+/// did not. A histogram that is critical takes durations in the unit that its name ends in, `_seconds` or `_ms`.
+#[derive(Clone, Debug)]
+pub struct Recorder(Arc<Shared>);
+
+struct Shared {
+    metrics: Metrics,
+    clock: Box<dyn Fn() -> Instant + Send + Sync>,
+    on_refused: Box<dyn Fn(&str, &dyn Error) + Send + Sync>,
+    /// The metrics of which it was told that they are refused.
+    told: Mutex<HashSet<Box<str>>>,
+    /// Held while a counter is brought to a number: two at once would both add what is missing.
+    raising: Mutex<()>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder").field("metrics", &self.metrics).finish_non_exhaustive()
+    }
+}
+
+impl Recorder {
+    /// A recorder into `metrics`. `clock` says when something is recorded; `on_refused` is told the name of a metric that
+    /// is refused, and why, once for each name and of no more than 256 names.
+    #[must_use]
+    pub fn new(
+        metrics: Metrics,
+        clock: impl Fn() -> Instant + Send + Sync + 'static,
+        on_refused: impl Fn(&str, &dyn Error) + Send + Sync + 'static,
+    ) -> Self {
+        // There as zero from the start, so that a rate sees the first one.
+        for what in [BAD_VALUE, Refusal::ReservedName.what(), METRIC_CONFLICT, Refusal::TooManySeries.what()] {
+            let _zero = metrics.dropped(what);
+        }
+        let (clock, on_refused) = (Box::new(clock), Box::new(on_refused));
+        Self(Arc::new(Shared { metrics, clock, on_refused, told: Mutex::default(), raising: Mutex::default() }))
+    }
+
+    /// A handle of the core for what is critical, or what `others` has of the rest; none for what is refused.
+    fn register<H>(
+        &self,
+        key: &Key,
+        kind: Kind,
+        core: impl FnOnce(Arc<Critical>) -> H,
+        others: impl FnOnce(&dyn General, &dyn Fn(&str) -> bool) -> Result<H, Refusal>,
+    ) -> Option<H> {
+        let metrics = &self.0.metrics;
+        let name = sanitized(key.name());
+        let labels: Vec<_> = key.labels().map(|label| (label.key(), label.value())).collect();
+        match metrics.target(&name, &labels) {
+            Ok(Target::Core(found)) if found.kind() == kind => {
+                Some(core(Arc::new(Critical { shared: Arc::clone(&self.0), core: found })))
+            }
+            Ok(Target::Core(_)) => {
+                let taken = RecordError::Taken { name: bounded(&name, SHOWN_BYTES).to_owned() };
+                self.0.refuse(&name, METRIC_CONFLICT, &taken)
+            }
+            Ok(Target::General) if is_reserved(&name) => {
+                self.0.refuse(&name, Refusal::ReservedName.what(), &Refusal::ReservedName)
+            }
+            Ok(Target::General) => {
+                let general = metrics.inner().general.as_deref()?;
+                match others(general, &|name| metrics.is_taken(name)) {
+                    Ok(handle) => Some(handle),
+                    Err(refusal) => self.0.refuse(&name, refusal.what(), &refusal),
+                }
+            }
+            Err(error) => self.0.refuse(&name, METRIC_CONFLICT, &error),
+        }
+    }
+
+    fn describe(&self, name: &KeyName, unit: Option<Unit>, help: &str) {
+        if let Some(general) = &self.0.metrics.inner().general {
+            general.describe(name.as_str(), unit, help);
+        }
+    }
+}
+
+impl Shared {
+    #[cold]
+    fn refuse<H>(&self, name: &str, what: &str, why: &dyn Error) -> Option<H> {
+        self.drop_one(what);
+        let name = bounded(name, SHOWN_BYTES);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = told.len() < MAX_TOLD && !told.contains(name) && told.insert(name.into());
+        drop(told);
+        if is_news {
+            (self.on_refused)(name, why);
+        }
+        None
+    }
+
+    #[cold]
+    fn drop_one(&self, what: &str) {
+        self.metrics.dropped(what).increment((self.clock)());
+    }
+}
+
+impl ::metrics::Recorder for Recorder {
+    fn describe_counter(&self, key: KeyName, unit: Option<Unit>, description: SharedString) {
+        self.describe(&key, unit, &description);
+    }
+
+    fn describe_gauge(&self, key: KeyName, unit: Option<Unit>, description: SharedString) {
+        self.describe(&key, unit, &description);
+    }
+
+    fn describe_histogram(&self, key: KeyName, unit: Option<Unit>, description: SharedString) {
+        self.describe(&key, unit, &description);
+    }
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> ::metrics::Counter {
+        let others = |general: &dyn General, is_taken: &dyn Fn(&str) -> bool| general.counter(key, is_taken);
+        let found = self.register(key, Kind::Counter, ::metrics::Counter::from_arc, others);
+        found.unwrap_or_else(::metrics::Counter::noop)
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> ::metrics::Gauge {
+        let others = |general: &dyn General, is_taken: &dyn Fn(&str) -> bool| general.gauge(key, is_taken);
+        let found = self.register(key, Kind::Gauge, ::metrics::Gauge::from_arc, others);
+        found.unwrap_or_else(::metrics::Gauge::noop)
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> ::metrics::Histogram {
+        let others = |general: &dyn General, is_taken: &dyn Fn(&str) -> bool| general.histogram(key, is_taken);
+        let found = self.register(key, Kind::Histogram, ::metrics::Histogram::from_arc, others);
+        found.unwrap_or_else(::metrics::Histogram::noop)
+    }
+}
+
+/// A critical metric, as the facade writes it.
+struct Critical {
+    shared: Arc<Shared>,
+    core: Core,
+}
+
+impl Critical {
+    /// What cannot be recorded is counted.
+    fn done(&self, recorded: Result<(), RecordError>) {
+        match recorded {
+            Ok(()) => {}
+            // It belongs to somebody who counts it.
+            Err(RecordError::Counted { .. }) => self.shared.drop_one(METRIC_CONFLICT),
+            Err(_) => self.shared.drop_one(BAD_VALUE),
+        }
+    }
+}
+
+impl CounterFn for Critical {
+    fn increment(&self, value: u64) {
+        self.shared.metrics.count_in(&self.core, value, (self.shared.clock)());
+    }
+
+    fn absolute(&self, value: u64) {
+        let metrics = &self.shared.metrics;
+        let raising = self.shared.raising.lock().unwrap_or_else(PoisonError::into_inner);
+        match metrics.total_in(&self.core) {
+            Some(total) if total < value => metrics.count_in(&self.core, value - total, (self.shared.clock)()),
+            Some(_) => {}
+            None => self.shared.drop_one(BAD_VALUE),
+        }
+        drop(raising);
+    }
+}
+
+impl GaugeFn for Critical {
+    fn increment(&self, value: f64) {
+        self.done(self.shared.metrics.change_in(&self.core, value, (self.shared.clock)()));
+    }
+
+    fn decrement(&self, value: f64) {
+        self.done(self.shared.metrics.change_in(&self.core, -value, (self.shared.clock)()));
+    }
+
+    fn set(&self, value: f64) {
+        self.done(self.shared.metrics.record_in(&self.core, value, (self.shared.clock)()));
+    }
+}
+
+impl HistogramFn for Critical {
+    fn record(&self, value: f64) {
+        self.done(self.shared.metrics.record_in(&self.core, value, (self.shared.clock)()));
+    }
+}
+
+/// A name as Prometheus takes it: what it does not is `_`. Colons are for what rules make of metrics.
+pub(crate) fn sanitized(name: &str) -> Cow<'_, str> {
+    let fits =
+        |at: usize, c: char| c == '_' || if at == 0 { c.is_ascii_alphabetic() } else { c.is_ascii_alphanumeric() };
+    if name.chars().enumerate().all(|(at, c)| fits(at, c)) {
+        return Cow::Borrowed(name);
+    }
+    name.chars().enumerate().map(|(at, c)| if fits(at, c) { c } else { '_' }).collect::<String>().into()
+}
+
+#[cfg(test)]
+#[cfg(not(mcpscope_loom))]
+mod tests {
+    use super::sanitized;
+
+    #[test]
+    fn names_become_such_as_prometheus_takes() {
+        for (name, expected) in
+            [("a_b1", "a_b1"), ("a.b-c:d", "a_b_c_d"), ("1a", "_a"), ("mcp.x", "mcp_x"), ("é", "_"), ("", "")]
+        {
+            assert_eq!(sanitized(name), expected);
+        }
+    }
+}

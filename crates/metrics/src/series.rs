@@ -1,0 +1,217 @@
+//! One time series: what it is called, where its numbers are, and examples of what is in it.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use mcpscope_core::{Labels, TraceId};
+
+use crate::schema::{Desc, Kind};
+use crate::snapshot::{Exemplar, SeriesSnapshot, Value};
+use crate::storage::buckets::Place;
+use crate::storage::cells::{CounterCell, HistogramCell};
+use crate::storage::slab::Slab;
+
+/// How long an exemplar stays before a newer one may take its place: with every record, they would cost more than the
+/// records themselves.
+const EXEMPLAR_AGE: Duration = Duration::from_secs(1);
+
+/// One time series.
+#[derive(Debug)]
+pub(crate) struct Series {
+    /// Never used again by another one of the instance.
+    pub(crate) number: u64,
+    pub(crate) desc: Arc<Desc>,
+    pub(crate) labels: Labels,
+    pub(crate) cell: Cell,
+    /// Whether its records are among the raw ones.
+    pub(crate) logged: bool,
+    /// A gauge that is counted up and down by somebody who knows: nobody else may set it.
+    pub(crate) counted: AtomicBool,
+    exemplars: OnceLock<Box<[Slot]>>,
+}
+
+/// Where the numbers of a series are.
+#[derive(Debug)]
+pub(crate) enum Cell {
+    Counter(Place),
+    Histogram(Place),
+    /// What goes up and down has one value, which all threads share.
+    Gauge(GaugeCell),
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// When it was filled, in nanoseconds since the start of the instance; 0 before that.
+    at_ns: AtomicU64,
+    held: Mutex<Option<Exemplar>>,
+}
+
+impl Series {
+    pub(crate) fn new(number: u64, desc: Arc<Desc>, labels: Labels, cell: Cell) -> Self {
+        let logged = desc.logged;
+        Self { number, desc, labels, cell, logged, counted: AtomicBool::new(false), exemplars: OnceLock::new() }
+    }
+
+    /// What all threads saw.
+    pub(crate) fn value(&self, slabs: &[Arc<Slab>]) -> Value {
+        match &self.cell {
+            Cell::Counter(place) => {
+                let counts = slabs.iter().filter_map(|slab| slab.counter(*place)).map(CounterCell::get);
+                Value::Counter(counts.fold(0, u64::saturating_add))
+            }
+            Cell::Histogram(place) => {
+                let cells = slabs.iter().filter_map(|slab| slab.histogram(*place));
+                Value::Histogram(HistogramCell::snapshot(cells, self.desc.bounds))
+            }
+            Cell::Gauge(cell) => Value::Gauge(cell.get()),
+        }
+    }
+
+    /// As [`Series::value`], but of a histogram only what is exposed: count, sum and values per exposed bound.
+    pub(crate) fn exposed(&self, slabs: &[Arc<Slab>]) -> Value {
+        match &self.cell {
+            Cell::Histogram(place) => {
+                let cells = slabs.iter().filter_map(|slab| slab.histogram(*place));
+                Value::Histogram(HistogramCell::exposed(cells, self.desc.bounds))
+            }
+            Cell::Counter(_) | Cell::Gauge(_) => self.value(slabs),
+        }
+    }
+
+    pub(crate) fn snapshot(&self, value: Value) -> SeriesSnapshot {
+        let Self { number, labels, .. } = self;
+        SeriesSnapshot { number: *number, labels: labels.clone(), value, exemplars: self.exemplars() }
+    }
+
+    /// Lowest and highest value of a window; see [`HistogramCell::extremes`]. For a gauge, since the last call.
+    pub(crate) fn extremes(&self, slabs: &[Arc<Slab>], epoch: u64) -> Option<(f64, f64)> {
+        match &self.cell {
+            Cell::Counter(_) => None,
+            Cell::Histogram(place) => {
+                let cells = slabs.iter().filter_map(|slab| slab.histogram(*place));
+                let (min, max) = HistogramCell::extremes(cells, epoch)?;
+                Some((min as f64 / 1e6, max as f64 / 1e6))
+            }
+            Cell::Gauge(cell) => Some(cell.take_window()),
+        }
+    }
+
+    /// Keeps an example of a record: `value` is in nanoseconds, or 1 for an event.
+    pub(crate) fn exemplify(&self, value: u64, trace_id: TraceId, at_ns: u64, wall: impl FnOnce() -> SystemTime) {
+        let (bucket, slots) = match self.desc.kind {
+            Kind::Histogram => (self.desc.bounds.bucket(value), self.desc.bounds_ns().len() + 1),
+            Kind::Counter => (0, 1),
+            Kind::Gauge => return,
+        };
+        let slots = self.exemplars.get_or_init(|| (0..slots).map(|_| Slot::default()).collect());
+        let Some(slot) = slots.get(bucket) else { return };
+        let filled = slot.at_ns.load(Relaxed);
+        if filled > 0 && at_ns.saturating_sub(filled) < EXEMPLAR_AGE.as_nanos() as u64 {
+            return;
+        }
+        // Whoever finds it taken leaves it to the other: one example is as good as another.
+        if let Ok(mut held) = slot.held.try_lock() {
+            *held = Some(Exemplar { trace_id, value, at: wall() });
+            slot.at_ns.store(at_ns.max(1), Relaxed);
+        }
+    }
+
+    /// The newest example for each exposed bucket, or of a counter's events; empty if there is none.
+    pub(crate) fn exemplars(&self) -> Vec<Option<Exemplar>> {
+        let slots = self.exemplars.get().into_iter().flat_map(|slots| slots.iter());
+        slots.map(|slot| *slot.held.lock().unwrap_or_else(PoisonError::into_inner)).collect()
+    }
+}
+
+/// A value that goes up and down, with its lowest and highest since the last window.
+///
+/// Numbers are kept as bits that are in the order of the numbers, so that integers' minimum and maximum do.
+#[derive(Debug)]
+pub(crate) struct GaugeCell {
+    value: AtomicI64,
+    min: AtomicI64,
+    max: AtomicI64,
+}
+
+impl Default for GaugeCell {
+    fn default() -> Self {
+        Self { value: AtomicI64::new(0), min: AtomicI64::new(0), max: AtomicI64::new(0) }
+    }
+}
+
+/// As `f64::total_cmp` does it: of a negative number, all bits but the sign are the wrong way round.
+const fn ordered(value: f64) -> i64 {
+    let bits = value.to_bits() as i64;
+    bits ^ (((bits >> 63) as u64) >> 1) as i64
+}
+
+const fn number(ordered: i64) -> f64 {
+    f64::from_bits((ordered ^ (((ordered >> 63) as u64) >> 1) as i64) as u64)
+}
+
+impl GaugeCell {
+    /// Returns the new value.
+    pub(crate) fn add(&self, n: f64) -> f64 {
+        let mut now = self.value.load(Relaxed);
+        loop {
+            let next = ordered(number(now) + n);
+            match self.value.compare_exchange_weak(now, next, Relaxed, Relaxed) {
+                Ok(_) => {
+                    self.seen(next);
+                    return number(next);
+                }
+                Err(other) => now = other,
+            }
+        }
+    }
+
+    /// Returns the new value.
+    pub(crate) fn set(&self, n: f64) -> f64 {
+        self.value.store(ordered(n), Relaxed);
+        self.seen(ordered(n));
+        n
+    }
+
+    fn seen(&self, now: i64) {
+        self.min.fetch_min(now, Relaxed);
+        self.max.fetch_max(now, Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> f64 {
+        number(self.value.load(Relaxed))
+    }
+
+    /// Lowest and highest value since the last call.
+    fn take_window(&self) -> (f64, f64) {
+        let now = self.value.load(Relaxed);
+        let (min, max) = (self.min.swap(now, Relaxed).min(now), self.max.swap(now, Relaxed).max(now));
+        (number(min), number(max))
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(mcpscope_loom))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn numbers_keep_their_order_as_bits(a in any::<f64>(), b in any::<f64>()) {
+            prop_assert_eq!(ordered(a).cmp(&ordered(b)), a.total_cmp(&b));
+            prop_assert_eq!(number(ordered(a)).to_bits(), a.to_bits());
+        }
+    }
+
+    #[test]
+    fn a_gauge_knows_its_lowest_and_highest() {
+        let gauge = GaugeCell::default();
+        assert_eq!((gauge.add(3.0), gauge.add(-5.5), gauge.add(1.0)), (3.0, -2.5, -1.5));
+        assert_eq!(gauge.take_window(), (-2.5, 3.0));
+        assert_eq!(gauge.take_window(), (-1.5, -1.5));
+        gauge.set(7.0);
+        assert_eq!((gauge.get(), gauge.take_window()), (7.0, (-1.5, 7.0)));
+    }
+}

@@ -1,0 +1,158 @@
+//! What a thread remembers of the names it recorded by: what they mean, without asking anybody.
+
+use std::hash::{BuildHasher, Hasher};
+
+use crate::family::Pairs;
+use crate::record::Target;
+
+/// How many a thread remembers, a power of two. Those that fall together push each other out.
+const SLOTS: usize = 512;
+
+/// A string of at most 16 bytes as three numbers, which tell it from every other; of a longer one, its ends.
+///
+/// Nearly all names and labels are that short, and comparing and hashing numbers takes a fraction of the time that it
+/// takes for strings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Word {
+    bytes: usize,
+    head: u64,
+    tail: u64,
+}
+
+impl Word {
+    const MAX_BYTES: usize = 16;
+
+    #[inline]
+    fn new(text: &str) -> Self {
+        let bytes = text.as_bytes();
+        let (head, tail) = match (bytes.first_chunk(), bytes.last_chunk()) {
+            (Some(head), Some(tail)) => (u64::from_le_bytes(*head), u64::from_le_bytes(*tail)),
+            _ => match (bytes.first_chunk(), bytes.last_chunk()) {
+                (Some(head), Some(tail)) => (u32::from_le_bytes(*head).into(), u32::from_le_bytes(*tail).into()),
+                _ => (bytes.iter().fold(0, |all, byte| all << 8 | u64::from(*byte)), 0),
+            },
+        };
+        Self { bytes: bytes.len(), head, tail }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    hash: u64,
+    /// The name, then the names and values of the labels.
+    words: Box<[Word]>,
+    /// Those that are too long for a word, in order.
+    long: Box<[Box<str>]>,
+    target: Target,
+}
+
+/// The names that a thread recorded by.
+#[derive(Debug)]
+pub(crate) struct Names {
+    slots: Vec<Option<Entry>>,
+    hasher: foldhash::fast::RandomState,
+    /// Of the samples.
+    pub(crate) random: fastrand::Rng,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        let hasher = foldhash::fast::RandomState::default();
+        let random = fastrand::Rng::with_seed(hasher.hash_one(0));
+        Self { slots: Vec::new(), hasher, random }
+    }
+}
+
+/// The name, then the names and values of the labels.
+fn strings<'a>(name: &'a str, labels: &'a Pairs<'a>) -> impl Iterator<Item = &'a str> {
+    std::iter::once(name).chain(labels.iter().flat_map(|(name, value)| [*name, *value]))
+}
+
+impl Names {
+    #[inline]
+    fn hash(&self, name: &str, labels: &Pairs<'_>) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        let mut add = |text| {
+            let word = Word::new(text);
+            hasher.write_u64(word.head);
+            hasher.write_u64(word.tail ^ word.bytes as u64);
+        };
+        add(name);
+        for (_, value) in labels {
+            // Not the labels' names: the same name of a metric goes with the same labels.
+            add(value);
+        }
+        hasher.finish()
+    }
+
+    /// What it means, if the thread has recorded by it lately.
+    #[inline]
+    pub(crate) fn find(&self, name: &str, labels: &Pairs<'_>) -> Option<&Target> {
+        let hash = self.hash(name, labels);
+        let entry = self.slots.get(hash as usize % SLOTS)?.as_ref()?;
+        if entry.hash != hash || entry.words.len() != 1 + 2 * labels.len() {
+            return None;
+        }
+        let (first, rest) = entry.words.split_first()?;
+        let is_same = *first == Word::new(name)
+            && rest.chunks_exact(2).zip(labels).all(|(mine, given)| match mine {
+                [name, value] => *value == Word::new(given.1) && *name == Word::new(given.0),
+                _ => false,
+            });
+        let is_long = |text: &&str| text.len() > Word::MAX_BYTES;
+        let is_same = is_same
+            && (entry.long.is_empty()
+                || strings(name, labels).filter(is_long).eq(entry.long.iter().map(|text| &**text)));
+        is_same.then_some(&entry.target)
+    }
+
+    pub(crate) fn remember(&mut self, name: &str, labels: &Pairs<'_>, target: Target) {
+        if self.slots.is_empty() {
+            self.slots.resize_with(SLOTS, || None);
+        }
+        let hash = self.hash(name, labels);
+        let words = strings(name, labels).map(Word::new).collect();
+        let long = strings(name, labels).filter(|text| text.len() > Word::MAX_BYTES).map(Into::into).collect();
+        if let Some(slot) = self.slots.get_mut(hash as usize % SLOTS) {
+            *slot = Some(Entry { hash, words, long, target });
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(mcpscope_loom))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn short_strings_are_told_apart(a in "[ab\0é]{0,12}", b in "[ab\0é]{0,12}") {
+            prop_assume!(a.len() <= Word::MAX_BYTES && b.len() <= Word::MAX_BYTES);
+            prop_assert_eq!(Word::new(&a) == Word::new(&b), a == b);
+        }
+
+        #[test]
+        fn only_what_was_remembered_is_found(
+            given in prop::collection::vec((".{0,40}", prop::collection::vec(("[a-z]{1,20}", ".{0,40}"), 0..4)), 1..20),
+        ) {
+            let mut names = Names::default();
+            for (name, labels) in &given {
+                let labels: Vec<_> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                names.remember(name, &labels, Target::General);
+                prop_assert!(names.find(name, &labels).is_some());
+                let longer = format!("{name}x");
+                prop_assert!(names.find(&longer, &labels).is_none());
+                for at in 0..labels.len() {
+                    let mut other = labels.clone();
+                    let value = format!("{}\0", other[at].1);
+                    other[at].1 = &value;
+                    prop_assert!(names.find(name, &other).is_none());
+                    other[at] = ("other", labels[at].1);
+                    prop_assert_eq!(names.find(name, &other).is_some(), labels[at].0 == "other");
+                }
+            }
+        }
+    }
+}

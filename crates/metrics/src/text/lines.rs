@@ -1,0 +1,114 @@
+//! The lines of one family.
+
+use std::fmt::Write as _;
+use std::time::UNIX_EPOCH;
+
+use crate::schema::{Desc, Kind, Unit};
+use crate::snapshot::{Exemplar, HistogramSnapshot, Value};
+use crate::text::{Format, base, number};
+
+/// The lines of one family, series by series.
+pub(super) struct Lines<'a> {
+    out: &'a mut String,
+    format: Format,
+    desc: &'a Desc,
+    /// A histogram's, from the bound on to the value. Made with the first series.
+    bounds: Vec<String>,
+    /// What the lines of a series begin with.
+    start: String,
+}
+
+impl<'a> Lines<'a> {
+    /// Writes what the family is.
+    pub(super) fn new(out: &'a mut String, format: Format, desc: &'a Desc) -> Self {
+        header(out, format, desc);
+        Self { out, format, desc, bounds: Vec::new(), start: String::new() }
+    }
+
+    /// Writes one series. `exemplars` are as in [`SeriesSnapshot`](crate::SeriesSnapshot).
+    pub(super) fn write(&mut self, labels: &str, value: &Value, exemplars: &[Option<Exemplar>]) {
+        let exemplars = if self.format == Format::OpenMetrics { exemplars } else { &[] };
+        match value {
+            Value::Histogram(values) => self.histogram(labels, values, exemplars),
+            Value::Gauge(value) => self.sample("", labels, |out| number::float(out, *value)),
+            Value::Counter(ns) if self.desc.unit == Unit::Seconds => {
+                self.sample("", labels, |out| number::seconds(out, *ns));
+            }
+            Value::Counter(value) => self.sample("", labels, |out| {
+                number::whole(out, *value);
+                exemplify(out, *value, exemplars.first(), number::whole);
+            }),
+        }
+    }
+
+    fn histogram(&mut self, labels: &str, values: &HistogramSnapshot, exemplars: &[Option<Exemplar>]) {
+        if self.bounds.is_empty() {
+            let bounds = self.desc.bounds_ns().iter().map(|ns| number::bound(*ns)).chain(["+Inf".to_owned()]);
+            self.bounds = bounds.map(|bound| bound + "\"} ").collect();
+        }
+        self.start.clear();
+        let separator = if labels.is_empty() { "" } else { "," };
+        self.start.extend([&self.desc.prometheus, "_bucket{", labels, separator, "le=\""]);
+        let mut exemplars = exemplars.iter();
+        let mut below = 0;
+        for (count, bound) in values.bounds.iter().zip(&self.bounds) {
+            below += count;
+            self.out.push_str(&self.start);
+            self.out.push_str(bound);
+            number::whole(self.out, below);
+            exemplify(self.out, *count, exemplars.next(), number::seconds);
+            self.out.push('\n');
+        }
+        self.sample("_sum", labels, |out| number::seconds(out, values.sum_ns));
+        self.sample("_count", labels, |out| number::whole(out, values.count));
+    }
+
+    #[inline]
+    fn sample(&mut self, suffix: &str, labels: &str, value: impl FnOnce(&mut String)) {
+        self.out.push_str(&self.desc.prometheus);
+        self.out.push_str(suffix);
+        if labels.is_empty() {
+            self.out.push(' ');
+        } else {
+            self.out.push('{');
+            self.out.push_str(labels);
+            self.out.push_str("} ");
+        }
+        value(self.out);
+        self.out.push('\n');
+    }
+}
+
+fn header(out: &mut String, format: Format, desc: &Desc) {
+    let name = match (format, desc.kind) {
+        (Format::OpenMetrics, Kind::Counter) => base(&desc.prometheus),
+        _ => &desc.prometheus,
+    };
+    out.extend(["# TYPE ", name, " ", desc.kind.as_str(), "\n"]);
+    let unit = desc.unit.as_str().filter(|unit| name.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_')));
+    if let (Format::OpenMetrics, Some(unit)) = (format, unit) {
+        out.extend(["# UNIT ", name, " ", unit, "\n"]);
+    }
+    out.extend(["# HELP ", name, " "]);
+    for c in desc.help.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '"' if format == Format::OpenMetrics => out.push_str("\\\""),
+            c => out.push(c),
+        }
+    }
+    out.push('\n');
+}
+
+/// Writes the exemplar of `count` records. One of a record that came after they were counted waits for the next time.
+#[inline]
+fn exemplify(out: &mut String, count: u64, exemplar: Option<&Option<Exemplar>>, value: fn(&mut String, u64)) {
+    let Some(Some(exemplar)) = exemplar.filter(|_| count > 0) else { return };
+    // Writing to a string cannot fail.
+    let _ = write!(out, " # {{trace_id=\"{}\"}} ", exemplar.trace_id);
+    value(out, exemplar.value);
+    out.push(' ');
+    let since = exemplar.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    number::seconds_of_ms(out, since.as_millis() as u64);
+}
