@@ -69,6 +69,9 @@ impl Hub {
                         }
                         look.events.into_iter().for_each(|event| drop(events.send(Arc::new(event))));
                     }
+                    if let Some(metrics) = core.sources.metrics.clone() {
+                        works.saw("upkeep", blocking(move || metrics.upkeep(at)).await);
+                    }
                 }
                 _ = tick.tick() => {
                     let (core, last, at) = (Arc::clone(&core), Arc::clone(&frames.borrow()), now());

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use mcpscope_core::Component;
 use mcpscope_health::rules::{self, Activity};
-use mcpscope_health::{Overall, Report, State};
-use mcpscope_metrics::{Gauge, Metrics, Totals};
+use mcpscope_health::{Overall, ProcessReading, Report, State};
+use mcpscope_metrics::{Gauge, Metrics, Process, Totals};
 
 use crate::Core;
 
@@ -74,6 +74,9 @@ impl Vitals {
         let report = Arc::new(sources.health.report(at, wall));
         if let Some(metrics) = &sources.metrics {
             self.expose(metrics, &report, at);
+            if let Some(reading) = sources.health.process() {
+                metrics.set_process(&process(&reading), at);
+            }
         }
         let last = std::mem::replace(&mut self.last, Arc::clone(&report));
         let events = changes(&last, &report);
@@ -138,6 +141,11 @@ impl Vitals {
             STATES.iter().for_each(|state| set(name, state.as_str(), *state == component.state));
         }
     }
+}
+
+fn process(reading: &ProcessReading) -> Process {
+    let ProcessReading { cpu, resident_bytes, virtual_bytes, started, open_fds, max_fds, threads } = *reading;
+    Process { cpu, resident_bytes, virtual_bytes, started, open_fds, max_fds, threads }
 }
 
 /// The components whose state is another one than before.

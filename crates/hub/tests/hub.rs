@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use mcpscope_core::{
@@ -10,7 +11,7 @@ use mcpscope_core::{
 };
 use mcpscope_hub::health::{Overall, Reporter, State, channel};
 use mcpscope_hub::hooks::Instrumentation;
-use mcpscope_hub::metrics::{Metrics, Value, desc};
+use mcpscope_hub::metrics::{General, Metrics, RecordError, Refusal, Value, desc};
 use mcpscope_hub::tracing::Tracer;
 use mcpscope_hub::{Admin, AdminError, Change, Config, Frame, Frames, Off, Reader, Sources, hub};
 use tokio::time::{Instant, sleep};
@@ -26,8 +27,12 @@ struct Bench {
 }
 
 fn bench() -> Bench {
+    with(&mcpscope_hub::metrics::Config::default())
+}
+
+fn with(config: &mcpscope_hub::metrics::Config) -> Bench {
     let anchor = ClockAnchor { mono: Instant::now().into_std(), wall: SystemTime::UNIX_EPOCH };
-    let metrics = Metrics::new(&mcpscope_hub::metrics::Config::default(), anchor);
+    let metrics = Metrics::new(config, anchor);
     let tracer = Tracer::new(&mcpscope_hub::tracing::Config::default(), anchor, 1);
     let (reporter, health) = channel(anchor.mono);
     let sources = Sources {
@@ -40,6 +45,48 @@ fn bench() -> Bench {
     };
     let (hub, reader, admin) = hub(sources, Config::default());
     Bench { anchor, metrics, tracer, reporter, reader, admin, hub: Some(hub) }
+}
+
+/// Keeps nothing, and counts.
+#[derive(Debug, Default)]
+struct Others {
+    records: AtomicU64,
+    upkeeps: AtomicU64,
+}
+
+impl General for Others {
+    fn record(&self, _: &str, _: f64, _: &[(&str, &str)], _: &dyn Fn(&str) -> bool) -> Result<(), Refusal> {
+        self.records.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    fn counter(&self, _: &metrics::Key, _: &dyn Fn(&str) -> bool) -> Result<metrics::Counter, Refusal> {
+        Ok(metrics::Counter::noop())
+    }
+
+    fn gauge(&self, _: &metrics::Key, _: &dyn Fn(&str) -> bool) -> Result<metrics::Gauge, Refusal> {
+        Ok(metrics::Gauge::noop())
+    }
+
+    fn histogram(&self, _: &metrics::Key, _: &dyn Fn(&str) -> bool) -> Result<metrics::Histogram, Refusal> {
+        Ok(metrics::Histogram::noop())
+    }
+
+    fn to_prometheus(&self) -> String {
+        String::new()
+    }
+
+    fn upkeep(&self) {
+        self.upkeeps.fetch_add(1, Relaxed);
+    }
+
+    fn records(&self) -> u64 {
+        self.records.load(Relaxed)
+    }
+
+    fn reset(&self) {
+        self.records.store(0, Relaxed);
+    }
 }
 
 impl Bench {
@@ -297,4 +344,27 @@ async fn what_is_off_says_so() {
     let frame = reader.frame();
     assert!(frame.metrics.is_none() && frame.usage.is_some());
     assert_eq!(frame.health.components.len(), 1, "observability alone: {:?}", frame.health);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_keep_the_rest_tidy_up_every_second() {
+    let others = Arc::new(Others::default());
+    let general: Arc<dyn General> = others.clone();
+    let mut bench = with(&mcpscope_hub::metrics::Config { general: Some(general), sampling_rate: 1.0, ..Default::default() });
+    bench
+        .run(async |bench| {
+            sleep(Duration::from_millis(4500)).await;
+            assert_eq!(others.upkeeps.load(Relaxed), 5, "at once, and after each second");
+            bench.admin.record("not_critical", 1.0, &[]).unwrap();
+            assert_eq!(bench.reader.summary().unwrap().total_metrics, 1);
+            bench.admin.reset_metrics().unwrap();
+            assert_eq!(bench.reader.summary().unwrap().total_metrics, 0);
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_them_a_name_that_is_not_critical_is_unknown() {
+    let refused = bench().admin.record("not_critical", 1.0, &[]).unwrap_err();
+    assert!(matches!(refused, AdminError::Record(RecordError::UnknownMetric { .. })), "{refused}");
 }

@@ -1,5 +1,7 @@
 //! The families that are always there, each with its labels.
 
+use std::time::{Duration, Instant, SystemTime};
+
 use mcpscope_core::{Component, Direction, Protocol, Transport};
 
 use crate::handle::{Counter, Gauge, Histogram};
@@ -28,6 +30,25 @@ pub struct Operation<'a> {
     pub transport: Transport,
     /// Whether a fault had its hand in.
     pub injected: bool,
+}
+
+/// What a process takes of its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Processor time since its start, of all threads.
+    pub cpu: Duration,
+    /// Memory that it has, in bytes.
+    pub resident_bytes: u64,
+    /// Addresses that it has, in bytes.
+    pub virtual_bytes: u64,
+    /// When it was started.
+    pub started: SystemTime,
+    /// Open file descriptors, where known.
+    pub open_fds: Option<u64>,
+    /// How many it may have, where known and limited.
+    pub max_fds: Option<u64>,
+    /// Threads, where known.
+    pub threads: Option<u64>,
 }
 
 impl Metrics {
@@ -146,6 +167,28 @@ impl Metrics {
     #[must_use]
     pub fn dropped(&self, what: &str) -> Counter {
         self.built_in_counter(&desc::DROPPED, [("what", what)])
+    }
+
+    /// Shows what this process takes, by the names that Prometheus' own client libraries use. The one who reads it calls
+    /// this now and then; what is not known is not shown.
+    pub fn set_process(&self, process: &Process, at: Instant) {
+        let cpu = self.built_in_counter(&desc::PROCESS_CPU, []);
+        let cpu_ns = u64::try_from(process.cpu.as_nanos()).unwrap_or(u64::MAX);
+        cpu.add(cpu_ns.saturating_sub(cpu.total()), at);
+        let started = process.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let levels = [
+            (&desc::PROCESS_RESIDENT, Some(process.resident_bytes as f64)),
+            (&desc::PROCESS_VIRTUAL, Some(process.virtual_bytes as f64)),
+            (&desc::PROCESS_START, Some(started.as_secs_f64())),
+            (&desc::PROCESS_OPEN_FDS, process.open_fds.map(|n| n as f64)),
+            (&desc::PROCESS_MAX_FDS, process.max_fds.map(|n| n as f64)),
+            (&desc::PROCESS_THREADS, process.threads.map(|n| n as f64)),
+        ];
+        for (desc, level) in levels {
+            if let Some(level) = level {
+                self.built_in_gauge(desc, []).set(level, at);
+            }
+        }
     }
 }
 

@@ -40,9 +40,8 @@ impl Declared {
         if kind == Kind::Histogram && !name.ends_with("_seconds") && !name.ends_with("_ms") {
             return Err(bad_name(&name, "the name of a histogram of durations to end in _seconds or _ms"));
         }
-        // Suffixes of what histograms and summaries are exposed as.
-        if ["_bucket", "_count", "_sum", "_created", "_info"].iter().any(|suffix| name.ends_with(suffix)) {
-            return Err(bad_name(&name, "a name without a suffix that Prometheus gives to parts of metrics"));
+        if is_part(&name) || name.ends_with("_info") {
+            return Err(bad_name(&name, NO_PART));
         }
         Ok(Self { name, kind, help })
     }
@@ -74,6 +73,8 @@ impl Declared {
     }
 }
 
+const NO_PART: &str = "a name without a suffix that Prometheus gives to parts of metrics";
+
 pub(crate) fn bad_name(name: &str, expected: &'static str) -> RecordError {
     RecordError::BadName { name: bounded(name, SHOWN_BYTES).to_owned(), expected }
 }
@@ -88,6 +89,11 @@ fn check_name(name: &str) -> Result<(), RecordError> {
         return Err(bad_name(name, "a name that does not begin with mcpscope_, mcp_ or process_"));
     }
     Ok(())
+}
+
+/// Whether a name has a suffix that histograms and counters give to what they consist of.
+pub(crate) fn is_part(name: &str) -> bool {
+    ["_bucket", "_count", "_sum", "_created"].iter().any(|suffix| name.ends_with(suffix))
 }
 
 /// Whether a name is ours alone, or is so with the suffix that Prometheus gives it.
@@ -183,14 +189,12 @@ impl Metrics {
 ///
 /// # Errors
 /// [`RecordError`] otherwise.
-pub(crate) fn check_general(name: &str, labels: &[(&str, &str)], value: f64) -> Result<(), RecordError> {
+pub(crate) fn check_general(name: &str, labels: &[(&str, &str)]) -> Result<(), RecordError> {
     check_name(name)?;
-    checked(labels)?;
-    if value.is_finite() {
-        return Ok(());
+    if is_part(name) {
+        return Err(bad_name(name, NO_PART));
     }
-    let metric = Cow::Owned(bounded(name, SHOWN_BYTES).to_owned());
-    Err(RecordError::BadValue { metric, value, expected: "a finite number" })
+    checked(labels).map(drop)
 }
 
 /// A name without what Prometheus adds: two families must differ in it.

@@ -31,10 +31,12 @@ const MAX_TOLD: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Recorder(Arc<Shared>);
 
+type OnRefused = dyn Fn(&str, &dyn Error) + Send + Sync;
+
 struct Shared {
     metrics: Metrics,
     clock: Box<dyn Fn() -> Instant + Send + Sync>,
-    on_refused: Box<dyn Fn(&str, &dyn Error) + Send + Sync>,
+    on_refused: Box<OnRefused>,
     /// The metrics of which it was told that they are refused.
     told: Mutex<HashSet<Box<str>>>,
     /// Held while a counter is brought to a number: two at once would both add what is missing.
@@ -75,18 +77,12 @@ impl Recorder {
         let metrics = &self.0.metrics;
         let name = sanitized(key.name());
         let labels: Vec<_> = key.labels().map(|label| (label.key(), label.value())).collect();
-        match metrics.target(&name, &labels) {
-            Ok(Target::Core(found)) if found.kind() == kind => {
-                Some(core(Arc::new(Critical { shared: Arc::clone(&self.0), core: found })))
-            }
-            Ok(Target::Core(_)) => {
-                let taken = RecordError::Taken { name: bounded(&name, SHOWN_BYTES).to_owned() };
-                self.0.refuse(&name, METRIC_CONFLICT, &taken)
-            }
-            Ok(Target::General) if is_reserved(&name) => {
+        match metrics.target(&name, kind, &labels) {
+            Ok(Target::Core(found)) => Some(core(Arc::new(Critical { shared: Arc::clone(&self.0), core: found }))),
+            Ok(Target::General { .. }) if is_reserved(&name) => {
                 self.0.refuse(&name, Refusal::ReservedName.what(), &Refusal::ReservedName)
             }
-            Ok(Target::General) => {
+            Ok(Target::General { .. }) => {
                 let general = metrics.inner().general.as_deref()?;
                 match others(general, &|name| metrics.is_taken(name)) {
                     Ok(handle) => Some(handle),
@@ -164,7 +160,7 @@ struct Critical {
 
 impl Critical {
     /// What cannot be recorded is counted.
-    fn done(&self, recorded: Result<(), RecordError>) {
+    fn done(&self, recorded: &Result<(), RecordError>) {
         match recorded {
             Ok(()) => {}
             // It belongs to somebody who counts it.
@@ -193,21 +189,21 @@ impl CounterFn for Critical {
 
 impl GaugeFn for Critical {
     fn increment(&self, value: f64) {
-        self.done(self.shared.metrics.change_in(&self.core, value, (self.shared.clock)()));
+        self.done(&self.shared.metrics.change_in(&self.core, value, (self.shared.clock)()));
     }
 
     fn decrement(&self, value: f64) {
-        self.done(self.shared.metrics.change_in(&self.core, -value, (self.shared.clock)()));
+        self.done(&self.shared.metrics.change_in(&self.core, -value, (self.shared.clock)()));
     }
 
     fn set(&self, value: f64) {
-        self.done(self.shared.metrics.record_in(&self.core, value, (self.shared.clock)()));
+        self.done(&self.shared.metrics.record_in(&self.core, value, (self.shared.clock)()));
     }
 }
 
 impl HistogramFn for Critical {
     fn record(&self, value: f64) {
-        self.done(self.shared.metrics.record_in(&self.core, value, (self.shared.clock)()));
+        self.done(&self.shared.metrics.record_in(&self.core, value, (self.shared.clock)()));
     }
 }
 

@@ -16,7 +16,7 @@ const GENERAL_SERIES: &str = "general_series";
 ///
 /// `is_taken` says of the name of a family, a counter's without `_total`, whether one of ours has it.
 pub trait General: fmt::Debug + Send + Sync {
-    /// Takes a value that was recorded by name. It was chosen by the sampling rate already.
+    /// Takes a value, which is finite, that was recorded by name. It was chosen by the sampling rate already.
     ///
     /// # Errors
     /// [`Refusal`]: it was not kept.
@@ -89,9 +89,6 @@ pub enum Refusal {
     /// There are as many series as are kept.
     #[error("there are too many series that are not critical")]
     TooManySeries,
-    /// The value is no number, or infinite.
-    #[error("the value is not a finite number")]
-    BadValue,
 }
 
 impl Refusal {
@@ -102,7 +99,6 @@ impl Refusal {
             Self::ReservedName => "reserved_name",
             Self::Conflict(_) => METRIC_CONFLICT,
             Self::TooManySeries => GENERAL_SERIES,
-            Self::BadValue => BAD_VALUE,
         }
     }
 }

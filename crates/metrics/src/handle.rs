@@ -8,6 +8,7 @@ use mcpscope_core::TraceId;
 
 use crate::family::Pairs;
 use crate::metrics::Metrics;
+use crate::record::RecordError;
 use crate::schema::Kind;
 use crate::series::{Cell, GaugeCell, Series};
 use crate::storage::Store;
@@ -88,6 +89,11 @@ impl Counter {
     pub fn add(&self, n: u64, at: Instant) {
         let Handle { store, series } = &self.0;
         store.write(|slab| series.count(store, slab, n, at));
+    }
+
+    /// All that it counted so far, on every thread.
+    pub(crate) fn total(&self) -> u64 {
+        self.0.series.value(&self.0.store.slabs.all()).whole()
     }
 
     /// Counts one event that happened at `at`, of which `trace_id` tells more: an exemplar, if there is no recent one.
@@ -172,21 +178,21 @@ impl CallSite {
     #[inline]
     pub fn counter<'a>(&self, metrics: &'a Metrics, name: &str, labels: &Pairs<'_>) -> &'a Counter {
         let sites = &metrics.inner().sites;
-        sites.counters.at(self.place(), &sites.no_counter, || metrics.counter(name, labels).ok())
+        sites.counters.at(self.place(), &sites.no_counter, Metrics::counter, metrics, name, labels)
     }
 
     /// The gauge of this place.
     #[inline]
     pub fn gauge<'a>(&self, metrics: &'a Metrics, name: &str, labels: &Pairs<'_>) -> &'a Gauge {
         let sites = &metrics.inner().sites;
-        sites.gauges.at(self.place(), &sites.no_gauge, || metrics.gauge(name, labels).ok())
+        sites.gauges.at(self.place(), &sites.no_gauge, Metrics::gauge, metrics, name, labels)
     }
 
     /// The histogram of this place.
     #[inline]
     pub fn histogram<'a>(&self, metrics: &'a Metrics, name: &str, labels: &Pairs<'_>) -> &'a Histogram {
         let sites = &metrics.inner().sites;
-        sites.histograms.at(self.place(), &sites.no_histogram, || metrics.histogram(name, labels).ok())
+        sites.histograms.at(self.place(), &sites.no_histogram, Metrics::histogram, metrics, name, labels)
     }
 
     #[inline]
@@ -245,19 +251,40 @@ impl Sites {
 #[derive(Debug)]
 struct Resolved<H>(Buckets<OnceLock<H>>);
 
+/// How a handle is found by name and labels.
+type Resolve<H> = fn(&Metrics, &str, &Pairs<'_>) -> Result<H, RecordError>;
+
 impl<H: Clone> Resolved<H> {
+    /// The arguments of `resolve` one by one: a closure would have to be made for nothing each time.
     #[inline]
-    fn at<'a>(&'a self, place: Place, nothing: &'a H, resolve: impl FnOnce() -> Option<H>) -> &'a H {
+    fn at<'a>(
+        &'a self,
+        place: Place,
+        nothing: &'a H,
+        resolve: Resolve<H>,
+        metrics: &Metrics,
+        name: &str,
+        labels: &Pairs<'_>,
+    ) -> &'a H {
         match self.0.get(place).and_then(OnceLock::get) {
             Some(handle) => handle,
-            None => self.resolve(place, nothing, resolve),
+            None => self.resolve(place, nothing, resolve, metrics, name, labels),
         }
     }
 
     #[cold]
-    fn resolve<'a>(&'a self, place: Place, nothing: &'a H, resolve: impl FnOnce() -> Option<H>) -> &'a H {
-        let site = self.0.get_or_grow(place);
-        site.map_or(nothing, |site| site.get_or_init(|| resolve().unwrap_or_else(|| nothing.clone())))
+    #[inline(never)]
+    fn resolve<'a>(
+        &'a self,
+        place: Place,
+        nothing: &'a H,
+        resolve: Resolve<H>,
+        metrics: &Metrics,
+        name: &str,
+        labels: &Pairs<'_>,
+    ) -> &'a H {
+        let handle = || resolve(metrics, name, labels).unwrap_or_else(|_| nothing.clone());
+        self.0.get_or_grow(place).map_or(nothing, |site| site.get_or_init(handle))
     }
 }
 

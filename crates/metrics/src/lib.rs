@@ -19,7 +19,7 @@ mod text;
 mod view;
 mod window;
 
-pub use crate::builtin::Operation;
+pub use crate::builtin::{Operation, Process};
 pub use crate::declared::{Declared, RESERVED_PREFIXES};
 pub use crate::facade::Recorder;
 pub use crate::general::{Dropped, General, Refusal};

@@ -286,6 +286,11 @@ impl Metrics {
         self.0.families.load().iter().find(|family| is(&family.desc)).cloned()
     }
 
+    /// How many families there are: never fewer than before.
+    pub(crate) fn families(&self) -> usize {
+        self.0.families.load().len()
+    }
+
     /// Adds a family unless there is one that says no, or too many.
     pub(crate) fn add_family<E>(
         &self,

@@ -15,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::schema::{Desc, Kind, desc};
 use crate::series::{Cell, Series};
 use crate::storage::local::{Local, local};
+use crate::storage::names::Names;
 use crate::storage::ring::Raw;
 use crate::storage::slab::Slab;
 
@@ -150,11 +151,9 @@ impl Metrics {
     pub fn record(&self, name: &str, value: f64, labels: &[(&str, &str)], at: Instant) -> Result<(), RecordError> {
         let remembered = local(&self.inner().store, |local| {
             let mut names = local.names.try_borrow_mut().ok()?;
-            // A name that is not critical means the same with any labels.
-            let target = names.find(name, labels).or_else(|| names.find(name, &[]).filter(|found| found.is_general()));
-            match target? {
+            match self.remembered(&names, name, labels)? {
                 Target::Core(core) => Some(self.add(core, value, local.slab(), at)),
-                Target::General => Some(self.sample(names.random.u64(..))),
+                Target::General { .. } => Some(self.sample(name, value, names.random.u64(..))),
             }
         });
         let done = match remembered.flatten() {
@@ -168,8 +167,23 @@ impl Metrics {
         }
     }
 
-    fn sample(&self, random: u64) -> Done {
-        if random < self.inner().sampled_below || self.inner().sampling_rate >= 1.0 {
+    /// What a name and labels mean, if the thread remembers it.
+    #[inline]
+    fn remembered<'a>(&self, names: &'a Names, name: &str, labels: &[(&str, &str)]) -> Option<&'a Target> {
+        // A name that is not critical means the same with any labels.
+        let found = names.find(name, labels).or_else(|| names.find(name, &[]).filter(|found| found.is_general()))?;
+        match found {
+            // Meanwhile it may have been declared.
+            Target::General { families } if *families != self.families() => None,
+            Target::General { .. } | Target::Core(_) => Some(found),
+        }
+    }
+
+    fn sample(&self, name: &str, value: f64, random: u64) -> Done {
+        if !value.is_finite() {
+            let metric = Cow::Owned(bounded(name, SHOWN_BYTES).to_owned());
+            Done::Refused(RecordError::BadValue { metric, value, expected: "a finite number" })
+        } else if random < self.inner().sampled_below || self.inner().sampling_rate >= 1.0 {
             Done::Sampled
         } else {
             Done::Recorded
@@ -218,11 +232,12 @@ impl Metrics {
         if self.inner().general.is_none() {
             return Err(RecordError::UnknownMetric { name: bounded(name, SHOWN_BYTES).to_owned() });
         }
-        check_general(name, labels, value)?;
+        check_general(name, labels)?;
+        let families = self.families();
         let sampled = local(&self.inner().store, |local| {
             let mut names = local.names.try_borrow_mut().ok()?;
-            names.remember(name, &[], Target::General);
-            Some(self.sample(names.random.u64(..)))
+            names.remember(name, &[], Target::General { families });
+            Some(self.sample(name, value, names.random.u64(..)))
         });
         Ok(sampled.flatten().unwrap_or(Done::Recorded))
     }
@@ -240,24 +255,35 @@ impl Metrics {
     }
 
     /// What a name and labels mean, as this thread remembers it or finds it out now. Records nothing.
-    pub(crate) fn target(&self, name: &str, labels: &[(&str, &str)]) -> Result<Target, RecordError> {
+    ///
+    /// # Errors
+    /// [`RecordError`]: it means nothing, or no metric of this kind.
+    pub(crate) fn target(&self, name: &str, kind: Kind, labels: &[(&str, &str)]) -> Result<Target, RecordError> {
+        let taken = || RecordError::Taken { name: bounded(name, SHOWN_BYTES).to_owned() };
         let store = &self.inner().store;
         let remembered = local(store, |local| {
             let names = local.names.try_borrow().ok()?;
-            names.find(name, labels).or_else(|| names.find(name, &[]).filter(|found| found.is_general())).cloned()
+            self.remembered(&names, name, labels).cloned()
         });
         if let Some(target) = remembered.flatten() {
-            return Ok(target);
+            let fits = !matches!(&target, Target::Core(core) if core.series.desc.kind != kind);
+            return if fits { Ok(target) } else { Err(taken()) };
         }
+        let families = self.families();
         let (target, labels, is_worth_it) = match self.family(|desc| desc.is_recorded_as(name)) {
+            Some(family) if family.desc.kind != kind => return Err(taken()),
             Some(family) => {
                 let (core, is_replaced) = self.core(&family, labels)?;
                 (Target::Core(core), labels, !is_replaced)
             }
-            None => (Target::General, [].as_slice(), self.inner().general.is_some()),
+            None => (Target::General { families }, [].as_slice(), self.inner().general.is_some()),
         };
         if is_worth_it {
-            local(store, |local| Some(local.names.try_borrow_mut().ok()?.remember(name, labels, target.clone())));
+            local(store, |local| {
+                if let Ok(mut names) = local.names.try_borrow_mut() {
+                    names.remember(name, labels, target.clone());
+                }
+            });
         }
         Ok(target)
     }
@@ -381,7 +407,8 @@ impl Metrics {
     #[must_use]
     pub fn critical_metrics(&self) -> Vec<RawRecord> {
         let slabs = self.inner().store.slabs.all();
-        let mut newest: Vec<Raw> = slabs.iter().filter_map(|slab| slab.raw()).flat_map(|ring| ring.read()).collect();
+        let mut newest: Vec<Raw> =
+            slabs.iter().filter_map(|slab| slab.raw()).flat_map(|ring| ring.read().into_iter().rev()).collect();
         newest.sort_by_key(|raw| std::cmp::Reverse(raw.at_ns));
         newest.truncate(MAX_RAW);
         let mut wanted: HashMap<u64, Option<Arc<Series>>> = newest.iter().map(|raw| (raw.series, None)).collect();
@@ -415,13 +442,15 @@ impl Metrics {
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
     Core(Core),
-    /// The name of no critical metric.
-    General,
+    /// The name of no critical metric, as long as there are so many families.
+    General {
+        families: usize,
+    },
 }
 
 impl Target {
     fn is_general(&self) -> bool {
-        matches!(self, Self::General)
+        matches!(self, Self::General { .. })
     }
 }
 
@@ -435,10 +464,6 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn kind(&self) -> Kind {
-        self.series.desc.kind
-    }
-
     /// Whether anybody may write to it.
     ///
     /// # Errors

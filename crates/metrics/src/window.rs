@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use mcpscope_core::{ClockAnchor, Labels};
 
-use crate::schema::Desc;
+use crate::schema::{Desc, Unit};
 use crate::snapshot::{HistogramSnapshot, SeriesSnapshot, Snapshot, Value};
 
 /// A closed window.
@@ -60,9 +60,11 @@ pub struct Stats {
 }
 
 impl Stats {
-    fn events(count: u64, seconds: f64) -> Self {
-        let one = if count > 0 { 1.0 } else { 0.0 };
-        Self { count, sum: count as f64, rate: per_second(count, seconds), ..Self::all(one) }
+    fn events(count: u64, unit: Unit, seconds: f64) -> Self {
+        // A counter of seconds holds nanoseconds, each of which is an event.
+        let each = if unit == Unit::Seconds { 1e-9 } else { 1.0 };
+        let one = if count > 0 { each } else { 0.0 };
+        Self { count, sum: count as f64 * each, rate: per_second(count, seconds) * each, ..Self::all(one) }
     }
 
     /// A single sample.
@@ -162,7 +164,7 @@ impl Windows {
             for s in family.series {
                 let extremes = extremes.get(&s.number).copied();
                 let stats = match (&s.value, self.last.values.get(&s.number)) {
-                    (Value::Counter(_), _) => Stats::events(self.last.events_since(&s), seconds),
+                    (Value::Counter(_), _) => Stats::events(self.last.events_since(&s), family.desc.unit, seconds),
                     (Value::Gauge(value), _) => Stats::sample(*value, extremes.unwrap_or((*value, *value))),
                     (Value::Histogram(now), Some(Value::Histogram(then))) => {
                         Stats::durations(&now.since(then), extremes, seconds)

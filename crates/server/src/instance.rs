@@ -1,5 +1,6 @@
 //! One running instance: what records, and what it records about.
 
+use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -9,7 +10,7 @@ use mcpscope_core::{ClockAnchor, Component, HostPolicy, Origins, Ratio, Transpor
 use mcpscope_health::{Reporter, View, WatchedProcess};
 use mcpscope_hooks::{Instrumentation, Parts, Probe};
 use mcpscope_hub::Sources;
-use mcpscope_metrics::{Declared, Kind, Metrics};
+use mcpscope_metrics::{Declared, Kind, Metrics, Prometheus, Recorder};
 use mcpscope_proxy::{Limits, Traffic};
 use mcpscope_tracing::Tracer;
 
@@ -34,8 +35,13 @@ impl Instance {
         let settings = Settings::load(&common.config, mcpscope_config::environment(&[])).map_err(Failure::usage)?;
         let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
         let on = settings.observability_enabled;
-        let metrics =
-            if on && settings.metrics.enabled { Some(Metrics::new(&metrics_config(&settings)?, anchor)) } else { None };
+        let metrics = if on && settings.metrics.enabled {
+            let metrics = Metrics::new(&metrics_config(&settings)?, anchor);
+            record_libraries(&metrics);
+            Some(metrics)
+        } else {
+            None
+        };
         let tracer = (on && settings.tracing.enabled).then(|| Tracer::new(&tracing_config(&settings), anchor, seed()));
         let instrumentation = if on { Some(instrumentation(&settings)?) } else { None };
         let (reporter, view) = mcpscope_health::channel(anchor.mono);
@@ -117,13 +123,26 @@ fn metrics_config(settings: &Settings) -> Result<mcpscope_metrics::Config, Failu
         Declared::new(&metric.name, kind, &metric.help)
     };
     let critical = metrics.critical_metrics.iter().map(declared).collect::<Result<_, _>>();
+    let (idle_timeout, max_series) = (mcpscope_metrics::Config::DEFAULT_IDLE_TIMEOUT, Prometheus::DEFAULT_MAX_SERIES);
+    let others = Prometheus::new(idle_timeout, max_series, Instant::now);
     Ok(mcpscope_metrics::Config {
+        idle_timeout,
         retention: metrics.retention,
         max_label_values: metrics.max_label_values,
         sampling_rate: metrics.sampling_rate.get(),
         critical: critical.map_err(Failure::usage)?,
+        general: Some(Arc::new(others)),
         ..mcpscope_metrics::Config::default()
     })
+}
+
+/// What libraries of this process emit through the `metrics` facade is recorded from now on.
+fn record_libraries(metrics: &Metrics) {
+    let on_refused = |name: &str, why: &dyn Error| tracing::warn!(name, %why, "a metric of a library is not recorded");
+    let recorder = Recorder::new(metrics.clone(), Instant::now, on_refused);
+    if metrics::set_global_recorder(recorder).is_err() {
+        tracing::warn!("metrics of libraries are not recorded: there is another recorder");
+    }
 }
 
 fn tracing_config(settings: &Settings) -> mcpscope_tracing::Config {

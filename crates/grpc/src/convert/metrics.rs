@@ -103,8 +103,8 @@ mod tests {
                 timestamp: SystemTime::UNIX_EPOCH + Duration::from_millis(9),
                 critical_metrics: held as usize,
                 total_metrics: total as usize,
-                aggregates: BTreeMap::from([("a", stats)]),
-                counters: BTreeMap::from([("c", count)]),
+                aggregates: BTreeMap::from([("a".into(), stats)]),
+                counters: BTreeMap::from([("c".into(), count)]),
             };
             let Stats { min, max, avg, count: n, sum, .. } = stats;
             let aggregate = MetricAggregate { min, max, avg, count: n, sum };
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn what_the_system_does_not_tell_is_absent() {
-        let view = MetricView { name: "m", unit: "ms", kind: "histogram", series: Vec::new() };
+        let view = MetricView { name: "m".into(), unit: "ms", kind: "histogram", series: Vec::new() };
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(3);
         let usage = Usage { resident_bytes: None, memory_ratio: None, cpu_ratio: 0.5 };
         let found = metrics(&[view], at, Duration::from_millis(2), Some(&usage));

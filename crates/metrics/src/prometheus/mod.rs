@@ -38,7 +38,7 @@ const METADATA: Metadata<'_> = Metadata::new("mcpscope", Level::INFO, None);
 /// this is the unit. Histograms have buckets: the bounds of ours for names that end in `_seconds`, else 1 and 3 times the
 /// powers of ten from 0.001 to 10^9. A summary would take a hundred times the memory, and could not be added up.
 ///
-/// A series that nobody writes for the idle timeout is dropped, and begins anew when somebody does. There are never more
+/// A record of a histogram waits while the page is made. A series that nobody writes for the idle timeout is dropped, and may begin anew when somebody does. There are never more
 /// than a given number of them. What would make the page one that cannot be read is refused: see [`Refusal`].
 #[derive(Clone, Debug)]
 pub struct Prometheus(Arc<Shared>);
@@ -142,7 +142,7 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// Held while a series comes or goes, and while the exporter drops some.
+/// Held while a series comes or goes, and while the exporter drops some; before anything else that is held.
 #[derive(Debug, Default)]
 struct Book {
     /// By name, a counter's without `_total`.
@@ -177,15 +177,12 @@ impl Prometheus {
     /// Keeps at most `max_series` series, each until nobody wrote it for `idle_timeout`. `clock` is to be the real one: the
     /// exporter has no other.
     #[must_use]
-    pub fn new(
-        idle_timeout: Duration,
-        max_series: usize,
-        clock: impl Fn() -> Instant + Send + Sync + 'static,
-    ) -> Self {
+    pub fn new(idle_timeout: Duration, max_series: usize, clock: impl Fn() -> Instant + Send + Sync + 'static) -> Self {
         let pulse = Pulse {
             now_ms: AtomicU64::new(0),
             fresh_ms: whole_ms(idle_timeout) / 2,
             bad_values: AtomicU64::new(0),
+            taking_over: RwLock::default(),
         };
         Self(Arc::new(Shared {
             start: clock(),
@@ -278,6 +275,12 @@ impl Shared {
         self.pulse.now_ms.fetch_max(now, Relaxed).max(now)
     }
 
+    /// Lets the exporter take over the records of histograms.
+    fn alone<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _alone = self.pulse.taking_over.write().unwrap_or_else(PoisonError::into_inner);
+        work()
+    }
+
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -359,10 +362,8 @@ impl General for Prometheus {
         labels: &[(&str, &str)],
         is_taken: &dyn Fn(&str) -> bool,
     ) -> Result<(), Refusal> {
-        if !value.is_finite() {
-            return Err(Refusal::BadValue);
-        }
-        let labels: Vec<_> = labels.iter().map(|(name, value)| Label::new((*name).to_owned(), (*value).to_owned())).collect();
+        let labels: Vec<_> =
+            labels.iter().map(|(name, value)| Label::new((*name).to_owned(), (*value).to_owned())).collect();
         let key = Key::from_parts(name.to_owned(), labels);
         self.get::<Histogram>(&key, Use::Sample, is_taken)?.record(value);
         self.0.records.fetch_add(1, Relaxed);
@@ -394,7 +395,7 @@ impl General for Prometheus {
         let Some(exporter) = self.0.exporter.get() else { return String::new() };
         let book = self.0.book();
         self.0.tick();
-        let text = exporter.handle().render();
+        let text = self.0.alone(|| exporter.handle().render());
         let mut families: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         let mut samples = None;
         for line in text.split('\n').filter(|line| !line.is_empty()) {
@@ -420,15 +421,15 @@ impl General for Prometheus {
     fn upkeep(&self) {
         let now = self.0.tick();
         let Some(exporter) = self.0.exporter.get() else { return };
-        exporter.handle().run_upkeep();
         let mut book = self.0.book();
+        self.0.alone(|| exporter.handle().run_upkeep());
         let idle = whole_ms(self.0.idle_timeout);
         if now.saturating_sub(book.looked_ms) < idle / 16 {
             return;
         }
         book.looked_ms = now;
         // The exporter drops what is idle only when it shows the rest.
-        let _ = exporter.handle().render_to_write(&mut io::sink());
+        let _ = self.0.alone(|| exporter.handle().render_to_write(&mut io::sink()));
         let mut slots = self.0.slots.write().unwrap_or_else(PoisonError::into_inner);
         slots.retain(|_, held| {
             let (used, base) = held.used();
@@ -449,10 +450,7 @@ impl General for Prometheus {
     }
 
     fn take_dropped(&self) -> Dropped {
-        Dropped {
-            bad_values: self.0.pulse.bad_values.swap(0, Relaxed),
-            series: self.0.lost.swap(0, Relaxed),
-        }
+        Dropped { bad_values: self.0.pulse.bad_values.swap(0, Relaxed), series: self.0.lost.swap(0, Relaxed) }
     }
 }
 

@@ -3,7 +3,7 @@
 use ::metrics::{Key, Label, Unit};
 use mcpscope_core::bounded;
 
-use crate::declared::{MAX_LABELS, MAX_NAME_BYTES, is_reserved};
+use crate::declared::{MAX_LABELS, MAX_NAME_BYTES, is_part, is_reserved};
 use crate::facade::sanitized;
 use crate::general::Refusal;
 use crate::prometheus::Use;
@@ -41,7 +41,7 @@ pub(super) fn shown(key: &Key, kind: Use, unit: Option<Unit>) -> Result<Shown, R
         return Err(Refusal::ReservedName);
     }
     // Whoever reads it takes it for a part of another one.
-    if ["_bucket", "_count", "_sum", "_created"].iter().any(|part| name.ends_with(part)) {
+    if is_part(&name) {
         return Err(Refusal::Conflict("expected a name that does not end in _bucket, _count, _sum or _created"));
     }
     let labels = labels(key)?;

@@ -1,7 +1,7 @@
 //! Handles of others' metrics, which outlive what the exporter has of a series that was idle.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use ::metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key};
 use arc_swap::ArcSwap;
@@ -18,6 +18,9 @@ pub(super) struct Pulse {
     pub(super) fresh_ms: u64,
     /// Values that are no numbers, or infinite.
     pub(super) bad_values: AtomicU64,
+    /// Held to write by who makes the exporter take over the records of histograms: it would lose those that are made
+    /// meanwhile.
+    pub(super) taking_over: RwLock<()>,
 }
 
 /// One series, as those who write it hold it.
@@ -113,6 +116,10 @@ impl GaugeFn for Slot<Gauge> {
 
 impl HistogramFn for Slot<Histogram> {
     fn record(&self, value: f64) {
-        self.write_number(value, |histogram| histogram.record(value));
+        let may = || self.pulse.taking_over.read().unwrap_or_else(PoisonError::into_inner);
+        self.write_number(value, |histogram| {
+            let _may = may();
+            histogram.record(value);
+        });
     }
 }

@@ -140,7 +140,7 @@ mod tests {
             let mut names = Names::default();
             for (name, labels) in &given {
                 let labels: Vec<_> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-                names.remember(name, &labels, Target::General);
+                names.remember(name, &labels, Target::General { families: 0 });
                 prop_assert!(names.find(name, &labels).is_some());
                 let longer = format!("{name}x");
                 prop_assert!(names.find(&longer, &labels).is_none());

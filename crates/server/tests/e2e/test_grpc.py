@@ -1,6 +1,7 @@
 """gRPC, driven by grpcio with what reflection tells: every RPC, and the same figures as over HTTP."""
 
 import contextlib
+import math
 import queue
 import subprocess
 import sys
@@ -312,7 +313,7 @@ def test_values_from_outside_are_recorded(proxy, rpc):
     labels = {"server": "elsewhere", "tool": "made", "outcome": "ok"}
     good = [rpc.request(name, name="tool_call_duration_ms", value=250, labels=labels)] * 3
     bad = [
-        rpc.request(name, name="nonsense", value=1),
+        rpc.request(name, name="mcp_nonsense", value=1),
         rpc.request(name, name="tool_call_duration_ms", value=1, labels={"nonsense": "x"}),
         rpc.request(name, name="tool_call_duration_ms", value=float("nan")),
         rpc.request(name, name="tool_call_duration_ms", value=1, labels={"tool": "x" * 1000}),
@@ -320,7 +321,7 @@ def test_values_from_outside_are_recorded(proxy, rpc):
     # Refused ones in between end nothing.
     answer = rpc.stub(name)(iter([good[0], *bad, *good[1:]]), timeout=10)
     assert (answer.accepted, answer.rejected) == (3, 4)
-    assert "nonsense" in answer.first_error and "tool_call_duration_ms" in answer.first_error
+    assert "mcp_nonsense" in answer.first_error and "mcpscope_, mcp_ or process_" in answer.first_error
     none = rpc.stub(name)(iter([]), timeout=10)
     assert (none.accepted, none.rejected, none.HasField("first_error")) == (0, 0, False)
     family = "mcpscope_tool_call_duration_seconds"
@@ -328,6 +329,32 @@ def test_values_from_outside_are_recorded(proxy, rpc):
     assert metrics.sum(f"{family}_count", server="elsewhere", tool="made") == 3
     assert metrics.sum(f"{family}_sum", server="elsewhere", tool="made") == pytest.approx(0.75)
     assert metrics.by("server", f"{family}_count") == {"elsewhere": 3}
+
+
+def test_other_names_are_sampled(proxy, rpc, promtool):
+    name, records = "MetricsService.RecordMetrics", 10_000
+    one = rpc.request(name, name="lookup_seconds", value=0.25, labels={"cache": 'a"\\b\n'})
+    # A part of another metric, a label that tells such parts apart.
+    bad = [rpc.request(name, name="lookup_seconds_count", value=1), rpc.request(name, name="x", labels={"le": "1"})]
+    answer = rpc.stub(name)(iter([one] * records), timeout=60)
+    assert (answer.accepted, answer.rejected) == (records, 0)
+    refused = rpc.stub(name)(iter(bad * 500), timeout=60)
+    assert (refused.accepted, refused.rejected) == (0, 1000) and "lookup_seconds_count" in refused.first_error
+
+    metrics = proxy.metrics()
+    promtool(metrics.text)
+    rate = metrics.sum("mcpscope_sampling_rate")
+    assert rate == 0.1
+    kept = metrics.sum("lookup_seconds_count", cache='a"\\b\n')
+    sigma = math.sqrt(records * (1 - rate) / rate)
+    assert abs(kept / rate - records) < 4 * sigma
+    assert metrics.sum("lookup_seconds_sum") == pytest.approx(kept * 0.25)
+    assert metrics.sum("lookup_seconds_bucket", le="0.2") == 0
+    assert metrics.header("TYPE", "lookup_seconds") == "histogram"
+    assert "mcpscope_sampling_rate" in metrics.header("HELP", "lookup_seconds")
+    assert not metrics.matching("lookup_seconds_count_count") and not metrics.matching("x_count")
+    summary = rpc("MetricsService.GetSummary").summary
+    assert summary.total_metrics - summary.critical_metrics == kept
 
 
 # --- Traces
