@@ -384,7 +384,7 @@ async fn at_the_end_streams_are_told_and_calls_may_finish() {
         snapshots.message().await.unwrap().unwrap();
         let (more, records) = channel();
         let record =
-            || RecordMetricsRequest { name: "message_queue_depth".into(), value: 1.0, labels: Default::default() };
+            || RecordMetricsRequest { name: "active_sessions_count".into(), value: 1.0, labels: Default::default() };
         let mut metrics = client.metrics.clone();
         let mut recording = Box::pin(metrics.record_metrics(records));
         more.send(record()).unwrap();

@@ -41,7 +41,7 @@ async fn metrics_are_read_recorded_and_reset() {
             record("no_such_metric", 1.0, &[]),
             record("tool_call_duration_ms", 1.0, &many),
             record("tool_call_duration_ms", 1.0, &[("tool", &"x".repeat(257))]),
-            record("message_queue_depth", 3.0, &[]),
+            record("transport_connection_count", 3.0, &[]),
         ];
         let recorded = metrics.record_metrics(stream::iter(records)).await.unwrap().into_inner();
         assert_eq!((recorded.accepted, recorded.rejected), (2, 4));

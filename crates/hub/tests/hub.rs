@@ -350,7 +350,8 @@ async fn what_is_off_says_so() {
 async fn those_who_keep_the_rest_tidy_up_every_second() {
     let others = Arc::new(Others::default());
     let general: Arc<dyn General> = others.clone();
-    let mut bench = with(&mcpscope_hub::metrics::Config { general: Some(general), sampling_rate: 1.0, ..Default::default() });
+    let mut bench =
+        with(&mcpscope_hub::metrics::Config { general: Some(general), sampling_rate: 1.0, ..Default::default() });
     bench
         .run(async |bench| {
             sleep(Duration::from_millis(4500)).await;

@@ -175,6 +175,7 @@ fn sizes(title: &str, ours: &Ours, peers: &Peers) -> Table {
     let size = |text: String| vec![text.len() as f64];
     Table::new(title, "bytes", Ratio::OursToPeer)
         .row("mcpscope", size(ours.one.snapshot(ours.now).to_prometheus()))
+        .row("mcpscope, OpenMetrics", size(ours.one.snapshot(ours.now).to_openmetrics()))
         .row("prometheus-client", size(peers.client()))
         .row("prometheus", size(peers.prometheus()))
         .row("metrics-exporter-prometheus", size(peers.exporter()))

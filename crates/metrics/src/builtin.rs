@@ -52,7 +52,7 @@ pub struct Process {
 }
 
 impl Metrics {
-    /// Registry operations of a server; `operation` is one of [`Method::REGISTRY_OPERATIONS`].
+    /// Registry operations of a server; `operation` is one of [`mcpscope_core::Method::REGISTRY_OPERATIONS`].
     #[must_use]
     pub fn registry_operations(&self, server: &str, operation: &str) -> Counter {
         self.built_in_counter(&desc::REGISTRY_OPERATIONS, [("server", server), ("operation", operation)])

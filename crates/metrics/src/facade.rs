@@ -1,6 +1,7 @@
 //! The `metrics` facade: what libraries emit through it goes to the core or to who keeps the rest.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::error::Error;
 use std::fmt;
@@ -13,8 +14,9 @@ use mcpscope_core::bounded;
 use crate::declared::is_reserved;
 use crate::general::{BAD_VALUE, General, METRIC_CONFLICT, Refusal};
 use crate::metrics::Metrics;
-use crate::record::{Core, RecordError, SHOWN_BYTES, Target};
+use crate::record::{Core, Done, RecordError, SHOWN_BYTES, Target};
 use crate::schema::Kind;
+use crate::series;
 
 /// Metrics of which it is told that they are refused. More are nobody's reading.
 const MAX_TOLD: usize = 256;
@@ -159,51 +161,90 @@ struct Critical {
 }
 
 impl Critical {
-    /// What cannot be recorded is counted.
-    fn done(&self, recorded: &Result<(), RecordError>) {
-        match recorded {
-            Ok(()) => {}
-            // It belongs to somebody who counts it.
-            Err(RecordError::Counted { .. }) => self.shared.drop_one(METRIC_CONFLICT),
-            Err(_) => self.shared.drop_one(BAD_VALUE),
+    /// Counts `n` events; of operations, `n` that failed, or one that did not if there are none.
+    fn count(&self, n: u64) {
+        let (store, at) = (&self.shared.metrics.inner().store, (self.shared.clock)());
+        store.write(|slab| {
+            if let Some(operations) = &self.core.operations {
+                operations.count(store, slab, n.max(1), at);
+            }
+            if n > 0 {
+                self.core.series.count(store, slab, n, at);
+            }
+        });
+    }
+
+    /// Brings a counter to `total`, unless it is there already.
+    fn raise(&self, total: u64) {
+        if self.core.operations.is_some() {
+            // They come in two kinds.
+            return self.shared.drop_one(BAD_VALUE);
         }
+        let _raising = self.shared.raising.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.core.series.value(&self.shared.metrics.inner().store.slabs.all()).whole();
+        if now < total {
+            self.count(total - now);
+        }
+    }
+
+    /// Records a value as [`Metrics::record`] does.
+    fn add(&self, value: f64) {
+        let (metrics, at) = (&self.shared.metrics, (self.shared.clock)());
+        let done = Cell::new(Done::Recorded);
+        metrics.inner().store.write(|slab| done.set(metrics.add(&self.core, value, slab, at)));
+        if let Done::Refused(error) = done.into_inner() {
+            self.refused(&error);
+        }
+    }
+
+    /// Changes a gauge.
+    fn change(&self, change: f64) {
+        if self.core.takes.refusal(change.abs()).is_some() {
+            return self.shared.drop_one(BAD_VALUE);
+        }
+        if let Err(error) = self.core.free() {
+            return self.refused(&error);
+        }
+        if let series::Cell::Gauge(cell) = &self.core.series.cell {
+            let (store, now, at) = (&self.shared.metrics.inner().store, cell.add(change), (self.shared.clock)());
+            store.write(|slab| self.core.series.became(store, slab, now, at));
+        }
+    }
+
+    #[cold]
+    fn refused(&self, error: &RecordError) {
+        // Of what belongs to somebody who counts it, or is no value that it takes.
+        self.shared.drop_one(if matches!(error, RecordError::Counted { .. }) { METRIC_CONFLICT } else { BAD_VALUE });
     }
 }
 
 impl CounterFn for Critical {
     fn increment(&self, value: u64) {
-        self.shared.metrics.count_in(&self.core, value, (self.shared.clock)());
+        self.count(value);
     }
 
     fn absolute(&self, value: u64) {
-        let metrics = &self.shared.metrics;
-        let raising = self.shared.raising.lock().unwrap_or_else(PoisonError::into_inner);
-        match metrics.total_in(&self.core) {
-            Some(total) if total < value => metrics.count_in(&self.core, value - total, (self.shared.clock)()),
-            Some(_) => {}
-            None => self.shared.drop_one(BAD_VALUE),
-        }
-        drop(raising);
+        self.raise(value);
     }
 }
 
 impl GaugeFn for Critical {
     fn increment(&self, value: f64) {
-        self.done(&self.shared.metrics.change_in(&self.core, value, (self.shared.clock)()));
+        self.change(value);
     }
 
     fn decrement(&self, value: f64) {
-        self.done(&self.shared.metrics.change_in(&self.core, -value, (self.shared.clock)()));
+        self.change(-value);
     }
 
     fn set(&self, value: f64) {
-        self.done(&self.shared.metrics.record_in(&self.core, value, (self.shared.clock)()));
+        self.add(value);
     }
 }
 
 impl HistogramFn for Critical {
     fn record(&self, value: f64) {
-        self.done(&self.shared.metrics.record_in(&self.core, value, (self.shared.clock)()));
+        self.add(value);
     }
 }
 

@@ -23,6 +23,7 @@ use crate::storage::slab::Slab;
 pub(crate) const SHOWN_BYTES: usize = 64;
 /// Highest number of events, and highest value of our gauges: enough for anything real, and far from overflowing a sum.
 const MAX_NUMBER: f64 = 1e9;
+const MS_NS: f64 = 1e6;
 /// Longest duration: a day.
 const MAX_DURATION_NS: f64 = 24.0 * 60.0 * 60.0 * 1e9;
 /// How many raw records are shown (behaviour M4).
@@ -116,7 +117,7 @@ pub struct RawRecord {
 }
 
 /// What a record by name came to.
-enum Done {
+pub(crate) enum Done {
     Recorded,
     Refused(RecordError),
     /// To be kept by others.
@@ -288,57 +289,6 @@ impl Metrics {
         Ok(target)
     }
 
-    /// Counts `n` events; of operations, `n` that failed, or one that did not if there are none.
-    pub(crate) fn count_in(&self, core: &Core, n: u64, at: Instant) {
-        let store = &self.inner().store;
-        store.write(|slab| {
-            if let Some(operations) = &core.operations {
-                operations.count(store, slab, n.max(1), at);
-            }
-            if n > 0 {
-                core.series.count(store, slab, n, at);
-            }
-        });
-    }
-
-    /// The events so far; none if it is operations that are counted, which come in two kinds.
-    pub(crate) fn total_in(&self, core: &Core) -> Option<u64> {
-        core.operations.is_none().then(|| core.series.value(&self.inner().store.slabs.all()).whole())
-    }
-
-    /// Records a value as [`Metrics::record`] does.
-    ///
-    /// # Errors
-    /// [`RecordError`]: nothing was recorded.
-    pub(crate) fn record_in(&self, core: &Core, value: f64, at: Instant) -> Result<(), RecordError> {
-        let store = &self.inner().store;
-        let add = |slab: &Slab| match self.add(core, value, slab, at) {
-            Done::Refused(error) => Err(error),
-            Done::Recorded | Done::Sampled => Ok(()),
-        };
-        local(store, |local| add(local.slab())).unwrap_or_else(|| {
-            let mut done = Ok(());
-            store.slabs.share(|slab| done = add(slab));
-            done
-        })
-    }
-
-    /// Changes a gauge by `change`.
-    ///
-    /// # Errors
-    /// [`RecordError`]: nothing was changed.
-    pub(crate) fn change_in(&self, core: &Core, change: f64, at: Instant) -> Result<(), RecordError> {
-        if let Some(expected) = core.takes.refusal(change.abs()) {
-            return Err(RecordError::BadValue { metric: core.series.desc.name.clone(), value: change, expected });
-        }
-        core.free()?;
-        if let Cell::Gauge(cell) = &core.series.cell {
-            let (store, now) = (&self.inner().store, cell.add(change));
-            store.write(|slab| core.series.became(store, slab, now, at));
-        }
-        Ok(())
-    }
-
     /// What a record of one of the seven means, and whether a label was replaced.
     fn ours(
         &self,
@@ -375,7 +325,7 @@ impl Metrics {
 
     /// Adds a value to what is meant.
     #[inline]
-    fn add(&self, core: &Core, value: f64, slab: &Slab, at: Instant) -> Done {
+    pub(crate) fn add(&self, core: &Core, value: f64, slab: &Slab, at: Instant) -> Done {
         let (store, series) = (&self.inner().store, &*core.series);
         if let Some(expected) = core.takes.refusal(value) {
             return Done::Refused(RecordError::BadValue { metric: series.desc.name.clone(), value, expected });
@@ -457,10 +407,10 @@ impl Target {
 /// A series of ours.
 #[derive(Clone, Debug)]
 pub(crate) struct Core {
-    series: Arc<Series>,
+    pub(crate) series: Arc<Series>,
     /// Of which the series are the errors.
-    operations: Option<Arc<Series>>,
-    takes: Takes,
+    pub(crate) operations: Option<Arc<Series>>,
+    pub(crate) takes: Takes,
 }
 
 impl Core {
@@ -468,7 +418,7 @@ impl Core {
     ///
     /// # Errors
     /// [`RecordError::Counted`]: only who counts it may.
-    fn free(&self) -> Result<(), RecordError> {
+    pub(crate) fn free(&self) -> Result<(), RecordError> {
         if !self.series.counted.load(Relaxed) {
             return Ok(());
         }
@@ -479,7 +429,7 @@ impl Core {
 
 /// What the values of a metric are.
 #[derive(Clone, Copy, Debug)]
-enum Takes {
+pub(crate) enum Takes {
     Events,
     /// One operation, failed or not.
     Operation,
@@ -503,7 +453,7 @@ impl Takes {
 
     /// What is expected instead of this value, if it is not taken.
     #[inline]
-    fn refusal(self, value: f64) -> Option<&'static str> {
+    pub(crate) fn refusal(self, value: f64) -> Option<&'static str> {
         let is_whole = || (0.0..=MAX_NUMBER).contains(&value) && value.trunc() == value;
         let (is_taken, expected) = match self {
             Self::Events | Self::WholeLevel => (is_whole(), "a whole number from 0 to 1000000000"),
@@ -511,7 +461,11 @@ impl Takes {
             Self::Level => (value.is_finite(), "a finite number"),
             Self::Duration { unit_ns } => (
                 (0.0..=MAX_DURATION_NS).contains(&(value * unit_ns)),
-                "a duration from 0 to a day, in the unit of the name",
+                if unit_ns == MS_NS {
+                    "a number of milliseconds from 0 to 86400000, a day"
+                } else {
+                    "a number of seconds from 0 to 86400, a day"
+                },
             ),
         };
         (!is_taken).then_some(expected)
@@ -520,7 +474,7 @@ impl Takes {
 
 /// What a value of a histogram of this name means in nanoseconds.
 fn unit_ns(name: &str) -> f64 {
-    if name.ends_with("_ms") { 1e6 } else { 1e9 }
+    if name.ends_with("_ms") { MS_NS } else { 1e9 }
 }
 
 #[cfg(test)]

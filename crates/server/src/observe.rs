@@ -17,6 +17,9 @@ use crate::failure::{Failure, say};
 use crate::instance::Instance;
 use crate::listen::{Address, Bound, ListenAt, bind_or_fail};
 
+/// Threads for work that takes a while: the hub's, and one piece at a time of each listener.
+const BLOCKING_THREADS: usize = 4;
+const BLOCKING_KEPT: Duration = Duration::from_secs(60 * 60);
 /// How long the observing side may take to end.
 const END: Duration = Duration::from_secs(3);
 /// How long it may take where that would show: enough for a close frame to go out.
@@ -176,7 +179,13 @@ impl Observing {
         };
         let stop = publishers.stop.clone();
         let (reporter, ready) = (instance.reporter().clone(), instance.reporter().require("observability"));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::internal)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_THREADS)
+            // Those that come and go leave the allocator with memory that none of them uses.
+            .thread_keep_alive(BLOCKING_KEPT)
+            .build()
+            .map_err(Failure::internal)?;
         let thread = std::thread::Builder::new()
             .name("mcpscope-observe".into())
             .spawn(move || {

@@ -571,13 +571,13 @@ pub struct ResetMetricsResponse {}
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RecordMetricsRequest {
-    /// The critical name of the metric.
+    /// The name of the metric. Of names that are not critical, a share of the values is kept.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// The value, in the unit of the metric.
     #[prost(double, tag = "2")]
     pub value: f64,
-    /// By name, at most 16; a label that the metric has and the caller leaves out is empty.
+    /// By name, at most 16; a label that one of the seven has and the caller leaves out is empty.
     #[prost(btree_map = "string, string", tag = "3")]
     pub labels: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -588,7 +588,7 @@ pub struct RecordMetricsRequest {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecordMetricsResponse {
-    /// How many were recorded.
+    /// How many were recorded, or left out as no part of the sample.
     #[prost(uint64, tag = "1")]
     pub accepted: u64,
     /// How many were refused.

@@ -459,4 +459,5 @@ fn whole_ms(time: Duration) -> u64 {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

@@ -92,6 +92,7 @@ fn escaped(value: &str) -> String {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

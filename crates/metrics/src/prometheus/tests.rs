@@ -1,3 +1,5 @@
+//! What is kept, for how long and how much of it.
+
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -1,3 +1,5 @@
+//! The page in both formats.
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU128;
 use std::sync::Arc;
@@ -245,7 +247,7 @@ fn an_exemplar_is_in_its_bucket_and_never_before_its_count() {
         let value: f64 = value.parse().unwrap();
         match sample.split_once("le=\"") {
             Some((_, rest)) => {
-                assert!(value <= rest.split('"').next().unwrap().parse().unwrap(), "{sample} {exemplar}")
+                assert!(value <= rest.split('"').next().unwrap().parse().unwrap(), "{sample} {exemplar}");
             }
             None => assert_eq!(value, 1.0),
         }
