@@ -88,7 +88,7 @@ mod tests {
             "text/plain",
             "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
             "application/json",
-            // Prometheus 2.5 to 2.36.
+            // An older Prometheus.
             "application/openmetrics-text; version=0.0.1,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
             "application/openmetrics-text;version=0.0.1",
             "application/openmetrics-text;version=2.0.0, */*;q=0.1",

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use mcpscope_metrics::{Config, Metrics};
+use mcpscope_metrics::{Config, Format, Metrics};
 use mcpscope_test_support::bench::{self, Race, Ratio, Report, Table};
 use metrics_exporter_prometheus::PrometheusHandle;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, TextEncoder};
@@ -162,9 +162,9 @@ fn of_histograms() -> Result<[Table; 2], Error> {
 
 fn times(title: &str, ours: &Ours, peers: &Peers) -> Table {
     Race::new(title, 1)
-        .case("mcpscope, snapshot and text", || ours.one.snapshot(ours.now).to_prometheus())
-        .case("mcpscope, written by 4 threads", || ours.several.snapshot(ours.now).to_prometheus())
-        .case("mcpscope, OpenMetrics", || ours.one.snapshot(ours.now).to_openmetrics())
+        .case("mcpscope, Prometheus", || ours.one.exposition(Format::Prometheus, ours.now))
+        .case("mcpscope, written by 4 threads", || ours.several.exposition(Format::Prometheus, ours.now))
+        .case("mcpscope, OpenMetrics", || ours.one.exposition(Format::OpenMetrics, ours.now))
         .case("prometheus-client", || peers.client())
         .case("prometheus", || peers.prometheus())
         .case("metrics-exporter-prometheus", || peers.exporter())
@@ -174,8 +174,8 @@ fn times(title: &str, ours: &Ours, peers: &Peers) -> Table {
 fn sizes(title: &str, ours: &Ours, peers: &Peers) -> Table {
     let size = |text: String| vec![text.len() as f64];
     Table::new(title, "bytes", Ratio::OursToPeer)
-        .row("mcpscope", size(ours.one.snapshot(ours.now).to_prometheus()))
-        .row("mcpscope, OpenMetrics", size(ours.one.snapshot(ours.now).to_openmetrics()))
+        .row("mcpscope", size(ours.one.exposition(Format::Prometheus, ours.now)))
+        .row("mcpscope, OpenMetrics", size(ours.one.exposition(Format::OpenMetrics, ours.now)))
         .row("prometheus-client", size(peers.client()))
         .row("prometheus", size(peers.prometheus()))
         .row("metrics-exporter-prometheus", size(peers.exporter()))

@@ -17,8 +17,8 @@ use crate::failure::{Failure, say};
 use crate::instance::Instance;
 use crate::listen::{Address, Bound, ListenAt, bind_or_fail};
 
-/// Threads for work that takes a while: the hub's, and one piece at a time of each listener.
-const BLOCKING_THREADS: usize = 4;
+/// Threads for work that takes a while: the hub's, two of gRPC's, and one of each HTTP listener's.
+const BLOCKING_THREADS: usize = 6;
 const BLOCKING_KEPT: Duration = Duration::from_secs(60 * 60);
 /// How long the observing side may take to end.
 const END: Duration = Duration::from_secs(3);

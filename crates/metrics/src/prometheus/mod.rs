@@ -459,5 +459,5 @@ fn whole_ms(time: Duration) -> u64 {
 }
 
 #[cfg(test)]
-#[cfg(not(loom))]
+#[cfg(not(mcpscope_loom))]
 mod tests;

@@ -92,7 +92,7 @@ fn escaped(value: &str) -> String {
 }
 
 #[cfg(test)]
-#[cfg(not(loom))]
+#[cfg(not(mcpscope_loom))]
 mod tests {
     use super::*;
 

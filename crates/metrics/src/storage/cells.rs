@@ -154,7 +154,7 @@ impl HistogramCell {
         snapshot
     }
 
-    /// As [`HistogramCell::snapshot`], but only count, sum and values per exposed bound: a third of the work.
+    /// As [`HistogramCell::snapshot`], but only count, sum and values per exposed bound.
     pub(crate) fn exposed<'a>(cells: impl Iterator<Item = &'a Self> + Clone, bounds: &Bounds) -> HistogramSnapshot {
         let mut buckets = vec![0; bounds.as_ns().len() + 1];
         for cell in cells.clone() {

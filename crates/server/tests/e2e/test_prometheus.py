@@ -1,6 +1,7 @@
 """`/metrics` as Prometheus sees it: promtool's rules, the real program."""
 
 import json
+import pathlib
 import subprocess
 import time
 
@@ -43,6 +44,27 @@ def test_everything_is_there_before_the_first_event(instances, upstream, promtoo
     assert metrics.sum("mcpscope_tool_call_duration_seconds_count") == 0
     assert metrics.sum("mcpscope_active_sessions") == 0
     assert metrics.sum("mcpscope_build_info") == 1
+
+
+def test_the_process_shows_itself(instances, upstream):
+    """As the system says it, by the names that Prometheus' client libraries use."""
+    started = time.time()
+    proxy = instances.proxy(upstream.url)
+    process = pathlib.Path(f"/proc/{proxy.process.pid}")
+    value = lambda name: proxy.metrics().sum(name)  # noqa: E731
+    wait_until(lambda: value("process_resident_memory_bytes") > 0, within=10, what="the process' figures")
+    status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+    resident = int(status["VmRSS"].split()[0]) << 10
+    assert value("process_resident_memory_bytes") == pytest.approx(resident, rel=0.3)
+    assert value("process_virtual_memory_bytes") > resident
+    assert started - 2 < value("process_start_time_seconds") < time.time() + 2
+    assert value("process_threads") == pytest.approx(int(status["Threads"]), abs=8)
+    assert value("process_open_fds") == pytest.approx(len(list((process / "fd").iterdir())), abs=10)
+    assert value("process_max_fds") > value("process_open_fds")
+    before = value("process_cpu_seconds_total")
+    # What is asked of it takes it some time; the counter is brought up to date every second.
+    wait_until(lambda: value("process_cpu_seconds_total") > before, within=20, what="processor time")
+    assert value("process_cpu_seconds_total") < 2 * (time.time() - started)
 
 
 def test_promtool_accepts_a_live_demo(instances, promtool):

@@ -497,7 +497,7 @@ def test_a_client_that_never_reads(start, asking):
             next_of(other, "dashboard")
             times.append(time.monotonic())
         gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-        assert max(gaps) < 2, f"the other one waited {max(gaps)} s"
+        assert max(gaps) < 4, f"the other one waited {max(gaps)} s"  # one that does not read has 5
         assert dropped(instance, "websocket_slow") == 1
         assert ends(stuck.connection)
         next_of(other, "dashboard")
