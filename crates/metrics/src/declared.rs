@@ -144,6 +144,17 @@ impl Metrics {
             let same = base(&other.prometheus) == mine || other.name == declared.name;
             if same { Err(taken()) } else { Ok(()) }
         };
+        let is_new = self.family(|other| *other == desc).is_none();
+        if is_new
+            && self
+                .inner()
+                .general
+                .as_ref()
+                .is_some_and(|general| general.has(&mine) || general.has(base(&declared.name)))
+        {
+            // What is kept there already would no longer be seen.
+            return Err(taken());
+        }
         self.add_family(desc, beside)?.ok_or(RecordError::TooMany)
     }
 
@@ -193,6 +204,9 @@ pub(crate) fn check_general(name: &str, labels: &[(&str, &str)]) -> Result<(), R
     check_name(name)?;
     if is_part(name) {
         return Err(bad_name(name, NO_PART));
+    }
+    if name.ends_with("_total") {
+        return Err(bad_name(name, "a declared metric: what ends in _total is a counter, which cannot be sampled"));
     }
     checked(labels).map(drop)
 }

@@ -19,6 +19,10 @@ pub(crate) const OTHER: &str = "other";
 const MAX_VALUE_BYTES: usize = 256;
 /// Labels with no more distinct values than this keep them when there are too many series: it is not they that make many.
 const FEW_VALUES: usize = 8;
+/// Labels of ours whose values a client or a server makes up.
+const FROM_THE_WIRE: [&str; 4] = ["tool", "mcp_method_name", "gen_ai_tool_name", "gen_ai_prompt_name"];
+/// Distinct values that every other label of ours may have.
+const MIN_OF_OURS: usize = 256;
 /// Series that are kept without being shown, so that one that comes back goes on where it was. The oldest beyond are let
 /// go, and would begin anew, as those of a program that was started again.
 const MAX_RETIRED: usize = 1024;
@@ -183,8 +187,11 @@ impl Family {
 
     fn limited<'a>(&self, table: &Table, wanted: &[(&'a str, &'a str)]) -> (Vec<(&'a str, &'a str)>, bool) {
         replace(wanted, |label, value| {
+            // Of what does not come from the wire there is only so much, and a low limit must not do away with it.
+            let is_wild = self.desc.labels.is_none() || FROM_THE_WIRE.contains(&label);
+            let limit = if is_wild { self.limits.label_values } else { self.limits.label_values.max(MIN_OF_OURS) };
             let values = table.values.get(label);
-            values.is_some_and(|values| values.len() >= self.limits.label_values && !values.contains(value))
+            values.is_some_and(|values| values.len() >= limit && !values.contains(value))
         })
     }
 
@@ -406,12 +413,14 @@ mod tests {
     impl Harness {
         fn new(label_values: usize, series: usize) -> Self {
             let limits = Limits { label_values, series };
-            let family = Family::new(desc::REGISTRY_OPERATIONS.clone(), limits, Arc::default());
+            // As of a declared metric, whose labels are all limited.
+            let desc = Desc { labels: None, ..desc::REGISTRY_OPERATIONS.clone() };
+            let family = Family::new(desc, limits, Arc::default());
             Self { family, store: Store::for_tests(), now: Instant::now() }
         }
 
         fn count(&self, server: &str, operation: &str) -> bool {
-            let found = self.family.with(&[("server", server), ("operation", operation)]);
+            let found = self.family.with(&[("operation", operation), ("server", server)]);
             let Cell::Counter(place) = found.series.cell else { panic!("a counter") };
             self.store.write(|slab| slab.count(place, 1));
             found.replaced
@@ -472,6 +481,18 @@ mod tests {
     }
 
     #[test]
+    fn a_low_limit_is_none_for_what_does_not_come_from_the_wire() {
+        let limits = Limits { label_values: 2, series: 1000 };
+        let family = Family::new(desc::TOOL_CALLS.clone(), limits, Arc::default());
+        for n in 0..10 {
+            let (tool, outcome) = (format!("tool{n}"), format!("outcome{n}"));
+            let found = family.with(&[("server", "s"), ("tool", &tool), ("outcome", &outcome), ("injected", "false")]);
+            let shown = (found.series.labels.get("tool"), found.series.labels.get("outcome"));
+            assert_eq!(shown, (Some(if n < 2 { tool.as_str() } else { OTHER }), Some(outcome.as_str())));
+        }
+    }
+
+    #[test]
     fn threads_that_add_the_same_series_share_it() {
         let harness = Harness::new(256, 1000);
         std::thread::scope(|scope| {
@@ -504,7 +525,7 @@ mod tests {
     #[test]
     fn what_somebody_holds_is_not_retired() {
         let mut harness = Harness::new(256, 1000);
-        let handle = harness.family.with(&[("server", "s"), ("operation", "list")]).series;
+        let handle = harness.family.with(&[("operation", "list"), ("server", "s")]).series;
         harness.count("s", "list");
         harness.wait(Duration::ZERO);
         harness.wait(HOUR);
@@ -520,7 +541,7 @@ mod tests {
         harness.count("s", "list");
         harness.wait(Duration::ZERO);
         harness.wait(HOUR);
-        let found = harness.family.with(&[("server", "s"), ("operation", "list")]).series;
+        let found = harness.family.with(&[("operation", "list"), ("server", "s")]).series;
         assert_eq!(harness.shown(), [], "to be found is not to be used");
         let Cell::Counter(place) = found.cell else { panic!("a counter") };
         harness.store.write(|slab| slab.count(place, 1));

@@ -49,6 +49,11 @@ pub trait General: fmt::Debug + Send + Sync {
     /// What a library says of its metric.
     fn describe(&self, _name: &str, _unit: Option<Unit>, _help: &str) {}
 
+    /// Whether it keeps a metric of this name, a counter's without `_total`: nobody else may show one then.
+    fn has(&self, _base: &str) -> bool {
+        false
+    }
+
     /// All that is kept, as Prometheus text 0.0.4 with `# HELP` and `# TYPE` for each family.
     fn to_prometheus(&self) -> String;
 

@@ -181,9 +181,10 @@ impl Metrics {
     }
 
     fn sample(&self, name: &str, value: f64, random: u64) -> Done {
-        if !value.is_finite() {
+        if !(0.0..f64::INFINITY).contains(&value) {
             let metric = Cow::Owned(bounded(name, SHOWN_BYTES).to_owned());
-            Done::Refused(RecordError::BadValue { metric, value, expected: "a finite number" })
+            // It is kept in a histogram, whose sum never falls.
+            Done::Refused(RecordError::BadValue { metric, value, expected: "a finite number from 0 on" })
         } else if random < self.inner().sampled_below || self.inner().sampling_rate >= 1.0 {
             Done::Sampled
         } else {

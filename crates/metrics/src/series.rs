@@ -11,6 +11,7 @@ use crate::snapshot::{Exemplar, SeriesSnapshot, Value};
 use crate::storage::buckets::Place;
 use crate::storage::cells::{CounterCell, HistogramCell};
 use crate::storage::slab::Slab;
+use crate::text::lines;
 
 /// How long an exemplar stays before a newer one may take its place: with every record, they would cost more than the
 /// records themselves.
@@ -23,6 +24,8 @@ pub(crate) struct Series {
     pub(crate) number: u64,
     pub(crate) desc: Arc<Desc>,
     pub(crate) labels: Labels,
+    /// The line of a counter or a gauge up to its value, so that a page needs no look at the labels.
+    pub(crate) start: Box<str>,
     pub(crate) cell: Cell,
     /// Whether its records are among the raw ones.
     pub(crate) logged: bool,
@@ -50,7 +53,20 @@ struct Slot {
 impl Series {
     pub(crate) fn new(number: u64, desc: Arc<Desc>, labels: Labels, cell: Cell) -> Self {
         let logged = desc.logged;
-        Self { number, desc, labels, cell, logged, counted: AtomicBool::new(false), exemplars: OnceLock::new() }
+        let mut start = String::new();
+        if desc.kind != Kind::Histogram {
+            lines::start(&mut start, &desc.prometheus, "", labels.as_text());
+        }
+        Self {
+            number,
+            desc,
+            labels,
+            start: start.into(),
+            cell,
+            logged,
+            counted: AtomicBool::new(false),
+            exemplars: OnceLock::new(),
+        }
     }
 
     /// What all threads saw.

@@ -526,13 +526,16 @@ fn records_by_name_that_cannot_be_kept_are_refused() {
     for name in ["mcpscope_x", "mcp_x", "process_x", "mcp.x", "", "1x", "a b", &"x".repeat(10_000)] {
         assert!(matches!(record(name, 1.0, &[]), Err(RecordError::BadName { .. })), "{name}");
     }
-    for value in [f64::NAN, f64::INFINITY] {
+    let bad = [f64::NAN, f64::INFINITY, -1.5];
+    for value in bad {
         assert!(matches!(record("good", value, &[]), Err(RecordError::BadValue { .. })));
     }
-    record("good", -1.5, &[]).unwrap();
-    for value in [f64::NAN, f64::INFINITY] {
+    record("good", 1.5, &[]).unwrap();
+    for value in bad {
         assert!(record("good", value, &[]).is_err());
     }
+    let refused = record("sampled_total", 1.0, &[]).unwrap_err();
+    assert!(refused.to_string().contains("is a counter"), "{refused}");
     let refused = record("good_count", 1.0, &[]).unwrap_err();
     assert!(matches!(refused, RecordError::BadName { .. }), "{refused}");
     assert!(record("good", 1.0, &[("le", "1")]).is_err());
@@ -548,7 +551,7 @@ fn records_by_name_that_cannot_be_kept_are_refused() {
     assert!(refused.to_string().contains("too many series"), "{refused}");
     assert_eq!(bench.dropped("general_series"), 1.0);
     let page = bench.page();
-    assert_eq!((page.value("good_count"), page.value("good_sum")), (1.0, -1.5));
+    assert_eq!((page.value("good_count"), page.value("good_sum")), (1.0, 1.5));
     assert_eq!(bench.metrics.summary(bench.start).total_metrics, 2);
 }
 
@@ -573,16 +576,19 @@ fn without_anybody_who_keeps_the_rest_only_what_is_critical_is_recorded() {
 }
 
 #[test]
-fn a_metric_that_becomes_critical_later_is_shown_once() {
-    let bench = Bench::new();
+fn what_others_have_is_not_taken_from_them() {
+    let bench = Bench::with(Config { sampling_rate: 1.0, ..Config::default() }, HOUR, 100);
     let held = bench.run(|| counter!("late"));
     held.increment(1);
     bench.metrics.record("late_ms", 1.0, &[], bench.start).unwrap();
-    bench.metrics.declare(&Declared::new("late", Kind::Counter, "").unwrap()).unwrap();
-    bench.metrics.declare(&Declared::new("late_ms", Kind::Histogram, "").unwrap()).unwrap();
+    let taken = |kind, name| {
+        matches!(bench.metrics.declare(&Declared::new(name, kind, "").unwrap()), Err(RecordError::Taken { .. }))
+    };
+    assert!(taken(Kind::Counter, "late") && taken(Kind::Gauge, "late") && taken(Kind::Histogram, "late_ms"));
+    assert!(matches!(bench.metrics.counter("late_total", &[]), Err(RecordError::Taken { .. })));
     held.increment(1);
     bench.run(|| counter!("late").increment(5));
     bench.metrics.record("late_ms", 250.0, &[], bench.start).unwrap();
     let page = bench.page();
-    assert_eq!((page.value("late_total"), page.value("late_seconds_sum")), (5.0, 0.25));
+    assert_eq!((page.value("late_total"), page.value("late_ms_sum")), (7.0, 251.0));
 }

@@ -391,6 +391,10 @@ impl General for Prometheus {
         }
     }
 
+    fn has(&self, base: &str) -> bool {
+        self.0.book().families.contains_key(base)
+    }
+
     fn to_prometheus(&self) -> String {
         let Some(exporter) = self.0.exporter.get() else { return String::new() };
         let book = self.0.book();

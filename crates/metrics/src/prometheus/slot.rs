@@ -81,8 +81,8 @@ impl<H: Kept> Slot<H> {
         self.exporters.store(Arc::new(handle));
     }
 
-    fn write_number(&self, value: f64, write: impl FnOnce(&H)) {
-        if value.is_finite() {
+    fn write_number(&self, value: f64, is_taken: bool, write: impl FnOnce(&H)) {
+        if value.is_finite() && is_taken {
             self.write(write);
         } else {
             self.pulse.bad_values.fetch_add(1, Relaxed);
@@ -102,22 +102,23 @@ impl CounterFn for Slot<Counter> {
 
 impl GaugeFn for Slot<Gauge> {
     fn increment(&self, value: f64) {
-        self.write_number(value, |gauge| gauge.increment(value));
+        self.write_number(value, true, |gauge| gauge.increment(value));
     }
 
     fn decrement(&self, value: f64) {
-        self.write_number(value, |gauge| gauge.decrement(value));
+        self.write_number(value, true, |gauge| gauge.decrement(value));
     }
 
     fn set(&self, value: f64) {
-        self.write_number(value, |gauge| gauge.set(value));
+        self.write_number(value, true, |gauge| gauge.set(value));
     }
 }
 
 impl HistogramFn for Slot<Histogram> {
     fn record(&self, value: f64) {
         let may = || self.pulse.taking_over.read().unwrap_or_else(PoisonError::into_inner);
-        self.write_number(value, |histogram| {
+        // The sum of a histogram never falls.
+        self.write_number(value, value >= 0.0, |histogram| {
             let _may = may();
             histogram.record(value);
         });

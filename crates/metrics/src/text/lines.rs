@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::UNIX_EPOCH;
 
 use crate::schema::{Desc, Kind, Unit};
+use crate::series::Series;
 use crate::snapshot::{Exemplar, HistogramSnapshot, Value};
 use crate::text::{Format, base, number};
 
@@ -14,7 +15,7 @@ pub(super) struct Lines<'a> {
     desc: &'a Desc,
     /// A histogram's, from the bound on to the value. Made with the first series.
     bounds: Vec<String>,
-    /// What the lines of a series begin with.
+    /// What the buckets of a histogram begin with.
     start: String,
 }
 
@@ -27,18 +28,39 @@ impl<'a> Lines<'a> {
 
     /// Writes one series. `exemplars` are as in [`SeriesSnapshot`](crate::SeriesSnapshot).
     pub(super) fn write(&mut self, labels: &str, value: &Value, exemplars: &[Option<Exemplar>]) {
-        let exemplars = if self.format == Format::OpenMetrics { exemplars } else { &[] };
-        match value {
-            Value::Histogram(values) => self.histogram(labels, values, exemplars),
-            Value::Gauge(value) => self.sample("", labels, |out| number::float(out, *value)),
-            Value::Counter(ns) if self.desc.unit == Unit::Seconds => {
-                self.sample("", labels, |out| number::seconds(out, *ns));
-            }
-            Value::Counter(value) => self.sample("", labels, |out| {
-                number::whole(out, *value);
-                exemplify(out, *value, exemplars.first(), number::whole);
-            }),
+        if let Value::Histogram(values) = value {
+            return self.histogram(labels, values, exemplars);
         }
+        start(self.out, &self.desc.prometheus, "", labels);
+        self.rest(value, exemplars);
+    }
+
+    /// As [`Lines::write`], without a look at the labels where it can do without.
+    pub(super) fn write_series(&mut self, series: &Series, value: &Value) {
+        let exemplars = series.exemplars();
+        if let Value::Histogram(values) = value {
+            return self.histogram(series.labels.as_text(), values, &exemplars);
+        }
+        self.out.push_str(&series.start);
+        self.rest(value, &exemplars);
+    }
+
+    /// The value of a counter or a gauge.
+    #[inline]
+    fn rest(&mut self, value: &Value, exemplars: &[Option<Exemplar>]) {
+        match value {
+            Value::Counter(ns) if self.desc.unit == Unit::Seconds => number::seconds(self.out, *ns),
+            Value::Counter(value) => {
+                number::whole(self.out, *value);
+                if self.format == Format::OpenMetrics {
+                    exemplify(self.out, *value, exemplars.first(), number::whole);
+                }
+            }
+            Value::Gauge(value) => number::float(self.out, *value),
+            // Has lines of its own.
+            Value::Histogram(_) => {}
+        }
+        self.out.push('\n');
     }
 
     fn histogram(&mut self, labels: &str, values: &HistogramSnapshot, exemplars: &[Option<Exemplar>]) {
@@ -49,7 +71,10 @@ impl<'a> Lines<'a> {
         self.start.clear();
         let separator = if labels.is_empty() { "" } else { "," };
         self.start.extend([&self.desc.prometheus, "_bucket{", labels, separator, "le=\""]);
-        let mut exemplars = exemplars.iter();
+        let mut exemplars = match self.format {
+            Format::Prometheus => [].iter(),
+            Format::OpenMetrics => exemplars.iter(),
+        };
         let mut below = 0;
         for (count, bound) in values.bounds.iter().zip(&self.bounds) {
             below += count;
@@ -59,23 +84,25 @@ impl<'a> Lines<'a> {
             exemplify(self.out, *count, exemplars.next(), number::seconds);
             self.out.push('\n');
         }
-        self.sample("_sum", labels, |out| number::seconds(out, values.sum_ns));
-        self.sample("_count", labels, |out| number::whole(out, values.count));
-    }
-
-    #[inline]
-    fn sample(&mut self, suffix: &str, labels: &str, value: impl FnOnce(&mut String)) {
-        self.out.push_str(&self.desc.prometheus);
-        self.out.push_str(suffix);
-        if labels.is_empty() {
-            self.out.push(' ');
-        } else {
-            self.out.push('{');
-            self.out.push_str(labels);
-            self.out.push_str("} ");
-        }
-        value(self.out);
+        start(self.out, &self.desc.prometheus, "_sum", labels);
+        number::seconds(self.out, values.sum_ns);
         self.out.push('\n');
+        start(self.out, &self.desc.prometheus, "_count", labels);
+        number::whole(self.out, values.count);
+        self.out.push('\n');
+    }
+}
+
+/// A line up to its value.
+pub(crate) fn start(out: &mut String, name: &str, suffix: &str, labels: &str) {
+    out.push_str(name);
+    out.push_str(suffix);
+    if labels.is_empty() {
+        out.push(' ');
+    } else {
+        out.push('{');
+        out.push_str(labels);
+        out.push_str("} ");
     }
 }
 

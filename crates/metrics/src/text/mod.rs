@@ -1,7 +1,7 @@
 //! Metrics as text: Prometheus' own format 0.0.4, and OpenMetrics 1.0.
 
 mod general;
-mod lines;
+pub(crate) mod lines;
 mod number;
 
 use std::collections::HashSet;
@@ -67,9 +67,7 @@ impl Metrics {
         self.each_family(at, |family, slabs| {
             take(&mut taken, &family.desc);
             let mut lines = Lines::new(&mut out, format, &family.desc);
-            family.read_series(slabs, at, |series| {
-                lines.write(series.labels.as_text(), &series.exposed(slabs), &series.exemplars());
-            });
+            family.read_series(slabs, at, |series| lines.write_series(series, &series.exposed(slabs)));
         });
         if let Some(general) = &self.inner().general {
             general::convert(&mut out, format, &general.to_prometheus(), &taken);
