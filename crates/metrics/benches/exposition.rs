@@ -1,11 +1,16 @@
 //! What Prometheus text costs: 10,000 counters, and 1,000 histograms.
 
+#![allow(clippy::print_stdout, reason = "a case tells what it measured")]
+
 mod support;
 
+use std::env;
+use std::hint::black_box;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use mcpscope_metrics::{Config, Format, Metrics};
-use mcpscope_test_support::bench::{self, Race, Ratio, Report, Table};
+use mcpscope_metrics::{Config, Metrics};
+use mcpscope_test_support::bench::{self, Ratio, Report, Table, median};
 use metrics_exporter_prometheus::PrometheusHandle;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, TextEncoder};
 use prometheus_client::encoding::text::encode;
@@ -21,34 +26,112 @@ const HISTOGRAMS: u64 = 1_000;
 const RECORDS: u64 = 100;
 
 fn main() -> Result<(), Error> {
+    if let Some(case) = env::args().find_map(|argument| argument.strip_prefix(CASE).map(str::to_owned)) {
+        return play(&case);
+    }
     if !bench::wanted() {
         return Ok(());
     }
     let mut report = Report::new("exposition");
-    for table in of_counters()?.into_iter().chain(of_histograms()?) {
-        report.add(table);
+    for (subject, title) in SUBJECTS {
+        let mut rounds = [const { (Vec::new(), Vec::new()) }; CASES.len()];
+        for _ in 0..ROUNDS {
+            for (case, rounds) in CASES.iter().zip(&mut rounds) {
+                let (time_us, bytes) = in_a_process(subject, case)?;
+                rounds.0.push(time_us);
+                rounds.1.push(bytes);
+            }
+        }
+        let mut times = Table::new(format!("B5 text of {title}"), "us", Ratio::PeerToOurs);
+        let mut sizes = Table::new(format!("bytes of {title}"), "bytes", Ratio::OursToPeer);
+        for (case, (time_us, bytes)) in CASES.iter().zip(rounds) {
+            (times, sizes) = (times.row(*case, time_us), sizes.row(*case, bytes));
+        }
+        report.add(times);
+        report.add(sizes);
     }
     Ok(report.finish(env!("CARGO_TARGET_TMPDIR"))?)
 }
 
+/// Each case has a process of its own: what one leaves in the heap doubled the time of the next.
+fn in_a_process(subject: &str, case: &str) -> Result<(f64, f64), Error> {
+    let output = Command::new(env::current_exe()?).arg(format!("{CASE}{subject}/{case}")).output()?;
+    let told = String::from_utf8(output.stdout)?;
+    let (time_us, bytes) = told.trim().split_once(' ').ok_or_else(|| format!("{subject}/{case} tells `{told}`"))?;
+    Ok((time_us.parse()?, bytes.parse()?))
+}
+
+/// Tells the median time in microseconds, and the size in bytes.
+fn play(which: &str) -> Result<(), Error> {
+    let (subject, case) = which.split_once('/').ok_or("SUBJECT/CASE is expected")?;
+    let counters = subject == SUBJECTS[0].0;
+    let fill = if counters { Ours::counters } else { Ours::histograms };
+    let peers = || if counters { Peers::of_counters() } else { Peers::of_histograms() };
+    let text: Box<dyn Fn() -> String> = match case {
+        PROMETHEUS_TEXT | OPEN_METRICS | SEVERAL => {
+            let (metrics, now) = Ours::filled(if case == SEVERAL { THREADS } else { 1 }, fill)?;
+            match case {
+                OPEN_METRICS => Box::new(move || metrics.snapshot(now).to_openmetrics()),
+                _ => Box::new(move || metrics.snapshot(now).to_prometheus()),
+            }
+        }
+        CLIENT => {
+            let peers = peers()?;
+            Box::new(move || peers.client())
+        }
+        PROMETHEUS => {
+            let peers = peers()?;
+            Box::new(move || peers.prometheus())
+        }
+        EXPORTER => {
+            let peers = peers()?;
+            Box::new(move || peers.exporter())
+        }
+        _ => return Err(format!("there is no case `{case}`").into()),
+    };
+    for _ in 0..CALLS {
+        drop(black_box(text()));
+    }
+    let times: Vec<_> = (0..CALLS)
+        .map(|_| {
+            let start = Instant::now();
+            drop(black_box(text()));
+            start.elapsed().as_secs_f64() * 1e6
+        })
+        .collect();
+    println!("{} {}", median(&times), text().len());
+    Ok(())
+}
+
+const CASE: &str = "--case=";
+const SUBJECTS: [(&str, &str); 2] =
+    [("counters", "10,000 counters"), ("histograms", "1,000 histograms, 12 bounds, ours 17")];
+const PROMETHEUS_TEXT: &str = "mcpscope, snapshot and text";
+const SEVERAL: &str = "mcpscope, written by 4 threads";
+const OPEN_METRICS: &str = "mcpscope, OpenMetrics";
+const CLIENT: &str = "prometheus-client";
+const PROMETHEUS: &str = "prometheus";
+const EXPORTER: &str = "metrics-exporter-prometheus";
+const CASES: [&str; 6] = [PROMETHEUS_TEXT, SEVERAL, OPEN_METRICS, CLIENT, PROMETHEUS, EXPORTER];
+/// Processes of each case.
+const ROUNDS: usize = 9;
+/// In a process, before the measurement and in it.
+const CALLS: usize = 9;
+
 /// How many threads have written, where it is several.
 const THREADS: usize = 4;
 
-/// One instance that this thread has written, and one that several live threads have.
-struct Ours {
-    one: Metrics,
-    several: Metrics,
-    now: Instant,
-}
+/// Ours, filled with what the peers get.
+struct Ours;
 
 impl Ours {
-    fn filled(fill: fn(&Metrics, Instant) -> Result<(), Error>) -> Result<Self, Error> {
-        let (one, now) = support::metrics(Config::default());
-        let (several, _) = support::metrics(Config::default());
-        fill(&one, now)?;
-        let shared = several.clone();
-        on_living_threads(THREADS, move || drop(fill(&shared, now)));
-        Ok(Self { one, several, now })
+    /// The first writer is this thread, the others live on.
+    fn filled(threads: usize, fill: fn(&Metrics, Instant) -> Result<(), Error>) -> Result<(Metrics, Instant), Error> {
+        let (metrics, now) = support::metrics(Config::default());
+        fill(&metrics, now)?;
+        let shared = metrics.clone();
+        on_living_threads(threads - 1, move || drop(fill(&shared, now)));
+        Ok((metrics, now))
     }
 
     fn counters(metrics: &Metrics, now: Instant) -> Result<(), Error> {
@@ -146,37 +229,3 @@ impl Peers {
 }
 
 const HELP: &str = "What the benchmark counts";
-
-fn of_counters() -> Result<[Table; 2], Error> {
-    let (ours, peers) = (Ours::filled(Ours::counters)?, Peers::of_counters()?);
-    Ok([times("B5 text of 10,000 counters", &ours, &peers), sizes("bytes of 10,000 counters", &ours, &peers)])
-}
-
-fn of_histograms() -> Result<[Table; 2], Error> {
-    let (ours, peers) = (Ours::filled(Ours::histograms)?, Peers::of_histograms()?);
-    Ok([
-        times("B5 text of 1,000 histograms, 12 bounds, ours 17", &ours, &peers),
-        sizes("bytes of 1,000 histograms", &ours, &peers),
-    ])
-}
-
-fn times(title: &str, ours: &Ours, peers: &Peers) -> Table {
-    Race::new(title, 1)
-        .case("mcpscope, Prometheus", || ours.one.exposition(Format::Prometheus, ours.now))
-        .case("mcpscope, written by 4 threads", || ours.several.exposition(Format::Prometheus, ours.now))
-        .case("mcpscope, OpenMetrics", || ours.one.exposition(Format::OpenMetrics, ours.now))
-        .case("prometheus-client", || peers.client())
-        .case("prometheus", || peers.prometheus())
-        .case("metrics-exporter-prometheus", || peers.exporter())
-        .run()
-}
-
-fn sizes(title: &str, ours: &Ours, peers: &Peers) -> Table {
-    let size = |text: String| vec![text.len() as f64];
-    Table::new(title, "bytes", Ratio::OursToPeer)
-        .row("mcpscope", size(ours.one.exposition(Format::Prometheus, ours.now)))
-        .row("mcpscope, OpenMetrics", size(ours.one.exposition(Format::OpenMetrics, ours.now)))
-        .row("prometheus-client", size(peers.client()))
-        .row("prometheus", size(peers.prometheus()))
-        .row("metrics-exporter-prometheus", size(peers.exporter()))
-}

@@ -30,17 +30,31 @@ impl Declared {
     /// A metric with this name and meaning; an empty `help` becomes a general one.
     ///
     /// In Prometheus a counter's name ends in `_total`, which is added where it is missing. A histogram measures
-    /// durations, in the unit that its name ends in: `_seconds`, or `_ms`, which becomes `_seconds` in Prometheus.
+    /// durations, in the unit that its name ends in: `_seconds`, or `_ms`, which becomes `_seconds` in Prometheus. No other
+    /// name ends in `_total`.
     ///
     /// # Errors
-    /// [`RecordError::BadName`]: the name is none for Prometheus, or reserved, or a histogram's without a unit.
+    /// [`RecordError::BadName`]: the name is none for Prometheus, or reserved, or a histogram's without a unit, or would be
+    /// mistaken for a part of another metric.
     pub fn new(name: impl Into<String>, kind: Kind, help: impl Into<String>) -> Result<Self, RecordError> {
         let (name, help) = (name.into(), help.into());
         check_name(&name)?;
-        if kind == Kind::Histogram && !name.ends_with("_seconds") && !name.ends_with("_ms") {
-            return Err(bad_name(&name, "the name of a histogram of durations to end in _seconds or _ms"));
+        // Without the ending that belongs to its kind.
+        let stem = match kind {
+            Kind::Counter => name.strip_suffix("_total").unwrap_or(&name),
+            Kind::Gauge => &name,
+            Kind::Histogram => match name.strip_suffix("_seconds").or_else(|| name.strip_suffix("_ms")) {
+                Some(stem) => stem,
+                None => return Err(bad_name(&name, "the name of a histogram of durations to end in _seconds or _ms")),
+            },
+        };
+        if stem.is_empty() {
+            return Err(bad_name(&name, "something before the ending of a name"));
         }
-        if is_part(&name) || name.ends_with("_info") {
+        if kind != Kind::Histogram && stem.ends_with("_total") {
+            return Err(bad_name(&name, "a name that ends in _total once, and only if it is a counter's"));
+        }
+        if kind != Kind::Histogram && (is_part(stem) || stem.ends_with("_info")) {
             return Err(bad_name(&name, NO_PART));
         }
         Ok(Self { name, kind, help })
@@ -131,9 +145,16 @@ impl Metrics {
     /// Makes a critical metric; one that is there already is left as it is.
     ///
     /// # Errors
-    /// [`RecordError::Taken`]: the name belongs to a metric of another kind, or would be mistaken for one.
+    /// [`RecordError::Taken`]: the name belongs to a metric of another kind, or one that is not critical, or would be
+    /// mistaken for another's.
     pub fn declare(&self, declared: &Declared) -> Result<(), RecordError> {
-        self.declared(declared, true).map(drop)
+        let family = self.declared(declared, true)?;
+        // It may have been there, by another name or only counted: then records by this name would not get there.
+        if family.desc.critical.is_some() && *family.desc.name == declared.name {
+            Ok(())
+        } else {
+            Err(RecordError::Taken { name: bounded(&declared.name, SHOWN_BYTES).to_owned() })
+        }
     }
 
     fn declared(&self, declared: &Declared, is_critical: bool) -> Result<Arc<Family>, RecordError> {
@@ -214,4 +235,63 @@ pub(crate) fn check_general(name: &str, labels: &[(&str, &str)]) -> Result<(), R
 /// A name without what Prometheus adds: two families must differ in it.
 fn base(prometheus: &str) -> &str {
     prometheus.strip_suffix("_total").unwrap_or(prometheus)
+}
+
+#[cfg(test)]
+#[cfg(not(mcpscope_loom))]
+mod tests {
+    use std::time::{Instant, SystemTime};
+
+    use mcpscope_core::ClockAnchor;
+
+    use super::*;
+    use crate::Config;
+
+    fn metrics(config: &Config) -> (Metrics, Instant) {
+        let now = Instant::now();
+        (Metrics::new(config, ClockAnchor { mono: now, wall: SystemTime::UNIX_EPOCH }), now)
+    }
+
+    fn declared(name: &str, kind: Kind) -> Declared {
+        Declared::new(name, kind, "").unwrap()
+    }
+
+    #[test]
+    fn names_that_would_be_another_metrics_are_refused() {
+        for (kind, names) in [
+            (Kind::Counter, &["_total", "x_count_total", "x_sum", "x_info_total", "x_total_total", "x_created"][..]),
+            (Kind::Gauge, &["x_total", "_total", "x_bucket", "x_info"]),
+            (Kind::Histogram, &["_seconds", "_ms", "x", "x_total"]),
+        ] {
+            for name in names {
+                let refused = Declared::new(*name, kind, "").unwrap_err();
+                assert!(matches!(refused, RecordError::BadName { .. }), "{name} {refused}");
+            }
+        }
+        for (kind, name) in [
+            (Kind::Counter, "x_total"),
+            (Kind::Counter, "subtotal"),
+            (Kind::Gauge, "count"),
+            (Kind::Histogram, "x_seconds"),
+            (Kind::Histogram, "x_count_ms"),
+        ] {
+            declared(name, kind);
+        }
+    }
+
+    #[test]
+    fn what_is_declared_is_critical_by_its_own_name() {
+        let (metrics, at) = metrics(&Config::default());
+        let taken = |name, kind| matches!(metrics.declare(&declared(name, kind)), Err(RecordError::Taken { .. }));
+        metrics.counter("later", &[]).unwrap().increment(at);
+        assert!(taken("later", Kind::Counter) && taken("later_total", Kind::Counter));
+        metrics.declare(&declared("jobs", Kind::Counter)).unwrap();
+        assert!(taken("jobs_total", Kind::Counter) && taken("jobs", Kind::Gauge));
+        metrics.declare(&declared("wait_seconds", Kind::Histogram)).unwrap();
+        assert!(taken("wait_ms", Kind::Histogram));
+        metrics.declare(&declared("jobs", Kind::Counter)).unwrap();
+        metrics.record("jobs", 2.0, &[], at).unwrap();
+        assert!(metrics.views(at).iter().any(|view| view.name == "jobs"));
+        assert!(metrics.views(at).iter().all(|view| view.name != "later"));
+    }
 }

@@ -197,7 +197,7 @@ impl Critical {
         }
     }
 
-    /// Changes a gauge.
+    /// Changes a gauge, to what it could be set to as well.
     fn change(&self, change: f64) {
         if self.core.takes.refusal(change.abs()).is_some() {
             return self.shared.drop_one(BAD_VALUE);
@@ -206,7 +206,10 @@ impl Critical {
             return self.refused(&error);
         }
         if let series::Cell::Gauge(cell) = &self.core.series.cell {
-            let (store, now, at) = (&self.shared.metrics.inner().store, cell.add(change), (self.shared.clock)());
+            let Some(now) = cell.add_if(change, |level| self.core.takes.refusal(level).is_none()) else {
+                return self.shared.drop_one(BAD_VALUE);
+            };
+            let (store, at) = (&self.shared.metrics.inner().store, (self.shared.clock)());
             store.write(|slab| self.core.series.became(store, slab, now, at));
         }
     }
@@ -261,7 +264,38 @@ pub(crate) fn sanitized(name: &str) -> Cow<'_, str> {
 #[cfg(test)]
 #[cfg(not(mcpscope_loom))]
 mod tests {
-    use super::sanitized;
+    use std::time::{Instant, SystemTime};
+
+    use ::metrics::{gauge, with_local_recorder};
+    use mcpscope_core::ClockAnchor;
+
+    use super::{BAD_VALUE, Recorder, sanitized};
+    use crate::{Config, Declared, Kind, Metrics, Value};
+
+    #[test]
+    fn gauges_stay_within_their_range() {
+        let now = Instant::now();
+        let critical = vec![Declared::new("level", Kind::Gauge, "").unwrap()];
+        let anchor = ClockAnchor { mono: now, wall: SystemTime::UNIX_EPOCH };
+        let metrics = Metrics::new(&Config { critical, ..Config::default() }, anchor);
+        let recorder = Recorder::new(metrics.clone(), move || now, |_, _| ());
+        with_local_recorder(&recorder, || {
+            let (sessions, level) = (gauge!("active_sessions_count", "server" => "s"), gauge!("level"));
+            sessions.decrement(1.0);
+            sessions.increment(3.0);
+            sessions.decrement(4.0);
+            sessions.increment(1e9);
+            sessions.decrement(1.0);
+            // Of one that is declared, any finite number will do.
+            level.decrement(5.0);
+            level.set(f64::MAX);
+            level.increment(f64::MAX);
+        });
+        let value = |name| metrics.metrics(name, now).unwrap().series[0].value;
+        assert_eq!((value("active_sessions_count"), value("level")), (2.0, f64::MAX));
+        let dropped = metrics.dropped(BAD_VALUE);
+        assert_eq!(dropped.0.series.value(&metrics.inner().store.slabs.all()), Value::Counter(4));
+    }
 
     #[test]
     fn names_become_such_as_prometheus_takes() {

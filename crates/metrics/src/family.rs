@@ -1,5 +1,6 @@
 //! All series of one metric: found by labels without a lock, bounded in number, and let go when nobody uses them.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use crate::schema::{Desc, Kind};
 use crate::series::{Cell, GaugeCell, Series};
 use crate::snapshot::{FamilySnapshot, Value};
 use crate::storage::buckets::Place;
-use crate::storage::slab::Slab;
+use crate::storage::slab::{Slab, Slabs};
 
 /// What a label value becomes that is over the limit of distinct values.
 pub(crate) const OTHER: &str = "other";
@@ -23,6 +24,10 @@ const FEW_VALUES: usize = 8;
 const FROM_THE_WIRE: [&str; 4] = ["tool", "mcp_method_name", "gen_ai_tool_name", "gen_ai_prompt_name"];
 /// Distinct values that every other label of ours may have.
 const MIN_OF_OURS: usize = 256;
+/// Series that may still be made beyond the limit, so that those labels are told apart of which there are few values.
+const MAX_OVERFLOW: usize = 64;
+/// All series beyond the limit of a metric whose series bring labels of their own.
+const OVERFLOW: (&str, &str) = ("overflow", "true");
 /// Series that are kept without being shown, so that one that comes back goes on where it was. The oldest beyond are let
 /// go, and would begin anew, as those of a program that was started again.
 const MAX_RETIRED: usize = 1024;
@@ -61,6 +66,10 @@ struct Table {
 impl Table {
     fn find(&self, wanted: &Pairs<'_>) -> Option<&Arc<Series>> {
         self.settled.get(&Wanted(wanted)).or_else(|| self.recent.get(&Wanted(wanted)))
+    }
+
+    fn len(&self) -> usize {
+        self.settled.len() + self.recent.len()
     }
 
     fn values(&self, label: &str) -> usize {
@@ -107,10 +116,10 @@ struct Members {
     born: Vec<Arc<Series>>,
     /// Shown, ordered by labels.
     active: Vec<Member>,
+    /// The same, for those who read without keeping others from adding.
+    shown: Arc<Vec<Arc<Series>>>,
     /// Kept and not shown, the oldest first.
-    retired: Vec<Member>,
-    /// No longer found, and soon without users.
-    leaving: Vec<Arc<Series>>,
+    retired: VecDeque<Member>,
 }
 
 #[derive(Debug)]
@@ -181,6 +190,11 @@ impl Family {
         if replaced && let Some(series) = table.find(&limited) {
             return Found { series: Arc::clone(series), replaced };
         }
+        if table.len() >= self.limits.series
+            && let Some(series) = self.overflow(&table, &limited).iter().find_map(|labels| table.find(labels))
+        {
+            return Found { series: Arc::clone(series), replaced: true };
+        }
         drop(table);
         self.add(&wanted)
     }
@@ -199,10 +213,10 @@ impl Family {
         let mut members = self.members();
         let mut table = Table::clone(&self.table.load());
         let (mut labels, mut replaced) = self.limited(&table, wanted);
-        if members.number() >= self.limits.series && table.find(&labels).is_none() {
-            let is_one_of_many = |label: &str, value: &str| value != OTHER && table.values(label) > FEW_VALUES;
-            let (fewer, also) = replace(&labels, is_one_of_many);
-            (labels, replaced) = (fewer, replaced || also);
+        if table.len() >= self.limits.series && table.find(&labels).is_none() {
+            let [fewer, all] = self.overflow(&table, &labels);
+            let is_there = table.find(&fewer).is_some() || table.len() < self.limits.series + MAX_OVERFLOW;
+            (labels, replaced) = (if is_there { fewer } else { all }, true);
         }
         if let Some(series) = table.find(&labels) {
             return Found { series: Arc::clone(series), replaced };
@@ -220,86 +234,115 @@ impl Family {
         Found { series, replaced }
     }
 
-    /// Calls `with` with each series that is shown and its value, ordered by labels.
-    pub(crate) fn read(&self, slabs: &[Arc<Slab>], at: Instant, mut with: impl FnMut(&Arc<Series>, Value)) {
-        let mut members = self.members();
-        self.welcome(&mut members, slabs, at);
-        members.active.iter().for_each(|member| with(&member.series, member.series.value(slabs)));
+    /// What a series becomes that is one too many: without what makes many of them, or, beyond even that, without anything.
+    fn overflow<'a>(&self, table: &Table, labels: &[(&'a str, &'a str)]) -> [Vec<(&'a str, &'a str)>; 2] {
+        if self.desc.labels.is_none() {
+            // Whatever names it brings.
+            return [vec![OVERFLOW], vec![OVERFLOW]];
+        }
+        let is_one_of_many = |label: &str, value: &str| value != OTHER && table.values(label) > FEW_VALUES;
+        [replace(labels, is_one_of_many).0, replace(labels, |_, _| true).0]
     }
 
-    /// Calls `with` with each series that is shown.
-    pub(crate) fn read_series(&self, slabs: &[Arc<Slab>], at: Instant, mut with: impl FnMut(&Arc<Series>)) {
+    /// The series that are shown, ordered by labels.
+    pub(crate) fn shown(&self, slabs: &[Arc<Slab>], at: Instant) -> Arc<Vec<Arc<Series>>> {
         let mut members = self.members();
         self.welcome(&mut members, slabs, at);
-        members.active.iter().for_each(|member| with(&member.series));
+        Arc::clone(&members.shown)
     }
 
     pub(crate) fn snapshot(&self, slabs: &[Arc<Slab>], at: Instant) -> FamilySnapshot {
-        let mut members = self.members();
-        self.welcome(&mut members, slabs, at);
-        let series = members.active.iter().map(|Member { series, .. }| series.snapshot(series.value(slabs))).collect();
-        FamilySnapshot { desc: Arc::clone(&self.desc), series }
+        let (shown, hidden) = {
+            let mut members = self.members();
+            self.welcome(&mut members, slabs, at);
+            let hidden = members.retired.iter().map(|Member { series, .. }| series.snapshot(series.value(slabs)));
+            (Arc::clone(&members.shown), hidden.collect())
+        };
+        let series = shown.iter().map(|series| series.snapshot(series.value(slabs))).collect();
+        FamilySnapshot { desc: Arc::clone(&self.desc), series, hidden }
     }
 
     /// Every series that can still have raw records.
     pub(crate) fn all(&self, mut with: impl FnMut(&Arc<Series>)) {
         let members = self.members();
-        let shown = members.active.iter().chain(&members.retired).map(|member| &member.series);
-        shown.chain(&members.born).chain(&members.leaving).for_each(&mut with);
+        let listed = members.active.iter().chain(&members.retired).map(|member| &member.series);
+        listed.chain(&members.born).for_each(&mut with);
     }
 
     /// Shows what was born or has come back.
     fn welcome(&self, members: &mut Members, slabs: &[Arc<Slab>], at: Instant) {
-        let back = |member: &mut Member| Activity::of(&member.series.value(slabs)) != member.activity;
-        let back: Vec<_> = members.retired.extract_if(.., back).map(|member| member.series).collect();
+        let is_back = |member: &Member| Activity::of(&member.series.value(slabs)) != member.activity;
+        let (back, retired): (VecDeque<_>, _) = std::mem::take(&mut members.retired).into_iter().partition(is_back);
+        members.retired = retired;
         if !back.is_empty() {
-            self.change_table(|table| back.iter().for_each(|series| table.note_values(&series.labels)));
+            self.change_table(|table| back.iter().for_each(|member| table.note_values(&member.series.labels)));
         }
         if members.born.is_empty() && back.is_empty() {
             return;
         }
-        let new = members.born.drain(..).chain(back).map(|series| {
+        let new = members.born.drain(..).chain(back.into_iter().map(|member| member.series)).map(|series| {
             let activity = Activity::of(&series.value(slabs));
             Member { series, activity, since: at }
         });
         members.active.extend(new);
         members.active.sort_by(|a, b| a.series.labels.cmp(&b.series.labels));
+        members.list();
     }
 
     /// Retires the series in which nothing was recorded for `idle`, and of which nobody holds a handle. They are no longer
     /// shown, and make room for other label values. What is recorded in one of them all the same, now or later, brings it
     /// back with all that it counted.
-    pub(crate) fn retire(&self, slabs: &[Arc<Slab>], at: Instant, idle: Duration) {
+    pub(crate) fn retire(&self, slabs: &Slabs, at: Instant, idle: Duration) {
+        let now = slabs.all();
         let mut members = self.members();
-        self.welcome(&mut members, slabs, at);
+        self.welcome(&mut members, &now, at);
         let is_idle = |member: &mut Member| {
-            let activity = Activity::of(&member.series.value(slabs));
+            let activity = Activity::of(&member.series.value(&now));
             if activity != member.activity {
                 (member.activity, member.since) = (activity, at);
             }
-            // Besides this list, and the table in which it is found.
-            let is_held = Arc::strong_count(&member.series) > 2;
-            activity.may_retire() && !is_held && at.saturating_duration_since(member.since) >= idle
+            let is_idle = at.saturating_duration_since(member.since) >= idle;
+            is_idle && activity.may_retire() && !member.series.is_held(HELD_WHILE_SHOWN)
         };
         let idle: Vec<_> = members.active.extract_if(.., is_idle).collect();
         if !idle.is_empty() {
+            members.list();
             members.retired.extend(idle);
-            let excess = members.retired.len().saturating_sub(MAX_RETIRED);
-            let leaving: Vec<_> = members.retired.drain(..excess).map(|member| member.series).collect();
-            self.change_table(|table| {
-                table.forget_values(&members);
-                leaving.iter().for_each(|series| table.remove(&series.labels));
-            });
-            members.leaving.extend(leaving);
+            self.change_table(|table| table.forget_values(&members));
         }
-        // Who still holds it may still write to it.
-        members.leaving.retain_mut(|series| match Arc::get_mut(series) {
-            Some(series) => {
-                self.places.give_back(&series.cell, slabs);
-                false
+        let excess = members.retired.len().saturating_sub(MAX_RETIRED);
+        if excess > 0 {
+            self.let_go(&mut members, excess, slabs);
+        }
+    }
+
+    /// Lets go of the oldest retired series that nobody can write to any more.
+    fn let_go(&self, members: &mut Members, number: usize, slabs: &Slabs) {
+        let is_free = |member: &Member| !member.series.is_held(HELD_WHILE_RETIRED) && !member.series.is_remembered();
+        let (mut leaving, mut kept) = (Vec::new(), VecDeque::new());
+        for member in members.retired.drain(..) {
+            if leaving.len() < number && is_free(&member) { leaving.push(member) } else { kept.push_back(member) }
+        }
+        self.change_table(|table| leaving.iter().for_each(|member| table.remove(&member.series.labels)));
+        let mut found = Vec::new();
+        for mut member in leaving {
+            // Somebody may have found it just before; and then it stays where it is found.
+            match Arc::get_mut(&mut member.series) {
+                Some(series) => {
+                    // Listed only now: whoever had it until then had a slab before.
+                    let slabs = slabs.all();
+                    if Activity::of(&series.value(&slabs)) == member.activity {
+                        self.places.give_back(&series.cell, &slabs);
+                    } else {
+                        found.push(member);
+                    }
+                }
+                None => found.push(member),
             }
-            None => true,
-        });
+        }
+        self.change_table(|table| found.iter().for_each(|member| table.insert(&member.series)));
+        kept.extend(found);
+        members.retired = kept;
     }
 
     /// Called with `members` held.
@@ -315,10 +358,15 @@ impl Family {
 }
 
 impl Members {
-    fn number(&self) -> usize {
-        self.born.len() + self.active.len() + self.retired.len() + self.leaving.len()
+    fn list(&mut self) {
+        self.shown = Arc::new(self.active.iter().map(|member| Arc::clone(&member.series)).collect());
     }
 }
+
+/// Who holds a series without meaning to write to it: its member, the table in which it is found, and the list of those
+/// that are shown.
+const HELD_WHILE_SHOWN: usize = 3;
+const HELD_WHILE_RETIRED: usize = 2;
 
 fn replace<'a>(
     pairs: &[(&'a str, &'a str)],
@@ -362,11 +410,6 @@ impl Numbers {
 }
 
 impl Places {
-    /// The number of the newest series.
-    pub(crate) fn newest(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).series
-    }
-
     fn take(&self, kind: Kind) -> (u64, Cell) {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         free.series += 1;
@@ -432,16 +475,17 @@ mod tests {
 
         fn shown(&self) -> Vec<(String, u64)> {
             let mut shown = Vec::new();
-            self.family.read(&self.store.slabs.all(), self.now, |series, value| {
-                let Value::Counter(n) = value else { panic!("a counter") };
-                shown.push((series.labels.get("operation").unwrap().to_owned(), n));
-            });
+            let slabs = self.store.slabs.all();
+            for series in self.family.shown(&slabs, self.now).iter() {
+                let Value::Counter(n) = series.value(&slabs) else { panic!("a counter") };
+                shown.push((series.labels.get("operation").unwrap_or_default().to_owned(), n));
+            }
             shown
         }
 
         fn wait(&mut self, time: Duration) {
             self.now += time;
-            self.family.retire(&self.store.slabs.all(), self.now, HOUR);
+            self.family.retire(&self.store.slabs, self.now, HOUR);
         }
     }
 
@@ -473,11 +517,38 @@ mod tests {
             harness.count(&format!("server{}", n % 5), &format!("tool{}", n / 5 % 200));
         }
         let shown = harness.shown();
-        assert!((100..=106).contains(&shown.len()), "{}", shown.len());
         assert_eq!(shown.iter().map(|(_, n)| n).sum::<u64>(), 10_000);
-        // Servers are few, and keep their names.
-        let others = shown.iter().filter(|(operation, _)| operation == OTHER).count();
-        assert_eq!(others, 5);
+        // As many as may be, and one for all others.
+        assert_eq!(shown.len(), 101);
+    }
+
+    #[test]
+    fn labels_with_few_values_are_still_told_apart_beyond_the_limit() {
+        let (now, store) = (Instant::now(), Store::for_tests());
+        let family = Family::new(desc::TOOL_CALLS.clone(), Limits { label_values: 256, series: 100 }, Arc::default());
+        for n in 0..2000 {
+            let (tool, outcome) = (format!("tool{}", n / 4), ["ok", "error", "timeout", "cancelled"][n % 4]);
+            family.with(&[("server", "s"), ("tool", &tool), ("outcome", outcome), ("injected", "false")]);
+        }
+        let shown = family.shown(&store.slabs.all(), now);
+        let others = shown.iter().filter(|series| series.labels.get("tool") == Some(OTHER));
+        let outcomes: HashSet<_> = others.map(|series| series.labels.get("outcome")).collect();
+        assert_eq!((shown.len(), outcomes.len()), (104, 4));
+        for n in 0..2000 {
+            family.with(&[("server", "s"), ("tool", "x"), ("outcome", &n.to_string()), ("injected", "false")]);
+        }
+        let shown = family.shown(&store.slabs.all(), now);
+        assert!(shown.len() <= 100 + MAX_OVERFLOW + 1, "{}", shown.len());
+    }
+
+    #[test]
+    fn many_names_of_labels_make_a_bounded_number_of_series() {
+        let harness = Harness::new(256, 100);
+        for n in 0..10_000 {
+            let (name, value) = (format!("label{n}"), (n % 5).to_string());
+            harness.family.with(&[(&name, &value)]);
+        }
+        assert_eq!(harness.shown().len(), 101);
     }
 
     #[test]
@@ -555,12 +626,26 @@ mod tests {
         (0..names).for_each(|n| harness.counts("s", &n.to_string()));
         harness.wait(Duration::ZERO);
         harness.wait(HOUR);
-        (0..10).for_each(|_| harness.wait(Duration::ZERO));
-        let left = harness.family.members().number();
-        assert!(left < names - MAX_RETIRED, "{left} of {names}");
+        assert_eq!(harness.family.members().retired.len(), MAX_RETIRED);
+        assert_eq!(harness.family.table.load().len(), MAX_RETIRED);
         (0..names).for_each(|n| harness.counts("s", &format!("new{n}")));
         assert!(harness.shown().iter().all(|(_, n)| *n == 1));
         let free = harness.family.places.0.lock().unwrap();
         assert!((free.counters.next as usize) < 2 * names, "places are used again");
+    }
+
+    #[test]
+    fn what_somebody_found_before_it_was_let_go_counts_all_the_same() {
+        let mut harness = Harness::new(usize::MAX, usize::MAX);
+        harness.count("s", "mine");
+        harness.wait(Duration::ZERO);
+        harness.wait(HOUR);
+        let found = harness.family.with(&[("operation", "mine"), ("server", "s")]).series;
+        (0..2 * MAX_RETIRED).for_each(|n| harness.counts("s", &n.to_string()));
+        harness.wait(Duration::ZERO);
+        harness.wait(HOUR);
+        let Cell::Counter(place) = found.cell else { panic!("a counter") };
+        harness.store.write(|slab| slab.count(place, 1000));
+        assert_eq!(harness.shown(), owned(&[("mine", 1001)]));
     }
 }

@@ -162,7 +162,8 @@ impl Metrics {
         let limits = Limits { label_values: config.max_label_values, series: config.max_series };
         let places = Arc::<Places>::default();
         let families = BUILT_IN.iter().map(|desc| Family::new((*desc).clone(), limits, Arc::clone(&places)));
-        let sampling_rate = config.sampling_rate.clamp(0.0, 1.0);
+        // What is no number samples nothing: it must not be shown.
+        let sampling_rate = config.sampling_rate.clamp(0.0, 1.0).max(0.0);
         let nowhere = |kind| {
             let desc = Desc::nowhere(kind);
             let series = Family::new(desc, limits, Arc::clone(&places)).with(&[]).series;
@@ -316,10 +317,9 @@ impl Metrics {
     /// All families now, which is `at`. Changes nothing.
     #[must_use]
     pub fn snapshot(&self, at: Instant) -> Snapshot {
-        let newest = self.0.places.newest();
         let mut families = Vec::new();
         self.each_family(at, |family, slabs| families.push(family.snapshot(slabs, at)));
-        Snapshot { at, families, newest }
+        Snapshot { at, families }
     }
 
     /// Calls `with` with each family as it is now, which is `at`, and where its numbers are.
@@ -347,7 +347,8 @@ impl Metrics {
         let read = |desc: &Desc, with: &mut dyn FnMut(&Labels, u64)| {
             if let Some(family) = self.family(|found| *found == *desc) {
                 let at = self.0.store.anchor().mono;
-                family.read(&slabs, at, |series, value| with(&series.labels, value.whole()));
+                let shown = family.shown(&slabs, at);
+                shown.iter().for_each(|series| with(&series.labels, series.value(&slabs).whole()));
             }
         };
         let sum = |desc: &Desc| {
@@ -397,7 +398,7 @@ impl Metrics {
         let slabs = self.0.store.slabs.all();
         let mut extremes = Extremes::new();
         for family in self.0.families.load().iter().filter(|family| family.desc.kind != Kind::Counter) {
-            family.read_series(&slabs, at, |series| {
+            family.shown(&slabs, at).iter().for_each(|series| {
                 if let Some(found) = series.extremes(&slabs, epoch) {
                     extremes.insert(series.number, found);
                 }
@@ -413,13 +414,15 @@ impl Metrics {
             return;
         }
         *retired = at;
-        let slabs: Vec<Arc<Slab>> = self.0.store.slabs.all();
-        self.0.families.load().iter().for_each(|family| family.retire(&slabs, at, self.0.idle_timeout));
+        let slabs = &self.0.store.slabs;
+        self.0.families.load().iter().for_each(|family| family.retire(slabs, at, self.0.idle_timeout));
+        // Held from before the list is made: what is born meanwhile must not be forgotten.
+        let mut windows = self.windows();
         let mut kept = HashSet::new();
         self.each_series(|series| {
             kept.insert(series.number);
         });
-        self.windows().keep(|number| kept.contains(&number));
+        windows.keep(|number| kept.contains(&number));
     }
 
     /// The closed windows that are kept, oldest first.

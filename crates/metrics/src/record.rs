@@ -303,6 +303,10 @@ impl Metrics {
             let label = bounded(label, SHOWN_BYTES).to_owned();
             return Err(RecordError::UnknownLabel { metric: metric(), label, expected });
         }
+        let mut given = labels.iter().enumerate();
+        if let Some((_, (label, _))) = given.find(|(at, (label, _))| labels.iter().take(*at).any(|(l, _)| l == label)) {
+            return Err(RecordError::BadLabel { label: (*label).to_owned(), expected: "each label once" });
+        }
         let value_of = |name: &'static str| {
             let given = labels.iter().find_map(|(label, value)| (*label == name).then_some(*value));
             given.unwrap_or(match name {
@@ -400,6 +404,13 @@ pub(crate) enum Target {
 }
 
 impl Target {
+    pub(crate) fn each_series(&self, mut with: impl FnMut(&Series)) {
+        if let Self::Core(core) = self {
+            with(&core.series);
+            core.operations.iter().for_each(|operations| with(operations));
+        }
+    }
+
     fn is_general(&self) -> bool {
         matches!(self, Self::General { .. })
     }

@@ -1,6 +1,6 @@
 //! One time series: what it is called, where its numbers are, and examples of what is in it.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -32,6 +32,8 @@ pub(crate) struct Series {
     /// A gauge that is counted up and down by somebody who knows: nobody else may set it.
     pub(crate) counted: AtomicBool,
     exemplars: OnceLock<Box<[Slot]>>,
+    /// How many entries of threads' tables of names hold it.
+    pub(crate) remembered: AtomicUsize,
 }
 
 /// Where the numbers of a series are.
@@ -66,6 +68,7 @@ impl Series {
             logged,
             counted: AtomicBool::new(false),
             exemplars: OnceLock::new(),
+            remembered: AtomicUsize::new(0),
         }
     }
 
@@ -93,6 +96,16 @@ impl Series {
             }
             Cell::Counter(_) | Cell::Gauge(_) => self.value(slabs),
         }
+    }
+
+    /// Whether others hold it than these many, and the threads that remember it by name.
+    pub(crate) fn is_held(self: &Arc<Self>, by_us: usize) -> bool {
+        Arc::strong_count(self) > by_us + self.remembered.load(Relaxed)
+    }
+
+    /// Whether a thread remembers it by name, and may thus write to it at any time.
+    pub(crate) fn is_remembered(&self) -> bool {
+        self.remembered.load(Relaxed) > 0
     }
 
     pub(crate) fn snapshot(&self, value: Value) -> SeriesSnapshot {
@@ -167,15 +180,24 @@ const fn number(ordered: i64) -> f64 {
 }
 
 impl GaugeCell {
-    /// Returns the new value.
+    /// Returns the new value, which is the old one if it would be no finite number.
     pub(crate) fn add(&self, n: f64) -> f64 {
+        self.add_if(n, f64::is_finite).unwrap_or_else(|| self.get())
+    }
+
+    /// Returns the new value; nothing changes unless it `fits`.
+    pub(crate) fn add_if(&self, n: f64, fits: impl Fn(f64) -> bool) -> Option<f64> {
         let mut now = self.value.load(Relaxed);
         loop {
-            let next = ordered(number(now) + n);
+            let level = number(now) + n;
+            if !fits(level) {
+                return None;
+            }
+            let next = ordered(level);
             match self.value.compare_exchange_weak(now, next, Relaxed, Relaxed) {
                 Ok(_) => {
                     self.seen(next);
-                    return number(next);
+                    return Some(level);
                 }
                 Err(other) => now = other,
             }
@@ -227,6 +249,10 @@ mod tests {
         assert_eq!((gauge.add(3.0), gauge.add(-5.5), gauge.add(1.0)), (3.0, -2.5, -1.5));
         assert_eq!(gauge.take_window(), (-2.5, 3.0));
         assert_eq!(gauge.take_window(), (-1.5, -1.5));
+        gauge.set(f64::MAX);
+        assert_eq!(gauge.add(f64::MAX), f64::MAX);
+        gauge.set(-1.5);
+        gauge.take_window();
         gauge.set(7.0);
         assert_eq!((gauge.get(), gauge.take_window()), (7.0, (-1.5, 7.0)));
     }

@@ -15,8 +15,6 @@ pub struct Snapshot {
     pub at: Instant,
     /// The families, in the order of the documentation.
     pub families: Vec<FamilySnapshot>,
-    /// The number of the newest series that there was.
-    pub(crate) newest: u64,
 }
 
 impl Snapshot {
@@ -32,15 +30,16 @@ impl Snapshot {
                     let at = before.series.binary_search_by(|other| other.labels.cmp(&series.labels)).ok()?;
                     before.series.get(at)
                 });
-                // One that was there before, was not shown for a while, and came back, begins with what it has.
-                let then =
-                    found.map(|found| &found.value).or((series.number <= earlier.newest).then_some(&series.value));
+                let found = found.filter(|found| found.number == series.number);
+                // Or it was not shown then.
+                let hidden = || before?.hidden.iter().find(|hidden| hidden.number == series.number);
+                let then = found.or_else(hidden).map(|found| &found.value);
                 let value = then.map_or_else(|| series.value.clone(), |then| series.value.since(then));
                 SeriesSnapshot { value, ..series.clone() }
             });
-            FamilySnapshot { desc: Arc::clone(&family.desc), series: series.collect() }
+            FamilySnapshot { desc: Arc::clone(&family.desc), series: series.collect(), hidden: Vec::new() }
         });
-        Self { at: self.at, families: families.collect(), newest: self.newest }
+        Self { at: self.at, families: families.collect() }
     }
 
     /// The series of one family; none if it is not there.
@@ -56,6 +55,8 @@ pub struct FamilySnapshot {
     pub desc: Arc<Desc>,
     /// Its series, ordered by labels.
     pub series: Vec<SeriesSnapshot>,
+    /// Those that are not shown, and may be again.
+    pub(crate) hidden: Vec<SeriesSnapshot>,
 }
 
 /// One series at one moment.
@@ -188,8 +189,9 @@ impl HistogramSnapshot {
         }
     }
 
-    /// The value below which the share `quantile` (0..=1) of the values lies, in nanoseconds; at most 1.6 % off, and
-    /// never outside of lowest and highest value. 0 if there are no values.
+    /// The value below which the share `quantile` (0..=1) of the values lies, in nanoseconds; never outside of lowest and
+    /// highest value, and at most 1.6 % off from 1.024 us to 39 h. Values below that range cannot be told apart, nor those
+    /// above. 0 if there are no values.
     #[must_use]
     pub fn quantile_ns(&self, quantile: f64) -> u64 {
         let total: u64 = self.scale.iter().map(|(_, n)| n).sum();
@@ -200,6 +202,12 @@ impl HistogramSnapshot {
             seen >= rank
         });
         bucket.map_or(0, |(index, _)| scale::middle_ns(*index).clamp(self.min_ns, self.max_ns.max(self.min_ns)))
+    }
+
+    /// What the lowest value is at most, and the highest at least, by the scale, in nanoseconds. 0 if there are no values.
+    pub(crate) fn ends_ns(&self) -> (u64, u64) {
+        let edges = |end: Option<&(u16, u64)>| end.map_or((0, 0), |(index, _)| scale::edges_ns(*index));
+        (edges(self.scale.first()).1, edges(self.scale.last()).0)
     }
 }
 
@@ -219,11 +227,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn quantiles_are_within_the_stated_error(mut values in prop::collection::vec(1_000_u64..300_000_000_000, 1..200), q in 0.01_f64..1.0) {
+        fn quantiles_are_within_the_stated_error(values in prop::collection::vec((1_024_u64..1 << 47, 0_u32..37), 1..200), q in 0.01_f64..1.0) {
+            let mut values: Vec<u64> = values.into_iter().map(|(value, bits)| (value >> bits).max(1_024)).collect();
             let found = recorded(&values).quantile_ns(q) as f64;
             values.sort_unstable();
             let exact = values[((q * values.len() as f64).ceil() as usize).clamp(1, values.len()) - 1] as f64;
-            prop_assert!((found - exact).abs() / exact <= 1.0 / 32.0, "{found} for {exact}");
+            prop_assert!((found - exact).abs() / exact <= 1.0 / 64.0 + 1e-9, "{found} for {exact}");
         }
 
         #[test]

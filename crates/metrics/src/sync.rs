@@ -9,7 +9,7 @@ pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
 #[cfg(not(mcpscope_loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard};
 
-use std::sync::PoisonError;
+use std::sync::{PoisonError, TryLockError};
 
 /// A panic under one of our locks can at worst have left out one entry.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -22,11 +22,12 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     const TRIES: usize = 200;
     #[cfg(mcpscope_loom)]
     const TRIES: usize = 1;
-    (0..TRIES).find_map(|_| {
-        let guard = mutex.try_lock().ok();
-        if guard.is_none() {
+    (0..TRIES).find_map(|_| match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => {
             std::hint::spin_loop();
+            None
         }
-        guard
     })
 }

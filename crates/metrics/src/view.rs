@@ -1,7 +1,7 @@
 //! The critical metrics as the APIs show them: by their critical names, in their units, with the last window.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Instant, SystemTime};
 
 use mcpscope_core::Labels;
@@ -63,9 +63,10 @@ impl Metrics {
     #[must_use]
     pub fn views_of(&self, snapshot: &Snapshot) -> Vec<MetricView> {
         let window = self.windows().newest();
+        let window = window.as_deref().map(by_family);
         let seconds = snapshot.at.saturating_duration_since(self.anchor().mono).as_secs_f64();
         let critical = self.critical_families();
-        critical.iter().filter_map(|desc| view(desc, snapshot, window.as_deref(), seconds)).collect()
+        critical.iter().filter_map(|desc| view(desc, snapshot, window.as_ref(), seconds)).collect()
     }
 
     /// One critical metric by name; none of that name if the answer is none.
@@ -80,6 +81,7 @@ impl Metrics {
         let snapshot = self.snapshot(now);
         let windows = self.windows();
         let newest = windows.newest();
+        let newest = newest.as_deref().map(by_family);
         let mut aggregates = BTreeMap::new();
         let mut counters = BTreeMap::new();
         for family in self.critical_families().iter().filter_map(|desc| family(&snapshot, desc)) {
@@ -90,7 +92,7 @@ impl Metrics {
             }
             let stats: Vec<Stats> = if *family.desc == desc::COMPONENT_ERRORS {
                 // Of a ratio, the ratios are what is aggregated, not the errors that it is made of.
-                let rates = newest.as_deref().map(|window| error_rates(&snapshot, Some(window)).series);
+                let rates = newest.as_ref().map(|window| error_rates(&snapshot, Some(window)).series);
                 rates.into_iter().flatten().filter_map(|s| s.window).filter(|stats| stats.count > 0).collect()
             } else {
                 newest.iter().flat_map(|w| of(w, &family.desc)).map(|s| s.stats).collect()
@@ -116,18 +118,28 @@ fn family<'a>(snapshot: &'a Snapshot, desc: &Desc) -> Option<&'a FamilySnapshot>
     snapshot.families.iter().find(|f| *f.desc == *desc)
 }
 
-fn of<'a>(window: &'a Window, desc: &'a Desc) -> impl Iterator<Item = &'a WindowSeries> {
-    window.series.iter().filter(move |s| *s.desc == *desc)
+/// The series of a window by the name of their family in Prometheus.
+type ByFamily<'a> = HashMap<&'a str, Vec<&'a WindowSeries>>;
+
+fn by_family(window: &Window) -> ByFamily<'_> {
+    let mut families = ByFamily::new();
+    window.series.iter().for_each(|series| families.entry(&series.desc.prometheus).or_default().push(series));
+    families
 }
 
-fn view(desc: &Desc, snapshot: &Snapshot, window: Option<&Window>, seconds: f64) -> Option<MetricView> {
+fn of<'a>(window: &ByFamily<'a>, desc: &Desc) -> impl Iterator<Item = &'a WindowSeries> {
+    window.get(&*desc.prometheus).into_iter().flatten().copied()
+}
+
+fn view(desc: &Desc, snapshot: &Snapshot, window: Option<&ByFamily<'_>>, seconds: f64) -> Option<MetricView> {
     if *desc == desc::COMPONENT_ERRORS {
         return Some(error_rates(snapshot, window));
     }
     let family = family(snapshot, desc)?;
-    let in_window = |labels: &Labels| window.and_then(|w| of(w, desc).find(|s| s.labels == *labels)).map(|s| s.stats);
+    let in_window: HashMap<&Labels, Stats> =
+        window.into_iter().flat_map(|w| of(w, desc)).map(|s| (&s.labels, s.stats)).collect();
     let series = family.series.iter().map(|s| {
-        let stats = in_window(&s.labels);
+        let stats = in_window.get(&s.labels).copied();
         let value = match &s.value {
             Value::Gauge(value) => *value,
             Value::Histogram(values) => values.last_ns as f64 / 1e6,
@@ -147,7 +159,7 @@ fn view(desc: &Desc, snapshot: &Snapshot, window: Option<&Window>, seconds: f64)
 }
 
 /// Errors over operations, by component, error type and whether injected.
-fn error_rates(snapshot: &Snapshot, window: Option<&Window>) -> MetricView {
+fn error_rates(snapshot: &Snapshot, window: Option<&ByFamily<'_>>) -> MetricView {
     // Counts since the start until there is a window, then those of the window.
     let counts = |desc: &'static Desc| -> Vec<(Labels, u64)> {
         match window {

@@ -80,9 +80,16 @@ impl Stats {
         if values.count == 0 {
             return Self::default();
         }
-        // A record made while the window closes can have left its extremes in the neighbouring window.
         let ends = (values.quantile_ns(0.0) as f64 / 1e6, values.quantile_ns(1.0) as f64 / 1e6);
-        let (min, max) = extremes.map_or(ends, |(min, max)| (min.min(ends.1), max.max(ends.0)));
+        let (lowest, highest) = values.ends_ns();
+        // A record made while the window closes can have left its extremes in the neighbouring window: only if they cannot
+        // be those of the values that were counted, what the scale says takes their place.
+        let (min, max) = extremes.map_or(ends, |(min, max)| {
+            (
+                if min > lowest as f64 / 1e6 { ends.0 } else { min },
+                if max < highest as f64 / 1e6 { ends.1 } else { max },
+            )
+        });
         let quantile = |q| (values.quantile_ns(q) as f64 / 1e6).clamp(min, max);
         let sum = values.sum_ns as f64 / 1e6;
         Self {
@@ -133,7 +140,7 @@ impl Cumulative {
 
     fn reset(&mut self, at: SystemTime, now: &Snapshot) {
         self.at = at;
-        let series = now.families.iter().flat_map(|family| &family.series);
+        let series = now.families.iter().flat_map(|family| family.series.iter().chain(&family.hidden));
         self.values.extend(series.map(|series| (series.number, series.value.clone())));
     }
 

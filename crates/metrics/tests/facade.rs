@@ -166,10 +166,11 @@ fn a_handle_of_another_kind_or_with_other_labels_is_refused() {
         gauge!("jobs").set(1.0);
         counter!("tool_call_duration_ms").increment(1);
         histogram!("tool_call_duration_ms", "nonsense" => "x").record(1.0);
+        histogram!("tool_call_duration_ms", "tool" => "x", "tool" => "x").record(1.0);
         gauge!("active_sessions_count", "server" => "relayed").set(5.0);
         counter!("jobs", "le" => "1").increment(1);
     });
-    assert_eq!(bench.dropped("metric_conflict"), 5.0);
+    assert_eq!(bench.dropped("metric_conflict"), 6.0);
     assert_eq!(bench.told().len(), 3, "once for each name: {:?}", bench.told());
     let page = bench.page();
     assert!(!page.samples.contains_key("jobs_total"));
@@ -505,7 +506,7 @@ fn samples_are_within_the_bounds_of_chance() {
 
 #[test]
 fn all_or_nothing_is_exact() {
-    for (sampling_rate, kept) in [(0.0, None), (1.0, Some(1000.0))] {
+    for (sampling_rate, kept) in [(0.0, None), (f64::NAN, None), (1.0, Some(1000.0))] {
         let bench = Bench::with(Config { sampling_rate, ..Config::default() }, HOUR, 10);
         std::thread::scope(|scope| {
             for _ in 0..2 {
@@ -515,7 +516,7 @@ fn all_or_nothing_is_exact() {
         });
         let page = bench.page();
         assert_eq!(page.samples.get("lookup_seconds_count").copied(), kept);
-        assert_eq!(page.value("mcpscope_sampling_rate"), sampling_rate);
+        assert_eq!(page.value("mcpscope_sampling_rate"), sampling_rate.max(0.0), "a number in any case");
     }
 }
 
@@ -536,6 +537,8 @@ fn records_by_name_that_cannot_be_kept_are_refused() {
     }
     let refused = record("sampled_total", 1.0, &[]).unwrap_err();
     assert!(refused.to_string().contains("is a counter"), "{refused}");
+    let refused = record("tool_call_duration_ms", 1.0, &[("server", "a"), ("server", "b")]).unwrap_err();
+    assert_eq!(refused.to_string(), "\"server\" cannot be a label: expected each label once");
     let refused = record("good_count", 1.0, &[]).unwrap_err();
     assert!(matches!(refused, RecordError::BadName { .. }), "{refused}");
     assert!(record("good", 1.0, &[("le", "1")]).is_err());

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use mcpscope_core::ClockAnchor;
 use mcpscope_metrics::{Config, Metrics, Value, desc};
+use proptest::prelude::*;
 
 fn metrics(start: Instant) -> Metrics {
     Metrics::new(&Config::default(), ClockAnchor { mono: start, wall: SystemTime::UNIX_EPOCH })
@@ -92,7 +93,38 @@ fn numbers_of_a_window_are_those_of_its_records() {
     assert_eq!((stats.min, stats.max, stats.count), (1.0, 100.0, 100));
     assert!((stats.sum - 5050.0).abs() < 1e-6 && (stats.avg - 50.5).abs() < 1e-6 && (stats.rate - 10.0).abs() < 1e-9);
     for (found, exact) in [(stats.p50, 50.0), (stats.p90, 90.0), (stats.p95, 95.0), (stats.p99, 99.0)] {
-        assert!((found - exact).abs() / exact < 0.032, "{found} for {exact}");
+        assert!((found - exact).abs() / exact <= 1.0 / 64.0, "{found} for {exact}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn lowest_and_highest_of_a_window_are_exact(values in prop::collection::vec((1_u64..86_400_000_000_000, 0_u32..47), 1..20)) {
+        let start = Instant::now();
+        let metrics = metrics(start);
+        let tool = metrics.tool_calls("s", "echo", "ok", false);
+        for (n, (value, bits)) in (1..).zip(values) {
+            let value = Duration::from_nanos(value >> bits);
+            tool.record(value, start);
+            let window = metrics.close_window(start + Duration::from_secs(10 * n));
+            let stats = window.series.iter().find(|s| *s.desc == desc::TOOL_CALLS).unwrap().stats;
+            let ms = value.as_nanos() as f64 / 1e6;
+            prop_assert_eq!((stats.min, stats.p50, stats.max, stats.avg), (ms, ms, ms, ms));
+        }
+    }
+}
+
+#[test]
+fn a_duration_of_a_day_has_quantiles() {
+    let start = Instant::now();
+    let metrics = metrics(start);
+    let tool = metrics.tool_calls("s", "echo", "ok", false);
+    (1..=24).for_each(|hours| tool.record(Duration::from_hours(hours), start));
+    let window = metrics.close_window(start + Duration::from_secs(10));
+    let stats = window.series.iter().find(|s| *s.desc == desc::TOOL_CALLS).unwrap().stats;
+    for (found, hours) in [(stats.p50, 12.0), (stats.p90, 22.0), (stats.p99, 24.0)] {
+        let exact = hours * 3.6e6;
+        assert!((found - exact).abs() / exact <= 1.0 / 64.0, "{found} for {exact}");
     }
 }
 
@@ -118,6 +150,26 @@ fn reset_forgets_all_but_the_cumulative_values() {
     let snapshot = metrics.snapshot(start);
     let family = snapshot.families.iter().find(|f| *f.desc == desc::REGISTRY_OPERATIONS).unwrap();
     assert_eq!(family.series[0].value, Value::Counter(2));
+}
+
+#[test]
+fn each_series_of_a_view_has_its_own_window() {
+    const SERIES: u64 = 200;
+    let start = Instant::now();
+    let metrics = metrics(start);
+    let calls = |n: u64| metrics.tool_calls("s", &format!("tool{n}"), "ok", false);
+    (0..SERIES).for_each(|n| calls(n).record(Duration::from_millis(n + 1), start));
+    metrics.close_window(start + Duration::from_secs(10));
+    // The last one is not in the newest window.
+    (0..SERIES - 1).for_each(|n| calls(n).record(Duration::from_millis(2 * n + 1), start));
+    metrics.close_window(start + Duration::from_secs(20));
+    let view = metrics.metrics("tool_call_duration_ms", start + Duration::from_secs(20)).unwrap();
+    for n in 0..SERIES {
+        let tool = format!("tool{n}");
+        let series = view.series.iter().find(|s| s.labels.get("tool") == Some(&tool)).unwrap();
+        let expected = (n < SERIES - 1).then_some((1, (2 * n + 1) as f64));
+        assert_eq!(series.window.map(|stats| (stats.count, stats.max)), expected, "{tool}");
+    }
 }
 
 #[test]

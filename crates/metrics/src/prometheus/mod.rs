@@ -20,7 +20,7 @@ use crate::facade::sanitized;
 use crate::general::{Dropped, General, Refusal};
 use crate::schema::desc;
 
-use self::names::{Shown, shown, suffix};
+use self::names::{MAX_VALUE_BYTES, Shown, cut, shown, suffix};
 use self::slot::{Pulse, Slot};
 
 /// Longest help kept, in bytes.
@@ -38,8 +38,9 @@ const METADATA: Metadata<'_> = Metadata::new("mcpscope", Level::INFO, None);
 /// this is the unit. Histograms have buckets: the bounds of ours for names that end in `_seconds`, else 1 and 3 times the
 /// powers of ten from 0.001 to 10^9. A summary would take a hundred times the memory, and could not be added up.
 ///
-/// A record of a histogram waits while the page is made. A series that nobody writes for the idle timeout is dropped, and may begin anew when somebody does. There are never more
-/// than a given number of them. What would make the page one that cannot be read is refused: see [`Refusal`].
+/// A record of a histogram waits while the page is made. A series that nobody writes for the idle timeout is dropped, and
+/// may begin anew when somebody does. There are never more than a given number of them, and of the value of a label only
+/// the first 256 bytes are kept. What would make the page one that cannot be read is refused: see [`Refusal`].
 #[derive(Clone, Debug)]
 pub struct Prometheus(Arc<Shared>);
 
@@ -200,7 +201,8 @@ impl Prometheus {
 
     #[inline]
     fn get<H: Kept>(&self, key: &Key, kind: Use, is_taken: &dyn Fn(&str) -> bool) -> Result<Arc<Slot<H>>, Refusal> {
-        self.0.find(key, kind).map_or_else(|| self.0.add(key, kind, is_taken), Ok)
+        let key = cut(key);
+        self.0.find(&key, kind).map_or_else(|| self.0.add(&key, kind, is_taken), Ok)
     }
 }
 
@@ -362,8 +364,9 @@ impl General for Prometheus {
         labels: &[(&str, &str)],
         is_taken: &dyn Fn(&str) -> bool,
     ) -> Result<(), Refusal> {
-        let labels: Vec<_> =
-            labels.iter().map(|(name, value)| Label::new((*name).to_owned(), (*value).to_owned())).collect();
+        let label =
+            |(name, value): &(&str, &str)| Label::new((*name).to_owned(), bounded(value, MAX_VALUE_BYTES).to_owned());
+        let labels: Vec<_> = labels.iter().map(label).collect();
         let key = Key::from_parts(name.to_owned(), labels);
         self.get::<Histogram>(&key, Use::Sample, is_taken)?.record(value);
         self.0.records.fetch_add(1, Relaxed);

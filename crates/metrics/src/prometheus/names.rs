@@ -1,5 +1,7 @@
 //! What the metrics of others are called where they are shown, and which of them cannot be shown.
 
+use std::borrow::Cow;
+
 use ::metrics::{Key, Label, Unit};
 use mcpscope_core::bounded;
 
@@ -9,7 +11,7 @@ use crate::general::Refusal;
 use crate::prometheus::Use;
 
 /// Longest label value kept, in bytes.
-const MAX_VALUE_BYTES: usize = 256;
+pub(super) const MAX_VALUE_BYTES: usize = 256;
 
 /// A series as it is shown.
 #[derive(Debug)]
@@ -34,6 +36,9 @@ pub(super) fn shown(key: &Key, kind: Use, unit: Option<Unit>) -> Result<Shown, R
     {
         name.truncate(base.len());
     }
+    if name.is_empty() || name == "_total" {
+        return Err(Refusal::Conflict("expected a name with something before _total"));
+    }
     if let Some(unit) = unit.and_then(suffix).filter(|unit| !name.ends_with(unit)) {
         name.extend(["_", unit]);
     }
@@ -50,6 +55,20 @@ pub(super) fn shown(key: &Key, kind: Use, unit: Option<Unit>) -> Result<Shown, R
         name.push_str("_total");
     }
     Ok(Shown { base, key: Key::from_parts(name, labels) })
+}
+
+/// As it is kept: with label values that are cut, and without those labels that do not matter. Whatever a library says, its
+/// key is bounded then, or refused by [`shown`].
+pub(super) fn cut(key: &Key) -> Cow<'_, Key> {
+    let fits = |label: &Label| label.value().len() <= MAX_VALUE_BYTES && label.key().len() <= MAX_NAME_BYTES;
+    if key.labels().len() <= MAX_LABELS && key.labels().all(fits) {
+        return Cow::Borrowed(key);
+    }
+    let given = key.labels().filter(|label| !label.value().is_empty());
+    let labels: Vec<_> = given
+        .map(|label| Label::new(label.key().to_owned(), bounded(label.value(), MAX_VALUE_BYTES).to_owned()))
+        .collect();
+    Cow::Owned(Key::from_parts(key.name().to_owned(), labels))
 }
 
 /// The base units, which belong to a name. What is measured in another unit says so in its help.
@@ -121,7 +140,7 @@ mod tests {
     #[test]
     fn what_cannot_be_shown_is_refused() {
         let long = "x".repeat(MAX_NAME_BYTES + 1);
-        for bad in ["", &long, "x_sum", "x_count", "x.bucket", "x_count_total", "x_created"] {
+        for bad in ["", &long, "x_sum", "x_count", "x.bucket", "x_count_total", "x_created", "_total", ".total"] {
             let refused = shown(&of(bad, &[]), Use::Counter, None).unwrap_err();
             assert!(matches!(refused, Refusal::Conflict(_)), "{bad} {refused}");
         }
@@ -135,6 +154,26 @@ mod tests {
         {
             assert!(shown(&of("x", bad), Use::Gauge, None).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_gauge_may_not_be_called_total() {
+        assert!(shown(&of("_total", &[]), Use::Gauge, None).is_err());
+    }
+
+    #[test]
+    fn keys_are_cut() {
+        let (long, many) = ("x".repeat(1_000_000), (0..1000).map(|n| format!("l{n}")).collect::<Vec<_>>());
+        let mut labels = vec![("a", &*long), (&*long, ""), ("b", "1")];
+        labels.extend(many.iter().map(|name| (&**name, "")));
+        let given = of("x", &labels);
+        let key = cut(&given);
+        let labels: Vec<_> = key.labels().map(|label| (label.key(), label.value().len())).collect();
+        assert_eq!(labels, [("a", MAX_VALUE_BYTES), ("b", 1)]);
+        assert_eq!(shown(&given, Use::Gauge, None).unwrap().key, shown(&key, Use::Gauge, None).unwrap().key);
+        assert!(shown(&cut(&of("x", &[(&long, "1")])), Use::Gauge, None).is_err());
+        let small = of("x", &[("a", "1"), ("b", "")]);
+        assert!(matches!(cut(&small), Cow::Borrowed(_)));
     }
 
     #[test]

@@ -68,3 +68,21 @@ fn a_name_that_mcpscope_has_is_refused() {
     assert!(matches!(refused, Refusal::Conflict(_)));
     assert_eq!((prometheus.0.book().series, prometheus.to_prometheus()), (0, String::new()));
 }
+
+#[test]
+fn long_label_values_are_not_kept() {
+    let (prometheus, _) = prometheus(10);
+    for end in ["a", "b"] {
+        let value = "x".repeat(1_000_000) + end;
+        let key = Key::from_parts("x", vec![Label::new("v", value.clone())]);
+        General::counter(&prometheus, &key, &|_| false).unwrap().increment(1);
+        General::record(&prometheus, "sampled", 1.0, &[("v", &value)], &|_| false).unwrap();
+    }
+    let slots = prometheus.0.slots.read().unwrap();
+    assert_eq!(slots.len(), 2, "they are the same once they are cut");
+    let kept = |key: &Key| key.labels().map(|label| label.value().len()).sum::<usize>();
+    assert!(slots.keys().all(|key| kept(key) == MAX_VALUE_BYTES));
+    drop(slots);
+    let text = prometheus.to_prometheus();
+    assert!(text.len() < 40_000 && text.contains("\"} 2"), "{}", text.len());
+}

@@ -2,32 +2,44 @@
 
 use std::sync::OnceLock;
 
-/// Entries of the first bucket; each further one has twice as many.
-const FIRST: u32 = 32;
-const BUCKETS: usize = 16;
+/// Entries of a chunk. It is made as a whole, so it is small: the thread that needs it first is recording.
+const ENTRIES: u32 = 32;
+/// Chunks of a directory.
+const CHUNKS: u32 = 512;
+const DIRECTORIES: u32 = 128;
 
-/// Where an entry is. Worked out once, when a series is born.
+/// Where an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    bucket: u32,
-    offset: u32,
-}
+pub(crate) struct Place(u32);
 
 impl Place {
     /// Entries there can be: about two million.
-    pub(crate) const CAPACITY: u32 = FIRST * ((1 << BUCKETS) - 1);
+    pub(crate) const CAPACITY: u32 = DIRECTORIES * CHUNKS * ENTRIES;
 
     /// The place of the entry with this number, below [`Place::CAPACITY`].
     pub(crate) const fn of(number: u32) -> Self {
-        let from_first = number + FIRST;
-        let bucket = from_first.ilog2() - FIRST.ilog2();
-        Self { bucket, offset: from_first - (FIRST << bucket) }
+        Self(number)
+    }
+
+    const fn directory(self) -> usize {
+        (self.0 / (CHUNKS * ENTRIES)) as usize
+    }
+
+    const fn chunk(self) -> usize {
+        (self.0 / ENTRIES % CHUNKS) as usize
+    }
+
+    const fn entry(self) -> usize {
+        (self.0 % ENTRIES) as usize
     }
 }
 
-/// Entries by place.
+type Chunk<T> = OnceLock<Box<[T]>>;
+type Directory<T> = OnceLock<Box<[Chunk<T>]>>;
+
+/// Entries by place: chunks behind directories, each made when it is first needed.
 #[derive(Debug)]
-pub(crate) struct Buckets<T>([OnceLock<Box<[T]>>; BUCKETS]);
+pub(crate) struct Buckets<T>([Directory<T>; DIRECTORIES as usize]);
 
 impl<T> Default for Buckets<T> {
     fn default() -> Self {
@@ -36,13 +48,13 @@ impl<T> Default for Buckets<T> {
 }
 
 impl<T: Default> Buckets<T> {
-    /// The entry, if its bucket is there.
+    /// The entry, if its chunk is there.
     #[inline]
     pub(crate) fn get(&self, place: Place) -> Option<&T> {
-        self.0.get(place.bucket as usize)?.get()?.get(place.offset as usize)
+        self.0.get(place.directory())?.get()?.get(place.chunk())?.get()?.get(place.entry())
     }
 
-    /// The entry, whose bucket is made if it is not there.
+    /// The entry, whose chunk is made if it is not there.
     #[inline]
     pub(crate) fn get_or_grow(&self, place: Place) -> Option<&T> {
         match self.get(place) {
@@ -53,9 +65,13 @@ impl<T: Default> Buckets<T> {
 
     #[cold]
     fn grow(&self, place: Place) -> Option<&T> {
-        let entries = || (0..FIRST << place.bucket).map(|_| T::default()).collect();
-        self.0.get(place.bucket as usize)?.get_or_init(entries).get(place.offset as usize)
+        let directory = self.0.get(place.directory())?.get_or_init(|| made(CHUNKS));
+        directory.get(place.chunk())?.get_or_init(|| made(ENTRIES)).get(place.entry())
     }
+}
+
+fn made<T: Default>(entries: u32) -> Box<[T]> {
+    (0..entries).map(|_| T::default()).collect()
 }
 
 #[cfg(test)]
@@ -64,21 +80,33 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::storage::cells::HistogramCell;
 
     #[test]
     fn every_number_has_a_place_of_its_own() {
-        let places: HashSet<_> = (0..10_000).map(Place::of).map(|place| (place.bucket, place.offset)).collect();
-        assert_eq!(places.len(), 10_000);
+        let parts = |place: Place| (place.directory(), place.chunk(), place.entry());
+        let places: HashSet<_> = (0..100_000).map(Place::of).map(parts).collect();
+        assert_eq!(places.len(), 100_000);
         let last = Place::of(Place::CAPACITY - 1);
-        assert_eq!((last.bucket, last.offset), (BUCKETS as u32 - 1, (FIRST << (BUCKETS - 1)) - 1));
+        assert_eq!(parts(last), (DIRECTORIES as usize - 1, CHUNKS as usize - 1, ENTRIES as usize - 1));
+        assert!(Buckets::<u64>::default().get_or_grow(last).is_some());
+        assert!(Buckets::<u64>::default().get_or_grow(Place::of(Place::CAPACITY)).is_none());
     }
 
     #[test]
     fn only_what_is_used_is_made() {
-        let buckets = Buckets::<u64>::default();
-        assert!(buckets.get(Place::of(40)).is_none());
-        assert!(buckets.get_or_grow(Place::of(40)).is_some());
-        assert!(buckets.get(Place::of(0)).is_none());
-        assert!(buckets.get(Place::of(95)).is_some());
+        for first in [0, 32, 10_016, Place::CAPACITY - 32] {
+            let buckets = Buckets::<u64>::default();
+            assert!(buckets.get(Place::of(first)).is_none());
+            assert!(buckets.get_or_grow(Place::of(first + 8)).is_some());
+            let made = (0..Place::CAPACITY).filter(|number| buckets.get(Place::of(*number)).is_some());
+            assert!(made.eq(first..first + 32), "the chunk of {first}, whatever its number");
+        }
+    }
+
+    #[test]
+    fn what_a_record_may_have_to_make_is_small() {
+        assert!(ENTRIES as usize * size_of::<HistogramCell>() <= 32 << 10);
+        assert!(CHUNKS as usize * size_of::<Chunk<HistogramCell>>() <= 32 << 10);
     }
 }

@@ -66,7 +66,7 @@ impl Extremes {
 type Chunk = Box<[AtomicU64; CELLS]>;
 
 /// The values of one series, seen by one thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct HistogramCell {
     sum_ns: AtomicU64,
     last_ns: AtomicU64,
@@ -79,6 +79,14 @@ pub(crate) struct HistogramCell {
     windows: [Extremes; 2],
     /// Each made when a value first falls into it.
     chunks: [OnceLock<Chunk>; CHUNKS],
+}
+
+impl Default for HistogramCell {
+    fn default() -> Self {
+        let [sum_ns, last_ns, last_at_ns, min_ns_and_1, max_ns] = Default::default();
+        let chunks = std::array::from_fn(|_| OnceLock::new());
+        Self { sum_ns, last_ns, last_at_ns, min_ns_and_1, max_ns, windows: Default::default(), chunks }
+    }
 }
 
 impl HistogramCell {

@@ -1,12 +1,15 @@
 //! What a thread remembers of the names it recorded by: what they mean, without asking anybody.
 
 use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::family::Pairs;
 use crate::record::Target;
 
 /// How many a thread remembers, a power of two. Those that fall together push each other out.
 const SLOTS: usize = 512;
+/// Longest name and labels that are remembered, in bytes. Longer ones are looked up each time.
+const MAX_BYTES: usize = 512;
 
 /// A string of at most 16 bytes as three numbers, which tell it from every other; of a longer one, its ends.
 ///
@@ -44,6 +47,14 @@ struct Entry {
     /// Those that are too long for a word, in order.
     long: Box<[Box<str>]>,
     target: Target,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.target.each_series(|series| {
+            series.remembered.fetch_sub(1, Relaxed);
+        });
+    }
 }
 
 /// The names that a thread recorded by.
@@ -107,6 +118,10 @@ impl Names {
     }
 
     pub(crate) fn remember(&mut self, name: &str, labels: &Pairs<'_>, target: Target) {
+        let bytes: usize = strings(name, labels).map(str::len).sum();
+        if bytes > MAX_BYTES {
+            return;
+        }
         if self.slots.is_empty() {
             self.slots.resize_with(SLOTS, || None);
         }
@@ -114,6 +129,9 @@ impl Names {
         let words = strings(name, labels).map(Word::new).collect();
         let long = strings(name, labels).filter(|text| text.len() > Word::MAX_BYTES).map(Into::into).collect();
         if let Some(slot) = self.slots.get_mut(hash as usize % SLOTS) {
+            target.each_series(|series| {
+                series.remembered.fetch_add(1, Relaxed);
+            });
             *slot = Some(Entry { hash, words, long, target });
         }
     }

@@ -2,8 +2,8 @@
 
 /// Values below 2^10 ns (about 1 us) share one position.
 const FIRST_OCTAVE: u32 = 10;
-/// Values from 2^39 ns (about 550 s) on share one position; the scale must reach past the highest exposed bound, 300 s.
-const LAST_OCTAVE: u32 = 38;
+/// Values from 2^47 ns (39 h) on share one position; the scale must reach past the longest duration accepted, a day.
+const LAST_OCTAVE: u32 = 46;
 /// Sub-buckets per octave, as a power of two: a sub-bucket is at most 1/32 of its value wide, so that its middle is at
 /// most 1/64 = 1.6 % off.
 const SUB_BITS: u32 = 5;
@@ -37,16 +37,21 @@ const fn index(chunk: usize, sub: usize) -> u16 {
     }) as u16
 }
 
-/// The middle of a bucket, in nanoseconds.
-pub(crate) fn middle_ns(index: u16) -> u64 {
-    let index = usize::from(index);
-    if index == 0 {
-        return 1 << (FIRST_OCTAVE - 1);
-    }
-    let cell = index - 1;
-    let octave = (cell / SUB_BUCKETS) as u32 + FIRST_OCTAVE;
+/// The lowest and the highest value of a position, in nanoseconds.
+pub(crate) fn edges_ns(index: u16) -> (u64, u64) {
+    let Some(cell) = index.checked_sub(1) else { return (0, (1 << FIRST_OCTAVE) - 1) };
+    let (octave, sub) = (u32::from(cell) / SUB_BUCKETS as u32 + FIRST_OCTAVE, u64::from(cell) % SUB_BUCKETS as u64);
     let width = 1_u64 << (octave - SUB_BITS);
-    (1_u64 << octave) + (cell % SUB_BUCKETS) as u64 * width + width / 2
+    let low = (1_u64 << octave) + sub * width;
+    (low, if octave > LAST_OCTAVE { u64::MAX } else { low + (width - 1) })
+}
+
+/// The middle of a position, in nanoseconds; the lowest value of the last one, which has no end.
+pub(crate) fn middle_ns(index: u16) -> u64 {
+    match edges_ns(index) {
+        (low, u64::MAX) => low,
+        (low, high) => low + (high - low).div_ceil(2),
+    }
 }
 
 /// The exposed upper bounds of a histogram, and where on the scale they lie.
@@ -148,10 +153,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_middle_is_within_1_6_percent(value in 1_u64 << FIRST_OCTAVE..300_000_000_000) {
+        fn the_middle_is_within_1_6_percent(value in 1_u64 << FIRST_OCTAVE..1 << (LAST_OCTAVE + 1), bits in 0_u32..=LAST_OCTAVE - FIRST_OCTAVE) {
+            let value = (value >> bits).max(1 << FIRST_OCTAVE);
             let middle = middle_ns(index_of(value));
             let error = middle.abs_diff(value) as f64 / value as f64;
             prop_assert!(error <= 1.0 / 64.0 + 1e-9, "{value}: {middle}, off by {error}");
+        }
+
+        #[test]
+        fn a_value_is_between_the_edges_of_its_position(value in any::<u64>(), bits in 0_u32..64) {
+            let index = index_of(value >> bits);
+            let (low, high) = edges_ns(index);
+            prop_assert!((low..=high).contains(&(value >> bits)));
+            prop_assert!((low..=high).contains(&middle_ns(index)));
+            prop_assert_eq!((index_of(low), index_of(high)), (index, index));
         }
 
         #[test]
@@ -184,8 +199,8 @@ mod tests {
         assert_eq!(position(0), (0, 0));
         assert_eq!(position(1023), (0, 0));
         assert_eq!(position(1024), (1, 0));
-        assert_eq!(position((1 << 39) - 1), (OCTAVES, SUB_BUCKETS - 1));
-        assert_eq!(position(1 << 39), (CHUNKS - 1, 0));
+        assert_eq!(position((1 << 47) - 1), (OCTAVES, SUB_BUCKETS - 1));
+        assert_eq!(position(1 << 47), (CHUNKS - 1, 0));
         assert_eq!(position(u64::MAX), (CHUNKS - 1, 0));
     }
 }

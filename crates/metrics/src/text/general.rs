@@ -74,12 +74,18 @@ impl<'a> Family<'a> {
         }
         for line in &self.samples {
             match (format, self.kind) {
-                (Format::OpenMetrics, "summary") => with_point(out, line, "quantile=\""),
-                (Format::OpenMetrics, "histogram") => with_point(out, line, "le=\""),
+                (Format::OpenMetrics, "summary") if self.is_sample(line, "") => with_point(out, line, "quantile=\""),
+                (Format::OpenMetrics, "histogram") if self.is_sample(line, "_bucket") => with_point(out, line, "le=\""),
                 _ => out.push_str(line),
             }
             out.push('\n');
         }
+    }
+
+    /// Whether a line has this family's name with `suffix`.
+    fn is_sample(&self, line: &str, suffix: &str) -> bool {
+        let rest = line.strip_prefix(self.name).and_then(|rest| rest.strip_prefix(suffix));
+        rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
     }
 
     /// Name and type in OpenMetrics. A counter that could not have its name there has no type: its samples keep theirs.
@@ -97,12 +103,43 @@ impl<'a> Family<'a> {
 
 /// A line with `.0` behind the whole number that is the value of a label: `quantile="1"` is not canonical.
 fn with_point(out: &mut String, line: &str, label: &str) {
-    // Quotes within other labels' values are escaped.
-    let number = line.rfind(label).and_then(|at| line.get(at + label.len()..)?.split_once('"'));
-    let Some((number, rest)) = number.filter(|(number, _)| number.bytes().all(|digit| digit.is_ascii_digit())) else {
+    let is_whole = |number: &str| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit());
+    // Quotes within other labels' values are escaped; other labels' names may end as this one does.
+    let number = line.rmatch_indices(label).find_map(|(at, _)| {
+        let is_label = line.get(..at)?.ends_with(['{', ',']);
+        let found = line.get(at + label.len()..)?.split_once('"');
+        found.filter(|(number, _)| is_label && is_whole(number))
+    });
+    let Some((number, rest)) = number else {
         return out.push_str(line);
     };
     let before = line.get(..line.len() - rest.len() - 1).unwrap_or_default();
     debug_assert!(before.ends_with(number), "{line}");
     out.extend([before, ".0\"", rest]);
+}
+
+#[cfg(test)]
+#[cfg(not(mcpscope_loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_bounds_and_quantiles_get_a_point() {
+        let text = r#"# TYPE h histogram
+h_bucket{table="42",le="1"} 1
+h_bucket{le="2",table="42",v="x,le="} 1
+h_bucket{role="7",le="+Inf"} 1
+h_sum{table="42",module="0",role="1"} 3
+h_count{file="42",v="{le="} 1
+# TYPE s summary
+s{my_quantile="3",quantile="1"} 1
+s{my_quantile="3",quantile="0.5"} 1
+s_sum{my_quantile="1"} 1
+s_count{my_quantile="1"} 1
+"#;
+        let mut out = String::new();
+        convert(&mut out, Format::OpenMetrics, text, &HashSet::new());
+        let expected = text.replace("le=\"1\"} 1\nh", "le=\"1.0\"} 1\nh").replace("{le=\"2\"", "{le=\"2.0\"");
+        assert_eq!(out, expected.replace(",quantile=\"1\"", ",quantile=\"1.0\""));
+    }
 }
