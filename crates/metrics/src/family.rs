@@ -117,9 +117,17 @@ struct Members {
     /// Shown, ordered by labels.
     active: Vec<Member>,
     /// The same, for those who read without keeping others from adding.
-    shown: Arc<Vec<Arc<Series>>>,
+    shown: Arc<Vec<Shown>>,
     /// Kept and not shown, the oldest first.
     retired: VecDeque<Member>,
+}
+
+/// A series that is shown.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) series: Arc<Series>,
+    /// The line of a counter or a gauge up to its value. Beside the series, so that a page waits for both at once.
+    pub(crate) start: Box<str>,
 }
 
 #[derive(Debug)]
@@ -245,7 +253,7 @@ impl Family {
     }
 
     /// The series that are shown, ordered by labels.
-    pub(crate) fn shown(&self, slabs: &[Arc<Slab>], at: Instant) -> Arc<Vec<Arc<Series>>> {
+    pub(crate) fn shown(&self, slabs: &[Arc<Slab>], at: Instant) -> Arc<Vec<Shown>> {
         let mut members = self.members();
         self.welcome(&mut members, slabs, at);
         Arc::clone(&members.shown)
@@ -258,7 +266,7 @@ impl Family {
             let hidden = members.retired.iter().map(|Member { series, .. }| series.snapshot(series.value(slabs)));
             (Arc::clone(&members.shown), hidden.collect())
         };
-        let series = shown.iter().map(|series| series.snapshot(series.value(slabs))).collect();
+        let series = shown.iter().map(|Shown { series, .. }| series.snapshot(series.value(slabs))).collect();
         FamilySnapshot { desc: Arc::clone(&self.desc), series, hidden }
     }
 
@@ -359,7 +367,8 @@ impl Family {
 
 impl Members {
     fn list(&mut self) {
-        self.shown = Arc::new(self.active.iter().map(|member| Arc::clone(&member.series)).collect());
+        let shown = |member: &Member| Shown { start: member.series.start(), series: Arc::clone(&member.series) };
+        self.shown = Arc::new(self.active.iter().map(shown).collect());
     }
 }
 
@@ -476,7 +485,7 @@ mod tests {
         fn shown(&self) -> Vec<(String, u64)> {
             let mut shown = Vec::new();
             let slabs = self.store.slabs.all();
-            for series in self.family.shown(&slabs, self.now).iter() {
+            for Shown { series, .. } in self.family.shown(&slabs, self.now).iter() {
                 let Value::Counter(n) = series.value(&slabs) else { panic!("a counter") };
                 shown.push((series.labels.get("operation").unwrap_or_default().to_owned(), n));
             }
@@ -531,7 +540,7 @@ mod tests {
             family.with(&[("server", "s"), ("tool", &tool), ("outcome", outcome), ("injected", "false")]);
         }
         let shown = family.shown(&store.slabs.all(), now);
-        let others = shown.iter().filter(|series| series.labels.get("tool") == Some(OTHER));
+        let others = shown.iter().map(|shown| &shown.series).filter(|series| series.labels.get("tool") == Some(OTHER));
         let outcomes: HashSet<_> = others.map(|series| series.labels.get("outcome")).collect();
         assert_eq!((shown.len(), outcomes.len()), (104, 4));
         for n in 0..2000 {

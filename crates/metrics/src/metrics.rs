@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use mcpscope_core::{ClockAnchor, Component, Direction, Era, Labels, Method, Protocol, Transport};
 
 use crate::declared::Declared;
-use crate::family::{Family, Found, Limits, Places};
+use crate::family::{Family, Found, Limits, Places, Shown};
 use crate::general::General;
 use crate::handle::{Counter, Gauge, Handle, Histogram, Sites};
 use crate::schema::{Desc, KNOWN_ERRORS, Kind, desc};
@@ -348,7 +348,7 @@ impl Metrics {
             if let Some(family) = self.family(|found| *found == *desc) {
                 let at = self.0.store.anchor().mono;
                 let shown = family.shown(&slabs, at);
-                shown.iter().for_each(|series| with(&series.labels, series.value(&slabs).whole()));
+                shown.iter().for_each(|shown| with(&shown.series.labels, shown.series.value(&slabs).whole()));
             }
         };
         let sum = |desc: &Desc| {
@@ -398,7 +398,7 @@ impl Metrics {
         let slabs = self.0.store.slabs.all();
         let mut extremes = Extremes::new();
         for family in self.0.families.load().iter().filter(|family| family.desc.kind != Kind::Counter) {
-            family.shown(&slabs, at).iter().for_each(|series| {
+            family.shown(&slabs, at).iter().for_each(|Shown { series, .. }| {
                 if let Some(found) = series.extremes(&slabs, epoch) {
                     extremes.insert(series.number, found);
                 }

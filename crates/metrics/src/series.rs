@@ -24,8 +24,6 @@ pub(crate) struct Series {
     pub(crate) number: u64,
     pub(crate) desc: Arc<Desc>,
     pub(crate) labels: Labels,
-    /// The line of a counter or a gauge up to its value, so that a page needs no look at the labels.
-    pub(crate) start: Box<str>,
     pub(crate) cell: Cell,
     /// Whether its records are among the raw ones.
     pub(crate) logged: bool,
@@ -55,21 +53,25 @@ struct Slot {
 impl Series {
     pub(crate) fn new(number: u64, desc: Arc<Desc>, labels: Labels, cell: Cell) -> Self {
         let logged = desc.logged;
-        let mut start = String::new();
-        if desc.kind != Kind::Histogram {
-            lines::start(&mut start, &desc.prometheus, "", labels.as_text());
-        }
         Self {
             number,
             desc,
             labels,
-            start: start.into(),
             cell,
             logged,
             counted: AtomicBool::new(false),
             exemplars: OnceLock::new(),
             remembered: AtomicUsize::new(0),
         }
+    }
+
+    /// The line of a counter or a gauge up to its value.
+    pub(crate) fn start(&self) -> Box<str> {
+        let mut start = String::new();
+        if self.desc.kind != Kind::Histogram {
+            lines::start(&mut start, &self.desc.prometheus, "", self.labels.as_text());
+        }
+        start.into()
     }
 
     /// What all threads saw.

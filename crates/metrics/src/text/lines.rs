@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::time::UNIX_EPOCH;
 
+use crate::family::Shown;
 use crate::schema::{Desc, Kind, Unit};
-use crate::series::Series;
 use crate::snapshot::{Exemplar, HistogramSnapshot, Value};
 use crate::text::{Format, base, number};
 
@@ -36,12 +36,12 @@ impl<'a> Lines<'a> {
     }
 
     /// As [`Lines::write`], without a look at the labels where it can do without.
-    pub(super) fn write_series(&mut self, series: &Series, value: &Value) {
+    pub(super) fn write_shown(&mut self, Shown { series, start }: &Shown, value: &Value) {
         let exemplars = series.exemplars();
         if let Value::Histogram(values) = value {
             return self.histogram(series.labels.as_text(), values, &exemplars);
         }
-        self.out.push_str(&series.start);
+        self.out.push_str(start);
         self.rest(value, &exemplars);
     }
 
