@@ -3,10 +3,10 @@
 use std::sync::OnceLock;
 
 /// Entries of a chunk. It is made as a whole, so it is small: the thread that needs it first is recording.
-const ENTRIES: u32 = 32;
+const ENTRIES: usize = 32;
 /// Chunks of a directory.
-const CHUNKS: u32 = 512;
-const DIRECTORIES: u32 = 128;
+const CHUNKS: usize = 512;
+const DIRECTORIES: usize = 128;
 
 /// Where an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub(crate) struct Place(u32);
 
 impl Place {
     /// Entries there can be: about two million.
-    pub(crate) const CAPACITY: u32 = DIRECTORIES * CHUNKS * ENTRIES;
+    pub(crate) const CAPACITY: u32 = (DIRECTORIES * CHUNKS * ENTRIES) as u32;
 
     /// The place of the entry with this number, below [`Place::CAPACITY`].
     pub(crate) const fn of(number: u32) -> Self {
@@ -22,24 +22,24 @@ impl Place {
     }
 
     const fn directory(self) -> usize {
-        (self.0 / (CHUNKS * ENTRIES)) as usize
+        self.0 as usize / (CHUNKS * ENTRIES)
     }
 
     const fn chunk(self) -> usize {
-        (self.0 / ENTRIES % CHUNKS) as usize
+        self.0 as usize / ENTRIES % CHUNKS
     }
 
     const fn entry(self) -> usize {
-        (self.0 % ENTRIES) as usize
+        self.0 as usize % ENTRIES
     }
 }
 
-type Chunk<T> = OnceLock<Box<[T]>>;
-type Directory<T> = OnceLock<Box<[Chunk<T>]>>;
+type Chunk<T> = OnceLock<Box<[T; ENTRIES]>>;
+type Directory<T> = OnceLock<Box<[Chunk<T>; CHUNKS]>>;
 
 /// Entries by place: chunks behind directories, each made when it is first needed.
 #[derive(Debug)]
-pub(crate) struct Buckets<T>([Directory<T>; DIRECTORIES as usize]);
+pub(crate) struct Buckets<T>([Directory<T>; DIRECTORIES]);
 
 impl<T> Default for Buckets<T> {
     fn default() -> Self {
@@ -65,13 +65,19 @@ impl<T: Default> Buckets<T> {
 
     #[cold]
     fn grow(&self, place: Place) -> Option<&T> {
-        let directory = self.0.get(place.directory())?.get_or_init(|| made(CHUNKS));
-        directory.get(place.chunk())?.get_or_init(|| made(ENTRIES)).get(place.entry())
+        let directory = get_or_make(self.0.get(place.directory())?)?;
+        get_or_make(directory.get(place.chunk())?)?.get(place.entry())
     }
 }
 
-fn made<T: Default>(entries: u32) -> Box<[T]> {
-    (0..entries).map(|_| T::default()).collect()
+fn get_or_make<T: Default, const N: usize>(cell: &OnceLock<Box<[T; N]>>) -> Option<&[T; N]> {
+    if let Some(found) = cell.get() {
+        return Some(found);
+    }
+    // As a slice first: an array would be made on the stack.
+    let made: Box<[T]> = (0..N).map(|_| T::default()).collect();
+    let made = made.try_into().ok()?;
+    Some(cell.get_or_init(|| made))
 }
 
 #[cfg(test)]
@@ -88,7 +94,7 @@ mod tests {
         let places: HashSet<_> = (0..100_000).map(Place::of).map(parts).collect();
         assert_eq!(places.len(), 100_000);
         let last = Place::of(Place::CAPACITY - 1);
-        assert_eq!(parts(last), (DIRECTORIES as usize - 1, CHUNKS as usize - 1, ENTRIES as usize - 1));
+        assert_eq!(parts(last), (DIRECTORIES - 1, CHUNKS - 1, ENTRIES - 1));
         assert!(Buckets::<u64>::default().get_or_grow(last).is_some());
         assert!(Buckets::<u64>::default().get_or_grow(Place::of(Place::CAPACITY)).is_none());
     }
@@ -99,14 +105,14 @@ mod tests {
             let buckets = Buckets::<u64>::default();
             assert!(buckets.get(Place::of(first)).is_none());
             assert!(buckets.get_or_grow(Place::of(first + 8)).is_some());
-            let made = (0..Place::CAPACITY).filter(|number| buckets.get(Place::of(*number)).is_some());
-            assert!(made.eq(first..first + 32), "the chunk of {first}, whatever its number");
+            let made = (0..Place::CAPACITY).step_by(8).filter(|number| buckets.get(Place::of(*number)).is_some());
+            assert!(made.eq((first..first + 32).step_by(8)), "the chunk of {first}, whatever its number");
         }
     }
 
     #[test]
     fn what_a_record_may_have_to_make_is_small() {
-        assert!(ENTRIES as usize * size_of::<HistogramCell>() <= 32 << 10);
-        assert!(CHUNKS as usize * size_of::<Chunk<HistogramCell>>() <= 32 << 10);
+        assert!(ENTRIES * size_of::<HistogramCell>() <= 32 << 10);
+        assert!(CHUNKS * size_of::<Chunk<HistogramCell>>() <= 32 << 10);
     }
 }
