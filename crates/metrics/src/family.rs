@@ -8,10 +8,10 @@ use arc_swap::ArcSwap;
 use hashbrown::{Equivalent, HashMap, HashSet};
 use mcpscope_core::{Labels, bounded};
 
-use crate::schema::{Desc, Kind};
-use crate::series::{Cell, GaugeCell, Series};
+use crate::places::Places;
+use crate::schema::Desc;
+use crate::series::Series;
 use crate::snapshot::{FamilySnapshot, Value};
-use crate::storage::buckets::Place;
 use crate::storage::slab::{Slab, Slabs};
 
 /// What a label value becomes that is over the limit of distinct values.
@@ -25,7 +25,7 @@ const FROM_THE_WIRE: [&str; 4] = ["tool", "mcp_method_name", "gen_ai_tool_name",
 /// Distinct values that every other label of ours may have.
 const MIN_OF_OURS: usize = 256;
 /// Series that may still be made beyond the limit, so that those labels are told apart of which there are few values.
-const MAX_OVERFLOW: usize = 64;
+pub(crate) const MAX_OVERFLOW: usize = 64;
 /// All series beyond the limit of a metric whose series bring labels of their own.
 const OVERFLOW: (&str, &str) = ("overflow", "true");
 /// Series that are kept without being shown, so that one that comes back goes on where it was. The oldest beyond are let
@@ -390,68 +390,12 @@ fn replace<'a>(
     (limited.collect(), replaced)
 }
 
-/// Hands out places in the slabs, and numbers of series.
-#[derive(Debug, Default)]
-pub(crate) struct Places(Mutex<Free>);
-
-#[derive(Debug, Default)]
-struct Free {
-    series: u64,
-    counters: Numbers,
-    histograms: Numbers,
-}
-
-#[derive(Debug, Default)]
-struct Numbers {
-    next: u32,
-    free: Vec<Place>,
-}
-
-impl Numbers {
-    fn take(&mut self) -> Place {
-        self.free.pop().unwrap_or_else(|| {
-            let place = Place::of(self.next);
-            // Families are limited in series, and in number: this is only where it would end.
-            self.next = (self.next + 1).min(Place::CAPACITY - 1);
-            place
-        })
-    }
-}
-
-impl Places {
-    fn take(&self, kind: Kind) -> (u64, Cell) {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        free.series += 1;
-        let cell = match kind {
-            Kind::Counter => Cell::Counter(free.counters.take()),
-            Kind::Histogram => Cell::Histogram(free.histograms.take()),
-            Kind::Gauge => Cell::Gauge(GaugeCell::default()),
-        };
-        (free.series, cell)
-    }
-
-    /// The place of a series that nobody else holds: no thread writes there until it is taken again.
-    fn give_back(&self, cell: &Cell, slabs: &[Arc<Slab>]) {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match cell {
-            Cell::Counter(place) => {
-                slabs.iter().filter_map(|slab| slab.counter(*place)).for_each(|cell| cell.clear());
-                free.counters.free.push(*place);
-            }
-            Cell::Histogram(place) => {
-                slabs.iter().filter_map(|slab| slab.histogram(*place)).for_each(|cell| cell.clear());
-                free.histograms.free.push(*place);
-            }
-            Cell::Gauge(_) => {}
-        }
-    }
-}
-
 #[cfg(test)]
 #[cfg(not(mcpscope_loom))]
 mod tests {
     use super::*;
     use crate::schema::desc;
+    use crate::series::Cell;
     use crate::storage::Store;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -639,8 +583,7 @@ mod tests {
         assert_eq!(harness.family.table.load().len(), MAX_RETIRED);
         (0..names).for_each(|n| harness.counts("s", &format!("new{n}")));
         assert!(harness.shown().iter().all(|(_, n)| *n == 1));
-        let free = harness.family.places.0.lock().unwrap();
-        assert!((free.counters.next as usize) < 2 * names, "places are used again");
+        assert!((harness.family.places.counters() as usize) < 2 * names, "places are used again");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod family;
 mod general;
 mod handle;
 mod metrics;
+mod places;
 #[cfg(feature = "prometheus")]
 mod prometheus;
 mod record;

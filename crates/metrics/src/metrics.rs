@@ -9,13 +9,15 @@ use arc_swap::ArcSwap;
 use mcpscope_core::{ClockAnchor, Component, Direction, Era, Labels, Method, Protocol, Transport};
 
 use crate::declared::Declared;
-use crate::family::{Family, Found, Limits, Places, Shown};
+use crate::family::{Family, Found, Limits, MAX_OVERFLOW, Shown};
 use crate::general::General;
 use crate::handle::{Counter, Gauge, Handle, Histogram, Sites};
+use crate::places::Places;
 use crate::schema::{Desc, KNOWN_ERRORS, Kind, desc};
 use crate::series::Series;
 use crate::snapshot::Snapshot;
 use crate::storage::Store;
+use crate::storage::buckets::Place;
 use crate::storage::slab::Slab;
 use crate::window::{Extremes, Window, Windows};
 
@@ -46,6 +48,8 @@ impl Config {
     pub const DEFAULT_MAX_LABEL_VALUES: usize = 256;
     /// 10,000.
     pub const DEFAULT_MAX_SERIES: usize = 10_000;
+    /// More are not made, whatever is asked for: 14,000.
+    pub const MAX_SERIES: usize = 14_000;
     /// One hour.
     pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
     /// One in ten.
@@ -153,13 +157,17 @@ const LABEL_VALUE: &str = "label_value";
 const CONTENDED_RECORD: &str = "contended_record";
 /// Families there can be besides the built-in ones.
 const MAX_DECLARED: usize = 256;
+/// There is a place for every series of every family.
+const _: () =
+    assert!((BUILT_IN.len() + MAX_DECLARED) * (Config::MAX_SERIES + MAX_OVERFLOW + 1) < Place::CAPACITY as usize);
 
 impl Metrics {
     /// Creates an instance; `anchor` is its start.
     #[must_use]
     pub fn new(config: &Config, anchor: ClockAnchor) -> Self {
         let store = Store::new(anchor);
-        let limits = Limits { label_values: config.max_label_values, series: config.max_series };
+        let limits =
+            Limits { label_values: config.max_label_values, series: config.max_series.min(Config::MAX_SERIES) };
         let places = Arc::<Places>::default();
         let families = BUILT_IN.iter().map(|desc| Family::new((*desc).clone(), limits, Arc::clone(&places)));
         // What is no number samples nothing: it must not be shown.

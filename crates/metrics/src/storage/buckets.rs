@@ -6,14 +6,14 @@ use std::sync::OnceLock;
 const ENTRIES: usize = 32;
 /// Chunks of a directory.
 const CHUNKS: usize = 512;
-const DIRECTORIES: usize = 128;
+const DIRECTORIES: usize = 256;
 
 /// Where an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place(u32);
 
 impl Place {
-    /// Entries there can be: about two million.
+    /// Entries there can be: about four million.
     pub(crate) const CAPACITY: u32 = (DIRECTORIES * CHUNKS * ENTRIES) as u32;
 
     /// The place of the entry with this number, below [`Place::CAPACITY`].
