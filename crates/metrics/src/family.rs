@@ -10,8 +10,8 @@ use mcpscope_core::{Labels, bounded};
 
 use crate::places::Places;
 use crate::schema::Desc;
-use crate::series::Series;
-use crate::snapshot::{FamilySnapshot, Value};
+use crate::series::{Activity, Series};
+use crate::snapshot::FamilySnapshot;
 use crate::storage::slab::{Slab, Slabs};
 
 /// What a label value becomes that is over the limit of distinct values.
@@ -136,28 +136,6 @@ struct Member {
     activity: Activity,
     /// When its activity was seen to change.
     since: Instant,
-}
-
-/// Changes with every record.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Activity {
-    Count(u64),
-    Level(f64),
-}
-
-impl Activity {
-    fn of(value: &Value) -> Self {
-        match value {
-            Value::Counter(count) => Self::Count(*count),
-            Value::Histogram(values) => Self::Count(values.count),
-            Value::Gauge(level) => Self::Level(*level),
-        }
-    }
-
-    /// A gauge that is not at zero says something, however long it stays.
-    fn may_retire(self) -> bool {
-        matches!(self, Self::Count(_) | Self::Level(0.0))
-    }
 }
 
 /// A [`Labels`] to look for.
@@ -396,6 +374,7 @@ mod tests {
     use super::*;
     use crate::schema::desc;
     use crate::series::Cell;
+    use crate::snapshot::Value;
     use crate::storage::Store;
 
     const HOUR: Duration = Duration::from_secs(3600);

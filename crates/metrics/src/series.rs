@@ -155,6 +155,28 @@ impl Series {
     }
 }
 
+/// Changes with every record.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Activity {
+    Count(u64),
+    Level(f64),
+}
+
+impl Activity {
+    pub(crate) fn of(value: &Value) -> Self {
+        match value {
+            Value::Counter(count) => Self::Count(*count),
+            Value::Histogram(values) => Self::Count(values.count),
+            Value::Gauge(level) => Self::Level(*level),
+        }
+    }
+
+    /// A gauge that is not at zero says something, however long it stays.
+    pub(crate) fn may_retire(self) -> bool {
+        matches!(self, Self::Count(_) | Self::Level(0.0))
+    }
+}
+
 /// A value that goes up and down, with its lowest and highest since the last window.
 ///
 /// Numbers are kept as bits that are in the order of the numbers, so that integers' minimum and maximum do.
