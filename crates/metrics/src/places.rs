@@ -49,6 +49,7 @@ impl Places {
 
     /// Places of counters that were ever taken.
     #[cfg(test)]
+    #[cfg(not(mcpscope_loom))]
     pub(crate) fn counters(&self) -> u32 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).counters.next
     }

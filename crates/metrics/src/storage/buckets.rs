@@ -3,10 +3,12 @@
 use std::sync::OnceLock;
 
 /// Entries of a chunk. It is made as a whole, so it is small: the thread that needs it first is recording.
-const ENTRIES: usize = 32;
+const ENTRIES: usize = if LOOM { 2 } else { 32 };
 /// Chunks of a directory.
-const CHUNKS: usize = 512;
-const DIRECTORIES: usize = 256;
+const CHUNKS: usize = if LOOM { 2 } else { 512 };
+const DIRECTORIES: usize = if LOOM { 2 } else { 256 };
+/// Its threads have small stacks, and its atomics are large.
+const LOOM: bool = cfg!(mcpscope_loom);
 
 /// Where an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

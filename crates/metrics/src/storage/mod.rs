@@ -66,6 +66,7 @@ impl Store {
     }
 
     #[cfg(test)]
+    #[cfg(not(mcpscope_loom))]
     pub(crate) fn for_tests() -> Arc<Self> {
         Self::new(ClockAnchor { mono: Instant::now(), wall: std::time::SystemTime::UNIX_EPOCH })
     }
