@@ -53,7 +53,8 @@ fn main() -> Result<(), Error> {
     Ok(report.finish(env!("CARGO_TARGET_TMPDIR"))?)
 }
 
-/// Each case has a process of its own: what one leaves in the heap doubled the time of the next.
+/// Each case has a process of its own: in one process, the same case took twice as long in one place of the round as in
+/// another.
 fn in_a_process(subject: &str, case: &str) -> Result<(f64, f64), Error> {
     let output = Command::new(env::current_exe()?).arg(format!("{CASE}{subject}/{case}")).output()?;
     let told = String::from_utf8(output.stdout)?;

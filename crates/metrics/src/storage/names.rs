@@ -6,8 +6,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::family::Pairs;
 use crate::record::Target;
 
-/// How many a thread remembers, a power of two. Those that fall together push each other out.
+/// How many a thread remembers, a power of two.
 const SLOTS: usize = 512;
+/// Places for those that fall together, so that two that are in use at one time do not push each other out.
+const WAYS: usize = 4;
 /// Longest name and labels that are remembered, in bytes. Longer ones are looked up each time.
 const MAX_BYTES: usize = 512;
 
@@ -49,6 +51,28 @@ struct Entry {
     target: Target,
 }
 
+impl Entry {
+    #[inline]
+    fn is(&self, name: &str, labels: &Pairs<'_>) -> bool {
+        let Some((first, rest)) = self.words.split_first() else { return false };
+        if rest.len() != 2 * labels.len() || *first != Word::new(name) {
+            return false;
+        }
+        for (words, (name, value)) in rest.chunks_exact(2).zip(labels) {
+            if *words != [Word::new(name), Word::new(value)] {
+                return false;
+            }
+        }
+        self.long.is_empty() || self.is_long(name, labels)
+    }
+
+    /// Whether it is the same in what is too long for words.
+    fn is_long(&self, name: &str, labels: &Pairs<'_>) -> bool {
+        let given = strings(name, labels).filter(|text| text.len() > Word::MAX_BYTES);
+        given.eq(self.long.iter().map(|text| &**text))
+    }
+}
+
 impl Drop for Entry {
     fn drop(&mut self) {
         self.target.each_series(|series| {
@@ -72,6 +96,11 @@ impl Default for Names {
         let random = fastrand::Rng::with_seed(hasher.hash_one(0));
         Self { slots: Vec::new(), hasher, random }
     }
+}
+
+/// Where the places for a hash begin.
+const fn set(hash: u64) -> usize {
+    hash as usize % (SLOTS / WAYS) * WAYS
 }
 
 /// The name, then the names and values of the labels.
@@ -100,21 +129,9 @@ impl Names {
     #[inline]
     pub(crate) fn find(&self, name: &str, labels: &Pairs<'_>) -> Option<&Target> {
         let hash = self.hash(name, labels);
-        let entry = self.slots.get(hash as usize % SLOTS)?.as_ref()?;
-        if entry.hash != hash || entry.words.len() != 1 + 2 * labels.len() {
-            return None;
-        }
-        let (first, rest) = entry.words.split_first()?;
-        let is_same = *first == Word::new(name)
-            && rest.chunks_exact(2).zip(labels).all(|(mine, given)| match mine {
-                [name, value] => *value == Word::new(given.1) && *name == Word::new(given.0),
-                _ => false,
-            });
-        let is_long = |text: &&str| text.len() > Word::MAX_BYTES;
-        let is_same = is_same
-            && (entry.long.is_empty()
-                || strings(name, labels).filter(is_long).eq(entry.long.iter().map(|text| &**text)));
-        is_same.then_some(&entry.target)
+        let set = self.slots.get(set(hash)..)?.first_chunk::<WAYS>()?;
+        let found = set.iter().flatten().find(|entry| entry.hash == hash && entry.is(name, labels));
+        found.map(|entry| &entry.target)
     }
 
     pub(crate) fn remember(&mut self, name: &str, labels: &Pairs<'_>, target: Target) {
@@ -128,11 +145,14 @@ impl Names {
         let hash = self.hash(name, labels);
         let words = strings(name, labels).map(Word::new).collect();
         let long = strings(name, labels).filter(|text| text.len() > Word::MAX_BYTES).map(Into::into).collect();
-        if let Some(slot) = self.slots.get_mut(hash as usize % SLOTS) {
+        let set = self.slots.get_mut(set(hash)..).and_then(|slots| slots.first_chunk_mut::<WAYS>());
+        if let Some(set) = set {
             target.each_series(|series| {
                 series.remembered.fetch_add(1, Relaxed);
             });
-            *slot = Some(Entry { hash, words, long, target });
+            // The oldest of them goes.
+            set.rotate_right(1);
+            set[0] = Some(Entry { hash, words, long, target });
         }
     }
 }
@@ -143,6 +163,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn those_that_are_in_use_at_one_time_are_all_remembered() {
+        const TOOLS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        let mut names = Names::default();
+        for tool in TOOLS {
+            names.remember("calls", &[("tool", tool)], Target::General { families: 0 });
+        }
+        let found = TOOLS.iter().filter(|tool| names.find("calls", &[("tool", tool)]).is_some()).count();
+        // Where one has no place, five of eight would have to share one of 128 sets.
+        assert_eq!(found, TOOLS.len());
+    }
 
     proptest! {
         #[test]
