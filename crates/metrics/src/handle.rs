@@ -73,7 +73,8 @@ impl Handle {
 
 /// Writes one counter series. Cheap to clone.
 ///
-/// Recording takes no lock, never fails, and allocates only with the first record of a thread.
+/// Recording waits for nobody. A thread allocates where it first writes to some series; its very first record may find
+/// others in the way of its cells, and is then dropped and counted (`mcpscope_dropped_total{what="contended_record"}`).
 #[derive(Clone, Debug)]
 pub struct Counter(pub(crate) Handle);
 
@@ -103,7 +104,7 @@ impl Counter {
     }
 }
 
-/// Writes one gauge series. Cheap to clone; recording takes no lock and never fails.
+/// Writes one gauge series. Cheap to clone; recording waits for nobody, and the value is never lost.
 #[derive(Clone, Debug)]
 pub struct Gauge(pub(crate) Handle);
 
@@ -136,7 +137,8 @@ impl Gauge {
 
 /// Writes one histogram series. Cheap to clone.
 ///
-/// Recording takes no lock, never fails, and allocates only when a thread records a duration of a new order of magnitude.
+/// Recording waits for nobody, as that of a [`Counter`]. A thread allocates also where a duration of a series is the first
+/// of its order of magnitude.
 #[derive(Clone, Debug)]
 pub struct Histogram(pub(crate) Handle);
 
