@@ -1,7 +1,6 @@
 //! The `metrics` facade: what libraries emit through it goes to the core or to who keeps the rest.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::collections::HashSet;
 use std::error::Error;
 use std::fmt;
@@ -14,7 +13,7 @@ use mcpscope_core::bounded;
 use crate::declared::is_reserved;
 use crate::general::{BAD_VALUE, General, METRIC_CONFLICT, Refusal};
 use crate::metrics::Metrics;
-use crate::record::{Core, Done, RecordError, SHOWN_BYTES, Target};
+use crate::record::{Core, SHOWN_BYTES, Target};
 use crate::schema::Kind;
 use crate::series;
 
@@ -190,10 +189,10 @@ impl Critical {
     /// Records a value as [`Metrics::record`] does.
     fn add(&self, value: f64) {
         let (metrics, at) = (&self.shared.metrics, (self.shared.clock)());
-        let done = Cell::new(Done::Recorded);
-        metrics.inner().store.write(|slab| done.set(metrics.add(&self.core, value, slab, at)));
-        if let Done::Refused(error) = done.into_inner() {
-            self.refused(&error);
+        let mut is_added = true;
+        metrics.inner().store.write(|slab| is_added = metrics.add(&self.core, value, slab, at));
+        if !is_added {
+            self.refused();
         }
     }
 
@@ -202,8 +201,8 @@ impl Critical {
         if self.core.takes.refusal(change.abs()).is_some() {
             return self.shared.drop_one(BAD_VALUE);
         }
-        if let Err(error) = self.core.free() {
-            return self.refused(&error);
+        if self.core.free().is_err() {
+            return self.refused();
         }
         if let series::Cell::Gauge(cell) = &self.core.series.cell {
             let Some(now) = cell.add_if(change, |level| self.core.takes.refusal(level).is_none()) else {
@@ -215,9 +214,9 @@ impl Critical {
     }
 
     #[cold]
-    fn refused(&self, error: &RecordError) {
+    fn refused(&self) {
         // Of what belongs to somebody who counts it, or is no value that it takes.
-        self.shared.drop_one(if matches!(error, RecordError::Counted { .. }) { METRIC_CONFLICT } else { BAD_VALUE });
+        self.shared.drop_one(if self.core.free().is_err() { METRIC_CONFLICT } else { BAD_VALUE });
     }
 }
 

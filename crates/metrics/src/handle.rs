@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::thread::LocalKey;
 use std::time::{Duration, Instant};
 
 use mcpscope_core::TraceId;
@@ -13,6 +14,7 @@ use crate::schema::Kind;
 use crate::series::{Cell, GaugeCell, Series};
 use crate::storage::Store;
 use crate::storage::buckets::{Buckets, Place};
+use crate::storage::local::{CachedCell, slab};
 use crate::storage::ring::Raw;
 use crate::storage::slab::Slab;
 
@@ -24,36 +26,41 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 impl Series {
     /// Counts events in the slab of a thread.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn count(&self, store: &Store, slab: &Slab, n: u64, at: Instant) {
         if let Cell::Counter(place) = self.cell {
             slab.count(place, n);
-            self.log(store, slab, n, at);
+            if self.logged {
+                self.log(store, slab, n, at);
+            }
         }
     }
 
     /// Records a duration in the slab of a thread.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn observe(&self, store: &Store, slab: &Slab, value_ns: u64, at: Instant) {
-        if let Cell::Histogram(place) = self.cell {
-            let at_ns = store.since_start_ns(at);
-            slab.observe(place, self.desc.bounds, value_ns, at_ns, store.epoch());
-            if self.logged {
-                slab.log(Raw { series: self.number, value: value_ns, at_ns });
-            }
+        if let Cell::Histogram(place) = self.cell
+            && let Some(cell) = slab.observe(place, self.desc.bounds, value_ns, store.epoch())
+            && self.logged
+        {
+            cell.was_last(value_ns, self.log(store, slab, value_ns, at));
         }
     }
 
     /// Takes note of what a gauge has become.
     pub(crate) fn became(&self, store: &Store, slab: &Slab, level: f64, at: Instant) {
-        self.log(store, slab, level.to_bits(), at);
+        if self.logged {
+            self.log(store, slab, level.to_bits(), at);
+        }
     }
 
-    #[inline]
-    fn log(&self, store: &Store, slab: &Slab, value: u64, at: Instant) {
-        if self.logged {
-            slab.log(Raw { series: self.number, value, at_ns: store.since_start_ns(at) });
-        }
+    /// Keeps the record itself; returns when it was, in nanoseconds since the start of the instance. Apart, so that what
+    /// has no such records is not held up by what it would take.
+    #[inline(always)]
+    fn log(&self, store: &Store, slab: &Slab, value: u64, at: Instant) -> u64 {
+        let at_ns = store.since_start_ns(at);
+        slab.log(Raw { series: self.number, value, at_ns });
+        at_ns
     }
 }
 
@@ -89,7 +96,10 @@ impl Counter {
     #[inline]
     pub fn add(&self, n: u64, at: Instant) {
         let Handle { store, series } = &self.0;
-        store.write(|slab| series.count(store, slab, n, at));
+        match slab(store) {
+            Some(slab) => series.count(store, slab, n, at),
+            None => store.slabs.share(move |slab| series.count(store, slab, n, at)),
+        }
     }
 
     /// All that it counted so far, on every thread.
@@ -147,7 +157,11 @@ impl Histogram {
     #[inline]
     pub fn record(&self, duration: Duration, at: Instant) {
         let Handle { store, series } = &self.0;
-        store.write(|slab| series.observe(store, slab, nanoseconds(duration), at));
+        let value_ns = nanoseconds(duration);
+        match slab(store) {
+            Some(slab) => series.observe(store, slab, value_ns, at),
+            None => store.slabs.share(move |slab| series.observe(store, slab, value_ns, at)),
+        }
     }
 
     /// Records a duration that ended at `at`, of which `trace_id` tells more: an exemplar, if there is no recent one of
@@ -155,6 +169,70 @@ impl Histogram {
     pub fn record_traced(&self, duration: Duration, trace_id: TraceId, at: Instant) {
         self.record(duration, at);
         self.0.exemplify(nanoseconds(duration), trace_id, at);
+    }
+}
+
+/// The counter of one place in a program: what [`crate::counter!`] expands to.
+#[derive(Clone, Copy, Debug)]
+pub struct SiteCounter<'a> {
+    metrics: &'a Metrics,
+    site: &'static CallSite,
+    /// The cell of the calling thread.
+    cached: &'static LocalKey<CachedCell>,
+    name: &'static str,
+    labels: &'static Pairs<'static>,
+}
+
+impl<'a> SiteCounter<'a> {
+    /// The counter of the place that has this `site`, and in each thread this cell.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(
+        metrics: &'a Metrics,
+        site: &'static CallSite,
+        cached: &'static LocalKey<CachedCell>,
+        name: &'static str,
+        labels: &'static Pairs<'static>,
+    ) -> Self {
+        Self { metrics, site, cached, name, labels }
+    }
+
+    /// Counts one event that happened at `at`.
+    #[inline(always)]
+    pub fn increment(self, at: Instant) {
+        self.add(1, at);
+    }
+
+    /// Counts `n` events that happened at `at`. The total stops at the highest number there is.
+    #[inline(always)]
+    pub fn add(self, n: u64, at: Instant) {
+        let store = &self.metrics.inner().store;
+        if self.cached.try_with(|cached| cached.count(store, n)).ok().flatten().is_none() {
+            self.find_and_add(n, at);
+        }
+    }
+
+    /// Counts one event that happened at `at`, of which `trace_id` tells more: an exemplar, if there is no recent one.
+    pub fn increment_traced(self, trace_id: TraceId, at: Instant) {
+        self.counter().increment_traced(trace_id, at);
+    }
+
+    /// Its handle.
+    #[must_use]
+    pub fn counter(self) -> &'a Counter {
+        self.site.counter(self.metrics, self.name, self.labels)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_and_add(self, n: u64, at: Instant) {
+        let counter = self.counter();
+        counter.add(n, at);
+        let Handle { store, series } = &counter.0;
+        // One whose records are kept needs more than a cell.
+        if let (Cell::Counter(place), false) = (&series.cell, series.logged) {
+            let _ = self.cached.try_with(|cached| cached.set(store, *place));
+        }
     }
 }
 
@@ -307,7 +385,8 @@ impl<H: Clone> Resolved<H> {
 macro_rules! counter {
     ($metrics:expr, $name:literal $(, $label:literal => $value:literal)* $(,)?) => {{
         static SITE: $crate::CallSite = $crate::CallSite::new();
-        SITE.counter(&$metrics, $name, &[$(($label, $value)),*])
+        ::std::thread_local!(static CELL: $crate::CachedCell = const { $crate::CachedCell::new() });
+        $crate::SiteCounter::new(&$metrics, &SITE, &CELL, $name, &[$(($label, $value)),*])
     }};
 }
 

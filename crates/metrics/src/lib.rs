@@ -24,13 +24,15 @@ pub use crate::builtin::{Operation, Process};
 pub use crate::declared::{Declared, RESERVED_PREFIXES};
 pub use crate::facade::Recorder;
 pub use crate::general::{Dropped, General, Refusal};
-pub use crate::handle::{CallSite, Counter, Gauge, Histogram};
+pub use crate::handle::{CallSite, Counter, Gauge, Histogram, SiteCounter};
 pub use crate::metrics::{ComponentTotals, Config, Metrics, Totals};
 #[cfg(feature = "prometheus")]
 pub use crate::prometheus::Prometheus;
 pub use crate::record::{RawRecord, RecordError};
 pub use crate::schema::{Desc, Kind, Unit, desc};
 pub use crate::snapshot::{Exemplar, FamilySnapshot, HistogramSnapshot, SeriesSnapshot, Snapshot, Value};
+#[doc(hidden)]
+pub use crate::storage::local::CachedCell;
 pub use crate::text::Format;
 pub use crate::view::{MetricSeries, MetricView, Summary};
 pub use crate::window::{Stats, Window, WindowSeries};

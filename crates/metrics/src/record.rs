@@ -14,7 +14,7 @@ use crate::general::Refusal;
 use crate::metrics::Metrics;
 use crate::schema::{Desc, Kind, desc};
 use crate::series::{Cell, Series};
-use crate::storage::local::{Local, local};
+use crate::storage::local::{local, slab};
 use crate::storage::names::Names;
 use crate::storage::ring::Raw;
 use crate::storage::slab::Slab;
@@ -22,7 +22,7 @@ use crate::storage::slab::Slab;
 /// Longest name that an error repeats, in bytes.
 pub(crate) const SHOWN_BYTES: usize = 64;
 /// Highest number of events, and highest value of our gauges: enough for anything real, and far from overflowing a sum.
-const MAX_NUMBER: f64 = 1e9;
+const MAX_NUMBER: u32 = 1_000_000_000;
 const MS_NS: f64 = 1e6;
 /// Longest duration: a day.
 const MAX_DURATION_NS: f64 = 24.0 * 60.0 * 60.0 * 1e9;
@@ -116,12 +116,14 @@ pub struct RawRecord {
     pub timestamp: SystemTime,
 }
 
-/// What a record by name came to.
-pub(crate) enum Done {
+/// What a record by name came to, in the thread that knows what it means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
     Recorded,
-    Refused(RecordError),
     /// To be kept by others.
     Sampled,
+    /// What it means, or why it is refused, is to be found out.
+    Unknown,
 }
 
 impl Metrics {
@@ -150,41 +152,36 @@ impl Metrics {
     /// # Errors
     /// [`RecordError`]: nothing was recorded.
     pub fn record(&self, name: &str, value: f64, labels: &[(&str, &str)], at: Instant) -> Result<(), RecordError> {
-        let remembered = local(&self.inner().store, |local| {
-            let mut names = local.names.try_borrow_mut().ok()?;
-            match self.remembered(&names, name, labels)? {
-                Target::Core(core) => Some(self.add(core, value, local.slab(), at)),
-                Target::General { .. } => Some(self.sample(name, value, names.random.u64(..))),
+        let store = &self.inner().store;
+        let done = local(store, |local| {
+            let Ok(mut names) = local.names.try_borrow_mut() else { return Done::Unknown };
+            match (names.find(name, labels), slab(store)) {
+                (Some(Target::Core(core)), Some(slab)) if self.add(core, value, slab, at) => Done::Recorded,
+                (Some(Target::Core(_)), _) => Done::Unknown,
+                _ => self.sample_remembered(&mut names, name, value),
             }
         });
-        let done = match remembered.flatten() {
-            Some(done) => done,
-            None => self.record_new(name, value, labels, at)?,
-        };
-        match done {
+        match done.unwrap_or(Done::Unknown) {
             Done::Recorded => Ok(()),
-            Done::Refused(error) => Err(error),
             Done::Sampled => self.pass_on(name, value, labels, at),
+            Done::Unknown => self.record_new(name, value, labels, at),
         }
     }
 
-    /// What a name and labels mean, if the thread remembers it.
-    #[inline]
-    fn remembered<'a>(&self, names: &'a Names, name: &str, labels: &[(&str, &str)]) -> Option<&'a Target> {
-        // A name that is not critical means the same with any labels.
-        let found = names.find(name, labels).or_else(|| names.find(name, &[]).filter(|found| found.is_general()))?;
-        match found {
-            // Meanwhile it may have been declared.
-            Target::General { families } if *families != self.families() => None,
-            Target::General { .. } | Target::Core(_) => Some(found),
+    /// What becomes of a record by a name that the thread remembers as that of no critical metric. It means the same with
+    /// any labels.
+    #[inline(never)]
+    fn sample_remembered(&self, names: &mut Names, name: &str, value: f64) -> Done {
+        match names.find(name, &[]) {
+            // Otherwise it may have been declared meanwhile.
+            Some(found) if found.is_general_of(self.families()) => self.sample(value, names.random.u64(..)),
+            _ => Done::Unknown,
         }
     }
 
-    fn sample(&self, name: &str, value: f64, random: u64) -> Done {
-        if !(0.0..f64::INFINITY).contains(&value) {
-            let metric = Cow::Owned(bounded(name, SHOWN_BYTES).to_owned());
-            // It is kept in a histogram, whose sum never falls.
-            Done::Refused(RecordError::BadValue { metric, value, expected: "a finite number from 0 on" })
+    fn sample(&self, value: f64, random: u64) -> Done {
+        if !is_general(value) {
+            Done::Unknown
         } else if random < self.inner().sampled_below || self.inner().sampling_rate >= 1.0 {
             Done::Sampled
         } else {
@@ -203,45 +200,43 @@ impl Metrics {
         })
     }
 
-    /// The first record of this thread by this name and these labels.
+    /// The first record of this thread by this name and these labels, or one that is refused.
     #[cold]
-    fn record_new(&self, name: &str, value: f64, labels: &[(&str, &str)], at: Instant) -> Result<Done, RecordError> {
+    fn record_new(&self, name: &str, value: f64, labels: &[(&str, &str)], at: Instant) -> Result<(), RecordError> {
         let Some(family) = self.family(|desc| desc.is_recorded_as(name)) else {
-            return self.record_general(name, value, labels);
+            return self.record_general(name, value, labels, at);
         };
         // Before a series is made of it.
         if let Some(expected) = Takes::of(&family.desc).refusal(value) {
             return Err(RecordError::BadValue { metric: family.desc.name.clone(), value, expected });
         }
         let (core, is_replaced) = self.core(&family, labels)?;
-        let store = &self.inner().store;
-        let add = |local: &Local| {
-            // What has no place of its own is not worth remembering, and is counted each time.
-            if let Some(mut names) = local.names.try_borrow_mut().ok().filter(|_| !is_replaced) {
-                names.remember(name, labels, Target::Core(core.clone()));
-            }
-            self.add(&core, value, local.slab(), at)
-        };
-        Ok(local(store, add).unwrap_or_else(|| {
-            let mut done = Done::Recorded;
-            store.slabs.share(|slab| done = self.add(&core, value, slab, at));
-            done
-        }))
+        core.free()?;
+        // What has no place of its own is not worth remembering, and is counted each time.
+        if !is_replaced {
+            self.remember(name, labels, Target::Core(core.clone()));
+        }
+        self.inner().store.write(|slab| _ = self.add(&core, value, slab, at));
+        Ok(())
     }
 
     #[cold]
-    fn record_general(&self, name: &str, value: f64, labels: &[(&str, &str)]) -> Result<Done, RecordError> {
+    fn record_general(&self, name: &str, value: f64, labels: &[(&str, &str)], at: Instant) -> Result<(), RecordError> {
         if self.inner().general.is_none() {
             return Err(RecordError::UnknownMetric { name: bounded(name, SHOWN_BYTES).to_owned() });
         }
         check_general(name, labels)?;
+        if !is_general(value) {
+            let metric = Cow::Owned(bounded(name, SHOWN_BYTES).to_owned());
+            return Err(RecordError::BadValue { metric, value, expected: "a finite number from 0 on" });
+        }
         let families = self.families();
         let sampled = local(&self.inner().store, |local| {
             let mut names = local.names.try_borrow_mut().ok()?;
             names.remember(name, &[], Target::General { families });
-            Some(self.sample(name, value, names.random.u64(..)))
+            Some(self.sample(value, names.random.u64(..)))
         });
-        Ok(sampled.flatten().unwrap_or(Done::Recorded))
+        if sampled.flatten() == Some(Done::Sampled) { self.pass_on(name, value, labels, at) } else { Ok(()) }
     }
 
     /// The series of a critical metric that these labels mean, and whether a label was replaced.
@@ -263,15 +258,16 @@ impl Metrics {
     pub(crate) fn target(&self, name: &str, kind: Kind, labels: &[(&str, &str)]) -> Result<Target, RecordError> {
         let taken = || RecordError::Taken { name: bounded(name, SHOWN_BYTES).to_owned() };
         let store = &self.inner().store;
+        let families = self.families();
         let remembered = local(store, |local| {
             let names = local.names.try_borrow().ok()?;
-            self.remembered(&names, name, labels).cloned()
+            let general = || names.find(name, &[]).filter(|found| found.is_general_of(families));
+            names.find(name, labels).filter(|found| matches!(found, Target::Core(_))).or_else(general).cloned()
         });
         if let Some(target) = remembered.flatten() {
             let fits = !matches!(&target, Target::Core(core) if core.series.desc.kind != kind);
             return if fits { Ok(target) } else { Err(taken()) };
         }
-        let families = self.families();
         let (target, labels, is_worth_it) = match self.family(|desc| desc.is_recorded_as(name)) {
             Some(family) if family.desc.kind != kind => return Err(taken()),
             Some(family) => {
@@ -281,13 +277,18 @@ impl Metrics {
             None => (Target::General { families }, [].as_slice(), self.inner().general.is_some()),
         };
         if is_worth_it {
-            local(store, |local| {
-                if let Ok(mut names) = local.names.try_borrow_mut() {
-                    names.remember(name, labels, target.clone());
-                }
-            });
+            self.remember(name, labels, target.clone());
         }
         Ok(target)
+    }
+
+    /// So that this thread knows the next time.
+    fn remember(&self, name: &str, labels: &[(&str, &str)], target: Target) {
+        local(&self.inner().store, |local| {
+            if let Ok(mut names) = local.names.try_borrow_mut() {
+                names.remember(name, labels, target);
+            }
+        });
     }
 
     /// What a record of one of the seven means, and whether a label was replaced.
@@ -328,19 +329,33 @@ impl Metrics {
         Ok((Core { series, operations, takes }, replaced))
     }
 
-    /// Adds a value to what is meant.
-    #[inline]
-    pub(crate) fn add(&self, core: &Core, value: f64, slab: &Slab, at: Instant) -> Done {
+    /// Adds a value to what is meant, if it takes it and anybody may.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn add(&self, core: &Core, value: f64, slab: &Slab, at: Instant) -> bool {
         let (store, series) = (&self.inner().store, &*core.series);
-        if let Some(expected) = core.takes.refusal(value) {
-            return Done::Refused(RecordError::BadValue { metric: series.desc.name.clone(), value, expected });
+        match core.takes {
+            // Nearly all.
+            Takes::Events => {
+                let Some(n) = whole(value) else { return false };
+                series.count(store, slab, n, at);
+                true
+            }
+            _ => self.add_other(core, value, slab, at),
+        }
+    }
+
+    fn add_other(&self, core: &Core, value: f64, slab: &Slab, at: Instant) -> bool {
+        let (store, series) = (&self.inner().store, &*core.series);
+        if core.takes.refusal(value).is_some() {
+            return false;
         }
         match core.takes {
             Takes::Events => series.count(store, slab, value as u64, at),
-            Takes::Duration { unit_ns } => series.observe(store, slab, (value * unit_ns).round() as u64, at),
+            Takes::Duration { unit_ns } => series.observe(store, slab, (value * unit_ns + 0.5) as u64, at),
             Takes::Level | Takes::WholeLevel => {
-                if let Err(counted) = core.free() {
-                    return Done::Refused(counted);
+                if core.free().is_err() {
+                    return false;
                 }
                 if let Cell::Gauge(cell) = &series.cell {
                     series.became(store, slab, cell.set(value), at);
@@ -355,7 +370,7 @@ impl Metrics {
                 }
             }
         }
-        Done::Recorded
+        true
     }
 
     /// The newest raw records of the critical metrics, newest first; at most 1000.
@@ -411,8 +426,8 @@ impl Target {
         }
     }
 
-    fn is_general(&self) -> bool {
-        matches!(self, Self::General { .. })
+    fn is_general_of(&self, number: usize) -> bool {
+        matches!(self, Self::General { families } if *families == number)
     }
 }
 
@@ -466,7 +481,7 @@ impl Takes {
     /// What is expected instead of this value, if it is not taken.
     #[inline]
     pub(crate) fn refusal(self, value: f64) -> Option<&'static str> {
-        let is_whole = || (0.0..=MAX_NUMBER).contains(&value) && value.trunc() == value;
+        let is_whole = || whole(value).is_some();
         let (is_taken, expected) = match self {
             Self::Events | Self::WholeLevel => (is_whole(), "a whole number from 0 to 1000000000"),
             Self::Operation => (value == 0.0 || value == 1.0, "1 for an operation that failed, 0 for one that did not"),
@@ -482,6 +497,18 @@ impl Takes {
         };
         (!is_taken).then_some(expected)
     }
+}
+
+/// The number of events, or the level, that a value is. Not by `f64::trunc`, which calls the C library.
+#[inline(always)]
+fn whole(value: f64) -> Option<u64> {
+    let n = value as u32;
+    (f64::from(n) == value && n <= MAX_NUMBER).then_some(n.into())
+}
+
+/// Whether a value may be kept in a histogram, whose sum never falls.
+fn is_general(value: f64) -> bool {
+    (0.0..f64::INFINITY).contains(&value)
 }
 
 /// What a value of a histogram of this name means in nanoseconds.

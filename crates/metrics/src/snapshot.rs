@@ -124,7 +124,7 @@ pub struct HistogramSnapshot {
     pub min_ns: u64,
     /// Highest value, in nanoseconds; 0 if there is none.
     pub max_ns: u64,
-    /// The value recorded last, in nanoseconds.
+    /// The value recorded last, in nanoseconds; 0 if there is none, or the metric is not critical.
     pub last_ns: u64,
     /// The exposed upper bounds, in nanoseconds, ascending; one fewer than `bounds` has cells.
     pub bounds_ns: &'static [u64],
@@ -221,7 +221,7 @@ mod tests {
 
     fn recorded(values_ns: &[u64]) -> super::HistogramSnapshot {
         let (cell, bounds) = (HistogramCell::default(), desc::TOOL_CALLS.bounds);
-        values_ns.iter().for_each(|ns| cell.record(bounds, *ns, 0, 1));
+        values_ns.iter().for_each(|ns| cell.record(bounds, *ns, 1));
         HistogramCell::snapshot(std::iter::once(&cell), bounds)
     }
 

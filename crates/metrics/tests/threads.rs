@@ -53,6 +53,8 @@ fn live(metrics: &Metrics, counted: &Independent, seed: u64, at: Instant) {
         gauge.add(1.0, at);
         handle.increment(at);
         counter!(metrics, "jobs_total", "by" => "site").add(2, at);
+        // Not declared: its place keeps a cell for each thread.
+        counter!(metrics, "sites_total").increment(at);
         metrics.record("jobs_total", 3.0, &[("by", "name")], at).unwrap();
         histogram.record(Duration::from_nanos(value_ns), at);
         gauge.add(-1.0, at);
@@ -138,6 +140,8 @@ fn threads_that_come_and_go_lose_nothing() {
     assert!(recorded(counted.events.load(Relaxed), jobs), "{counted:?}: {jobs}, {lost} lost");
     let late = events(&snapshot, "late_total");
     assert!(recorded(ROUNDS * THREADS, late), "also what a thread records as it ends: {late}, {lost} lost");
+    let sites = events(&snapshot, "sites_total");
+    assert!(recorded(ROUNDS * THREADS * RECORDS, sites), "of a place with cells of its own: {sites}, {lost} lost");
     assert!(recorded(counted.durations.load(Relaxed), all.count), "{counted:?}: {}, {lost} lost", all.count);
     if lost == 0 {
         assert_eq!(all.sum_ns, counted.sum_ns.load(Relaxed));

@@ -1,6 +1,6 @@
 //! An array that grows without moving: what was handed out once stays where it is.
 
-use std::sync::OnceLock;
+use once_cell::race::OnceBox;
 
 /// Entries of a chunk. It is made as a whole, so it is small: the thread that needs it first is recording.
 const ENTRIES: usize = if LOOM { 2 } else { 32 };
@@ -36,8 +36,8 @@ impl Place {
     }
 }
 
-type Chunk<T> = OnceLock<Box<[T; ENTRIES]>>;
-type Directory<T> = OnceLock<Box<[Chunk<T>; CHUNKS]>>;
+type Chunk<T> = OnceBox<[T; ENTRIES]>;
+type Directory<T> = OnceBox<[Chunk<T>; CHUNKS]>;
 
 /// Entries by place: chunks behind directories, each made when it is first needed.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(crate) struct Buckets<T>([Directory<T>; DIRECTORIES]);
 
 impl<T> Default for Buckets<T> {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| OnceLock::new()))
+        Self(std::array::from_fn(|_| OnceBox::new()))
     }
 }
 
@@ -67,19 +67,17 @@ impl<T: Default> Buckets<T> {
 
     #[cold]
     fn grow(&self, place: Place) -> Option<&T> {
-        let directory = get_or_make(self.0.get(place.directory())?)?;
-        get_or_make(directory.get(place.chunk())?)?.get(place.entry())
+        let directory = get_or_make(self.0.get(place.directory())?).ok()?;
+        get_or_make(directory.get(place.chunk())?).ok()?.get(place.entry())
     }
 }
 
-fn get_or_make<T: Default, const N: usize>(cell: &OnceLock<Box<[T; N]>>) -> Option<&[T; N]> {
-    if let Some(found) = cell.get() {
-        return Some(found);
-    }
-    // As a slice first: an array would be made on the stack.
-    let made: Box<[T]> = (0..N).map(|_| T::default()).collect();
-    let made = made.try_into().ok()?;
-    Some(cell.get_or_init(|| made))
+/// The content of a box, which is made if it is not there. As a slice first: an array would be made on the stack.
+///
+/// # Errors
+/// Never, but nothing else says that there are as many entries as there are asked for.
+fn get_or_make<T: Default, const N: usize>(cell: &OnceBox<[T; N]>) -> Result<&[T; N], Box<[T]>> {
+    cell.get_or_try_init(|| (0..N).map(|_| T::default()).collect::<Box<[T]>>().try_into())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What recording writes and snapshots read: atomics with a single writer each, so that adding is a load and a store.
 
-use std::sync::OnceLock;
+use once_cell::race::OnceBox;
 
 use crate::snapshot::HistogramSnapshot;
 use crate::storage::scale::{Bounds, CELLS, CHUNKS};
@@ -35,7 +35,7 @@ impl CounterCell {
 /// Lowest and highest value of one window.
 #[derive(Debug, Default)]
 struct Extremes {
-    /// The window that they belong to.
+    /// The window that they belong to; 0 if there was none.
     epoch: AtomicU64,
     min_ns: AtomicU64,
     max_ns: AtomicU64,
@@ -43,67 +43,67 @@ struct Extremes {
 
 impl Extremes {
     #[inline]
-    fn add(&self, epoch: u64, value_ns: u64) {
-        if self.epoch.load(Relaxed) != epoch {
-            self.min_ns.store(value_ns, Relaxed);
-            self.max_ns.store(value_ns, Relaxed);
-            self.epoch.store(epoch, Release);
-            return;
-        }
+    fn add(&self, value_ns: u64) {
         if value_ns < self.min_ns.load(Relaxed) {
-            self.min_ns.store(value_ns, Relaxed);
+            self.min_ns.store(value_ns, Release);
         }
         if value_ns > self.max_ns.load(Relaxed) {
-            self.max_ns.store(value_ns, Relaxed);
+            self.max_ns.store(value_ns, Release);
         }
+    }
+
+    /// Begins another window.
+    fn begin(&self, epoch: u64, value_ns: u64) {
+        self.min_ns.store(value_ns, Release);
+        self.max_ns.store(value_ns, Release);
+        self.epoch.store(epoch, Release);
+    }
+
+    fn get(&self) -> (u64, u64) {
+        (self.min_ns.load(Acquire), self.max_ns.load(Acquire))
     }
 
     fn of(&self, epoch: u64) -> Option<(u64, u64)> {
-        (self.epoch.load(Acquire) == epoch).then(|| (self.min_ns.load(Relaxed), self.max_ns.load(Relaxed)))
+        (self.epoch.load(Acquire) == epoch).then(|| self.get())
     }
 }
 
-type Chunk = Box<[AtomicU64; CELLS]>;
+type Chunk = OnceBox<[AtomicU64; CELLS]>;
 
 /// The values of one series, seen by one thread.
 #[derive(Debug)]
 pub(crate) struct HistogramCell {
     sum_ns: AtomicU64,
-    last_ns: AtomicU64,
-    /// When the last value was recorded, since the start of the instance.
-    last_at_ns: AtomicU64,
-    /// One more than the lowest value; 0 before the first.
-    min_ns_and_1: AtomicU64,
-    max_ns: AtomicU64,
     /// Of the window that is open and of the one before it.
     windows: [Extremes; 2],
+    /// Lowest value, as what it is below the highest number there is, and highest value of the windows before those.
+    past_below_ns: AtomicU64,
+    past_max_ns: AtomicU64,
+    last_ns: AtomicU64,
+    /// When that was, since the start of the instance, and 1; 0 if there was none.
+    last_at_ns_and_1: AtomicU64,
     /// Each made when a value first falls into it.
-    chunks: [OnceLock<Chunk>; CHUNKS],
+    chunks: [Chunk; CHUNKS],
 }
 
 impl Default for HistogramCell {
     fn default() -> Self {
-        let [sum_ns, last_ns, last_at_ns, min_ns_and_1, max_ns] = Default::default();
-        let chunks = std::array::from_fn(|_| OnceLock::new());
-        Self { sum_ns, last_ns, last_at_ns, min_ns_and_1, max_ns, windows: Default::default(), chunks }
+        let [sum_ns, past_below_ns, past_max_ns, last_ns, last_at_ns_and_1] = Default::default();
+        let chunks = std::array::from_fn(|_| OnceBox::new());
+        Self { sum_ns, windows: Default::default(), past_below_ns, past_max_ns, last_ns, last_at_ns_and_1, chunks }
     }
 }
 
 impl HistogramCell {
     #[inline]
-    pub(crate) fn record(&self, bounds: &Bounds, value_ns: u64, at_ns: u64, epoch: u64) {
+    pub(crate) fn record(&self, bounds: &Bounds, value_ns: u64, epoch: u64) {
         add(&self.sum_ns, value_ns);
-        self.last_ns.store(value_ns, Relaxed);
-        self.last_at_ns.store(at_ns, Relaxed);
-        // 0 becomes the highest number: whatever comes first is lower.
-        if value_ns < self.min_ns_and_1.load(Relaxed).wrapping_sub(1) {
-            self.min_ns_and_1.store(value_ns.saturating_add(1), Relaxed);
-        }
-        if value_ns > self.max_ns.load(Relaxed) {
-            self.max_ns.store(value_ns, Relaxed);
-        }
-        if let Some(window) = self.windows.get(epoch as usize & 1) {
-            window.add(epoch, value_ns);
+        let [even, odd] = &self.windows;
+        let window = if epoch & 1 == 0 { even } else { odd };
+        if window.epoch.load(Relaxed) == epoch {
+            window.add(value_ns);
+        } else {
+            self.begin(window, epoch, value_ns);
         }
         let (chunk, cell) = bounds.cell(value_ns);
         let chunk = self.chunks.get(chunk).map(|chunk| match chunk.get() {
@@ -116,9 +116,36 @@ impl HistogramCell {
         }
     }
 
+    /// Begins a window where the one before the last was.
     #[cold]
-    fn grow(chunk: &OnceLock<Chunk>) -> &Chunk {
+    fn begin(&self, window: &Extremes, epoch: u64, value_ns: u64) {
+        if window.epoch.load(Relaxed) > 0 {
+            // First into the past: whoever finds it gone from the window finds it there.
+            let (min, max) = window.get();
+            self.past_below_ns.store(self.past_below_ns.load(Relaxed).max(u64::MAX - min), Relaxed);
+            self.past_max_ns.store(self.past_max_ns.load(Relaxed).max(max), Relaxed);
+        }
+        window.begin(epoch, value_ns);
+    }
+
+    #[cold]
+    fn grow(chunk: &Chunk) -> &[AtomicU64; CELLS] {
         chunk.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))))
+    }
+
+    /// Takes note of the value recorded last.
+    #[inline]
+    pub(crate) fn was_last(&self, value_ns: u64, at_ns: u64) {
+        self.last_ns.store(value_ns, Relaxed);
+        self.last_at_ns_and_1.store(at_ns.saturating_add(1), Relaxed);
+    }
+
+    /// Lowest and highest value there ever were.
+    fn ends_ns(&self) -> (u64, u64) {
+        // The past after the windows: see `begin`.
+        let windows = self.windows.each_ref().map(|window| (window.epoch.load(Acquire) > 0).then(|| window.get()));
+        let past = (u64::MAX - self.past_below_ns.load(Relaxed), self.past_max_ns.load(Relaxed));
+        windows.into_iter().flatten().fold(past, |(low, high), (min, max)| (low.min(min), high.max(max)))
     }
 
     /// Adds up what all threads saw.
@@ -132,7 +159,7 @@ impl HistogramCell {
             }
             let mut counts = [0_u64; CELLS];
             for cells in found {
-                counts.iter_mut().zip(&**cells).for_each(|(count, cell)| *count += cell.load(Acquire));
+                counts.iter_mut().zip(cells).for_each(|(count, cell)| *count += cell.load(Acquire));
             }
             bounds.read(chunk, &counts, &mut scale);
             bounds.add(chunk, &counts, |count| *count, &mut buckets);
@@ -151,11 +178,10 @@ impl HistogramCell {
         let mut newest = 0;
         for cell in cells {
             snapshot.sum_ns = snapshot.sum_ns.saturating_add(cell.sum_ns.load(Relaxed));
-            snapshot.min_ns = snapshot.min_ns.min(cell.min_ns_and_1.load(Relaxed).wrapping_sub(1));
-            snapshot.max_ns = snapshot.max_ns.max(cell.max_ns.load(Relaxed));
-            let (last, at) = (cell.last_ns.load(Relaxed), cell.last_at_ns.load(Relaxed) + 1);
-            // A cell without a record is of the time 0, and has a 0 for its last.
-            if at > newest && cell.min_ns_and_1.load(Relaxed) > 0 {
+            let (min, max) = cell.ends_ns();
+            (snapshot.min_ns, snapshot.max_ns) = (snapshot.min_ns.min(min), snapshot.max_ns.max(max));
+            let (last, at) = (cell.last_ns.load(Relaxed), cell.last_at_ns_and_1.load(Relaxed));
+            if at > newest {
                 (snapshot.last_ns, newest) = (last, at);
             }
         }
@@ -188,9 +214,10 @@ impl HistogramCell {
 
     /// Nobody else may use the cell meanwhile.
     pub(crate) fn clear(&self) {
-        let alone = [&self.sum_ns, &self.last_ns, &self.last_at_ns, &self.min_ns_and_1, &self.max_ns];
+        let Self { sum_ns, past_below_ns, past_max_ns, last_ns, last_at_ns_and_1, .. } = self;
+        let alone = [sum_ns, past_below_ns, past_max_ns, last_ns, last_at_ns_and_1];
         let windows = self.windows.iter().map(|window| &window.epoch);
-        let chunks = self.chunks.iter().filter_map(OnceLock::get).flat_map(|cells| cells.iter());
+        let chunks = self.chunks.iter().filter_map(OnceBox::get).flat_map(|cells| cells.iter());
         alone.into_iter().chain(windows).chain(chunks).for_each(|cell| cell.store(0, Relaxed));
     }
 }

@@ -58,10 +58,10 @@ impl Store {
     }
 
     /// Writes to the calling thread's slab, or, where it has none, to the one that is shared.
-    #[inline]
-    pub(crate) fn write(self: &Arc<Self>, write: impl Fn(&Slab)) {
-        if local::local(self, |local| write(local.slab())).is_none() {
-            self.slabs.share(write);
+    pub(crate) fn write(self: &Arc<Self>, write: impl FnOnce(&Slab)) {
+        match local::slab(self) {
+            Some(slab) => write(slab),
+            None => self.slabs.share(write),
         }
     }
 

@@ -1,76 +1,75 @@
 //! What a thread remembers of the names it recorded by: what they mean, without asking anybody.
 
+use std::array;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::family::Pairs;
 use crate::record::Target;
 
-/// How many a thread remembers, a power of two.
-const SLOTS: usize = 512;
-/// Places for those that fall together, so that two that are in use at one time do not push each other out.
+/// Where a name can be: which of them, its hash says.
+const SETS: usize = 128;
+/// Places in each, so that names that fall together and are in use at one time do not push each other out.
 const WAYS: usize = 4;
-/// Longest name and labels that are remembered, in bytes. Longer ones are looked up each time.
+/// Longest name and labels, in bytes, that are remembered. Longer ones are looked up each time.
 const MAX_BYTES: usize = 512;
+/// Most bytes of a string that its [`Word`] tells from every other.
+const SHORT_BYTES: usize = 16;
 
-/// A string of at most 16 bytes as three numbers, which tell it from every other; of a longer one, its ends.
-///
-/// Nearly all names and labels are that short, and comparing and hashing numbers takes a fraction of the time that it
-/// takes for strings.
+/// The ends and the length of a string: of nearly every name and label, all that there is to it. Comparing and hashing
+/// numbers takes a fraction of the time that it takes for strings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Word {
+    first: u64,
+    last: u64,
     bytes: usize,
-    head: u64,
-    tail: u64,
 }
 
 impl Word {
-    const MAX_BYTES: usize = 16;
-
-    #[inline]
+    #[inline(always)]
     fn new(text: &str) -> Self {
-        let bytes = text.as_bytes();
-        let (head, tail) = match (bytes.first_chunk(), bytes.last_chunk()) {
-            (Some(head), Some(tail)) => (u64::from_le_bytes(*head), u64::from_le_bytes(*tail)),
-            _ => match (bytes.first_chunk(), bytes.last_chunk()) {
-                (Some(head), Some(tail)) => (u32::from_le_bytes(*head).into(), u32::from_le_bytes(*tail).into()),
-                _ => (bytes.iter().fold(0, |all, byte| all << 8 | u64::from(*byte)), 0),
-            },
-        };
-        Self { bytes: bytes.len(), head, tail }
+        let text = text.as_bytes();
+        let bytes = text.len();
+        if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+            return Self { first: u64::from_le_bytes(*first), last: u64::from_le_bytes(*last), bytes };
+        }
+        if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+            return Self { first: u32::from_le_bytes(*first).into(), last: u32::from_le_bytes(*last).into(), bytes };
+        }
+        // At most three, of which these are all.
+        let byte = |at: usize| text.get(at).map_or(0, |byte| u64::from(*byte));
+        Self { first: byte(0) | byte(1) << 8 | byte(2) << 16, last: 0, bytes }
     }
 }
 
+/// What a name with labels was found to mean.
 #[derive(Debug)]
 struct Entry {
-    hash: u64,
-    /// The name, then the names and values of the labels.
-    words: Box<[Word]>,
-    /// Those that are too long for a word, in order.
-    long: Box<[Box<str>]>,
+    name: Word,
+    /// Names and values.
+    labels: Box<[[Word; 2]]>,
+    /// The strings that are too long for their words to tell, by their numbers.
+    long: Box<[(usize, Box<str>)]>,
     target: Target,
 }
 
 impl Entry {
-    #[inline]
+    #[inline(always)]
     fn is(&self, name: &str, labels: &Pairs<'_>) -> bool {
-        let Some((first, rest)) = self.words.split_first() else { return false };
-        if rest.len() != 2 * labels.len() || *first != Word::new(name) {
-            return false;
-        }
-        for (words, (name, value)) in rest.chunks_exact(2).zip(labels) {
-            if *words != [Word::new(name), Word::new(value)] {
-                return false;
-            }
-        }
-        self.long.is_empty() || self.is_long(name, labels)
+        let same = |(words, (name, value)): (&[Word; 2], &(&str, &str))| *words == [Word::new(name), Word::new(value)];
+        self.name == Word::new(name)
+            && self.labels.len() == labels.len()
+            && self.labels.iter().zip(labels).all(same)
+            && self.long.iter().all(|(number, text)| string(*number, name, labels) == Some(text))
     }
+}
 
-    /// Whether it is the same in what is too long for words.
-    fn is_long(&self, name: &str, labels: &Pairs<'_>) -> bool {
-        let given = strings(name, labels).filter(|text| text.len() > Word::MAX_BYTES);
-        given.eq(self.long.iter().map(|text| &**text))
-    }
+/// Of the name, and the names and values of the labels, the one with this number.
+#[inline]
+fn string<'a>(number: usize, name: &'a str, labels: &'a Pairs<'a>) -> Option<&'a str> {
+    let Some(number) = number.checked_sub(1) else { return Some(name) };
+    let (name, value) = labels.get(number / 2)?;
+    Some(if number % 2 == 0 { name } else { value })
 }
 
 impl Drop for Entry {
@@ -81,10 +80,18 @@ impl Drop for Entry {
     }
 }
 
+/// Names that fall together, the newest first.
+#[derive(Debug, Default)]
+struct Set {
+    hashes: [u64; WAYS],
+    entries: [Option<Entry>; WAYS],
+}
+
 /// The names that a thread recorded by.
 #[derive(Debug)]
 pub(crate) struct Names {
-    slots: Vec<Option<Entry>>,
+    /// Made with the first name.
+    sets: Option<Box<[Set; SETS]>>,
     hasher: foldhash::fast::RandomState,
     /// Of the samples.
     pub(crate) random: fastrand::Rng,
@@ -94,66 +101,60 @@ impl Default for Names {
     fn default() -> Self {
         let hasher = foldhash::fast::RandomState::default();
         let random = fastrand::Rng::with_seed(hasher.hash_one(0));
-        Self { slots: Vec::new(), hasher, random }
+        Self { sets: None, hasher, random }
     }
 }
 
-/// Where the places for a hash begin.
-const fn set(hash: u64) -> usize {
-    hash as usize % (SLOTS / WAYS) * WAYS
-}
-
-/// The name, then the names and values of the labels.
-fn strings<'a>(name: &'a str, labels: &'a Pairs<'a>) -> impl Iterator<Item = &'a str> {
-    std::iter::once(name).chain(labels.iter().flat_map(|(name, value)| [*name, *value]))
-}
-
 impl Names {
-    #[inline]
+    #[inline(always)]
     fn hash(&self, name: &str, labels: &Pairs<'_>) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         let mut add = |text| {
-            let word = Word::new(text);
-            hasher.write_u64(word.head);
-            hasher.write_u64(word.tail ^ word.bytes as u64);
+            let Word { first, last, bytes } = Word::new(text);
+            hasher.write_u128(u128::from(first) << 64 | u128::from(last ^ bytes as u64));
         };
         add(name);
-        for (_, value) in labels {
-            // Not the labels' names: the same name of a metric goes with the same labels.
-            add(value);
-        }
+        // Not the labels' names: the same name of a metric goes with the same labels.
+        labels.iter().for_each(|(_, value)| add(value));
         hasher.finish()
     }
 
     /// What it means, if the thread has recorded by it lately.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&self, name: &str, labels: &Pairs<'_>) -> Option<&Target> {
+        let sets = self.sets.as_ref()?;
         let hash = self.hash(name, labels);
-        let set = self.slots.get(set(hash)..)?.first_chunk::<WAYS>()?;
-        let found = set.iter().flatten().find(|entry| entry.hash == hash && entry.is(name, labels));
-        found.map(|entry| &entry.target)
+        let Set { hashes, entries } = sets.get(hash as usize % SETS)?;
+        for (of, entry) in hashes.iter().zip(entries) {
+            if *of == hash
+                && let Some(entry) = entry
+                && entry.is(name, labels)
+            {
+                return Some(&entry.target);
+            }
+        }
+        None
     }
 
     pub(crate) fn remember(&mut self, name: &str, labels: &Pairs<'_>, target: Target) {
-        let bytes: usize = strings(name, labels).map(str::len).sum();
-        if bytes > MAX_BYTES {
+        let strings: Vec<_> = (0..).map_while(|number| string(number, name, labels)).collect();
+        if strings.iter().map(|text| text.len()).sum::<usize>() > MAX_BYTES {
             return;
         }
-        if self.slots.is_empty() {
-            self.slots.resize_with(SLOTS, || None);
-        }
         let hash = self.hash(name, labels);
-        let words = strings(name, labels).map(Word::new).collect();
-        let long = strings(name, labels).filter(|text| text.len() > Word::MAX_BYTES).map(Into::into).collect();
-        let set = self.slots.get_mut(set(hash)..).and_then(|slots| slots.first_chunk_mut::<WAYS>());
-        if let Some(set) = set {
-            target.each_series(|series| {
-                series.remembered.fetch_add(1, Relaxed);
-            });
-            // The oldest of them goes.
-            set.rotate_right(1);
-            set[0] = Some(Entry { hash, words, long, target });
-        }
+        let sets = self.sets.get_or_insert_with(|| Box::new(array::from_fn(|_| Set::default())));
+        let Some(Set { hashes, entries }) = sets.get_mut(hash as usize % SETS) else { return };
+        target.each_series(|series| {
+            series.remembered.fetch_add(1, Relaxed);
+        });
+        let long = strings.iter().enumerate().filter(|(_, text)| text.len() > SHORT_BYTES);
+        let long = long.map(|(number, text)| (number, (*text).into())).collect();
+        let labels = labels.iter().map(|(name, value)| [Word::new(name), Word::new(value)]).collect();
+        // The oldest of them goes.
+        hashes.rotate_right(1);
+        hashes[0] = hash;
+        entries.rotate_right(1);
+        entries[0] = Some(Entry { name: Word::new(name), labels, long, target });
     }
 }
 
@@ -178,8 +179,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn short_strings_are_told_apart(a in "[ab\0é]{0,12}", b in "[ab\0é]{0,12}") {
-            prop_assume!(a.len() <= Word::MAX_BYTES && b.len() <= Word::MAX_BYTES);
+        fn short_strings_are_told_apart(a in "[ab\0é]{0,17}", b in "[ab\0é]{0,17}") {
+            prop_assume!(a.len() <= SHORT_BYTES || b.len() <= SHORT_BYTES);
             prop_assert_eq!(Word::new(&a) == Word::new(&b), a == b);
         }
 

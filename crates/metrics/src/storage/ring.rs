@@ -33,12 +33,12 @@ pub(crate) struct Ring {
     head: AtomicU64,
     /// Records that readers have forgotten.
     cleared: AtomicU64,
-    slots: Box<[Slot]>,
+    slots: Box<[Slot; SLOTS]>,
 }
 
 impl Default for Ring {
     fn default() -> Self {
-        let slots = (0..SLOTS).map(|_| Slot::default()).collect();
+        let slots = Box::new(std::array::from_fn(|_| Slot::default()));
         Self { head: AtomicU64::new(0), cleared: AtomicU64::new(0), slots }
     }
 }
