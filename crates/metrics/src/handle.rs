@@ -80,8 +80,7 @@ impl Handle {
 
 /// Writes one counter series. Cheap to clone.
 ///
-/// Recording waits for nobody. A thread allocates where it first writes to some series; its very first record may find
-/// others in the way of its cells, and is then dropped and counted (`mcpscope_dropped_total{what="contended_record"}`).
+/// Recording waits for nobody, and loses nothing. A thread allocates where it first writes to some series.
 #[derive(Clone, Debug)]
 pub struct Counter(pub(crate) Handle);
 
@@ -98,7 +97,7 @@ impl Counter {
         let Handle { store, series } = &self.0;
         match slab(store) {
             Some(slab) => series.count(store, slab, n, at),
-            None => store.slabs.share(move |slab| series.count(store, slab, n, at)),
+            None => store.slabs.lend(move |slab| series.count(store, slab, n, at)),
         }
     }
 
@@ -160,7 +159,7 @@ impl Histogram {
         let value_ns = nanoseconds(duration);
         match slab(store) {
             Some(slab) => series.observe(store, slab, value_ns, at),
-            None => store.slabs.share(move |slab| series.observe(store, slab, value_ns, at)),
+            None => store.slabs.lend(move |slab| series.observe(store, slab, value_ns, at)),
         }
     }
 

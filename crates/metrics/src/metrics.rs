@@ -96,9 +96,8 @@ pub(crate) struct Inner {
     announced: Mutex<BTreeSet<Box<str>>>,
     /// Series that are shown from the start, and stay.
     kept: Mutex<Vec<Arc<Series>>>,
-    /// What label values that become `other`, and records that find no place, are counted as.
+    /// What label values that become `other` are counted as.
     replaced: OnceLock<Counter>,
-    lost: OnceLock<Counter>,
 }
 
 /// The families that are always there. Errors come before operations: a rate that is read in between can then only be too
@@ -153,8 +152,6 @@ pub struct ComponentTotals {
 
 /// What a label value over the limit is counted as.
 const LABEL_VALUE: &str = "label_value";
-/// What a record is counted as that found others in its way.
-const CONTENDED_RECORD: &str = "contended_record";
 /// Families there can be besides the built-in ones.
 const MAX_DECLARED: usize = 256;
 /// There is a place for every series of every family.
@@ -195,12 +192,10 @@ impl Metrics {
             announced: Mutex::default(),
             kept: Mutex::default(),
             replaced: OnceLock::new(),
-            lost: OnceLock::new(),
             places,
             store,
         }));
         let _ = metrics.0.replaced.set(metrics.dropped(LABEL_VALUE));
-        let _ = metrics.0.lost.set(metrics.dropped(CONTENDED_RECORD));
         for component in Component::ALL {
             let _ = metrics.component_operations(component, false);
         }
@@ -334,20 +329,9 @@ impl Metrics {
 
     /// Calls `with` with each family as it is now, which is `at`, and where its numbers are.
     pub(crate) fn each_family(&self, at: Instant, mut with: impl FnMut(&Family, &[Arc<Slab>])) {
-        self.count_lost();
         self.count_dropped(at);
         let slabs = self.0.store.slabs.all();
         self.0.families.load().iter().for_each(|family| with(family, &slabs));
-    }
-
-    /// What was lost could not be counted where it was lost.
-    fn count_lost(&self) {
-        let lost = self.0.store.slabs.take_lost();
-        if lost > 0
-            && let Some(counter) = self.0.lost.get()
-        {
-            counter.add(lost, self.0.store.anchor().mono);
-        }
     }
 
     /// A few sums, read without a snapshot: cheap enough for every second.

@@ -12,12 +12,12 @@ use crate::storage::Store;
 use crate::storage::buckets::Place;
 use crate::storage::cells::CounterCell;
 use crate::storage::names::Names;
-use crate::storage::slab::{Slab, Slabs};
+use crate::storage::slab::{Loan, Slab, Slabs};
 
 /// What a thread has of one instance.
 #[derive(Debug)]
 pub(crate) struct Local {
-    slab: Arc<Slab>,
+    loan: Loan,
     slabs: Arc<Slabs>,
     /// The names it recorded by.
     pub(crate) names: RefCell<Names>,
@@ -25,7 +25,7 @@ pub(crate) struct Local {
 
 impl Drop for Local {
     fn drop(&mut self) {
-        self.slabs.give_back(Arc::clone(&self.slab));
+        self.slabs.give_back(&self.loan);
     }
 }
 
@@ -57,15 +57,14 @@ thread_local! {
     static OWNED: RefCell<Owned> = const { RefCell::new(Owned(Vec::new())) };
 }
 
-/// The calling thread's slab; none if the thread is about to end, or others are busy with their own first record.
+/// The calling thread's slab; none if the thread is about to end.
 #[inline(always)]
 pub(crate) fn slab(store: &Arc<Store>) -> Option<&Slab> {
     if LAST.get().store != store.number {
         find(store)?;
     }
     // SAFETY: `LAST` is of this instance now, whose number no other one ever has. It is only ever set to one of the slabs
-    // of the instance that it is of. The caller holds the instance, which keeps all slabs that it ever had: `Slabs::all`
-    // only grows.
+    // of the instance that it is of. The caller holds the instance, which keeps all slabs that it ever had.
     Some(unsafe { &*LAST.get().slab })
 }
 
@@ -98,15 +97,15 @@ fn find(store: &Arc<Store>) -> Option<()> {
                 Some(at) => at,
                 None => {
                     owned.0.retain(|(weak, _)| weak.strong_count() > 0);
-                    let slab = store.slabs.adopt()?;
+                    let loan = store.slabs.adopt()?;
                     let names = RefCell::default();
-                    let local = Local { slab, slabs: Arc::clone(&store.slabs), names };
+                    let local = Local { loan, slabs: Arc::clone(&store.slabs), names };
                     owned.0.push((Arc::downgrade(store), Rc::new(local)));
                     owned.0.len() - 1
                 }
             };
             let (_, local) = owned.0.get(at)?;
-            LAST.set(Last { store: store.number, slab: Arc::as_ptr(&local.slab), local: Rc::as_ptr(local) });
+            LAST.set(Last { store: store.number, slab: Arc::as_ptr(&local.loan.slab), local: Rc::as_ptr(local) });
             Some(())
         })
         .ok()?
@@ -207,7 +206,7 @@ mod tests {
                 drop(gone);
                 // Makes the thread look for what it can let go, with one of them in use.
                 count(&Store::for_tests());
-                local.slab.count(PLACE, 1);
+                local.loan.slab.count(PLACE, 1);
             });
         }
         assert_eq!((total(&outer), total(&inner)), (3, 3));
@@ -279,7 +278,7 @@ mod tests {
             fn drop(&mut self) {
                 let counted = count(&self.0);
                 if counted.is_none() {
-                    self.0.slabs.share(|slab| slab.count(PLACE, 1));
+                    self.0.slabs.lend(|slab| slab.count(PLACE, 1));
                 }
                 self.1.send(counted).unwrap();
             }
@@ -297,6 +296,6 @@ mod tests {
         .join()
         .unwrap();
         receiver.recv().unwrap();
-        assert_eq!((total(&store), store.slabs.take_lost()), (2, 0));
+        assert_eq!(total(&store), 2);
     }
 }

@@ -57,11 +57,11 @@ impl Store {
         self.epoch.fetch_add(1, Relaxed)
     }
 
-    /// Writes to the calling thread's slab, or, where it has none, to the one that is shared.
+    /// Writes to the calling thread's slab, or, where it has none, to one that it borrows.
     pub(crate) fn write(self: &Arc<Self>, write: impl FnOnce(&Slab)) {
         match local::slab(self) {
             Some(slab) => write(slab),
-            None => self.slabs.share(write),
+            None => self.slabs.lend(write),
         }
     }
 
