@@ -14,7 +14,7 @@ use crate::general::Refusal;
 use crate::metrics::Metrics;
 use crate::schema::{Desc, Kind, desc};
 use crate::series::{Cell, Series};
-use crate::storage::local::{local, slab};
+use crate::storage::local::local;
 use crate::storage::names::Names;
 use crate::storage::ring::Raw;
 use crate::storage::slab::Slab;
@@ -155,9 +155,9 @@ impl Metrics {
         let store = &self.inner().store;
         let done = local(store, |local| {
             let Ok(mut names) = local.names.try_borrow_mut() else { return Done::Unknown };
-            match (names.find(name, labels), slab(store)) {
-                (Some(Target::Core(core)), Some(slab)) if self.add(core, value, slab, at) => Done::Recorded,
-                (Some(Target::Core(_)), _) => Done::Unknown,
+            match names.find(name, labels) {
+                Some(Target::Core(core)) if self.add(core, value, local.slab(), at) => Done::Recorded,
+                Some(Target::Core(_)) => Done::Unknown,
                 _ => self.sample_remembered(&mut names, name, value),
             }
         });

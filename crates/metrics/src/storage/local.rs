@@ -23,6 +23,12 @@ pub(crate) struct Local {
     pub(crate) names: RefCell<Names>,
 }
 
+impl Local {
+    pub(crate) fn slab(&self) -> &Slab {
+        &self.loan.slab
+    }
+}
+
 impl Drop for Local {
     fn drop(&mut self) {
         self.slabs.give_back(&self.loan);
@@ -206,7 +212,7 @@ mod tests {
                 drop(gone);
                 // Makes the thread look for what it can let go, with one of them in use.
                 count(&Store::for_tests());
-                local.loan.slab.count(PLACE, 1);
+                local.slab().count(PLACE, 1);
             });
         }
         assert_eq!((total(&outer), total(&inner)), (3, 3));

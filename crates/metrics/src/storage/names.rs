@@ -36,9 +36,10 @@ impl Word {
         if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
             return Self { first: u32::from_le_bytes(*first).into(), last: u32::from_le_bytes(*last).into(), bytes };
         }
-        // At most three, of which these are all.
-        let byte = |at: usize| text.get(at).map_or(0, |byte| u64::from(*byte));
-        Self { first: byte(0) | byte(1) << 8 | byte(2) << 16, last: 0, bytes }
+        if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+            return Self { first: u16::from_le_bytes(*first).into(), last: u16::from_le_bytes(*last).into(), bytes };
+        }
+        Self { first: text.first().map_or(0, |byte| u64::from(*byte)), last: 0, bytes }
     }
 }
 
@@ -110,8 +111,8 @@ impl Names {
     fn hash(&self, name: &str, labels: &Pairs<'_>) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         let mut add = |text| {
-            let Word { first, last, bytes } = Word::new(text);
-            hasher.write_u128(u128::from(first) << 64 | u128::from(last ^ bytes as u64));
+            let Word { first, last, .. } = Word::new(text);
+            hasher.write_u128(u128::from(first) << 64 | u128::from(last));
         };
         add(name);
         // Not the labels' names: the same name of a metric goes with the same labels.
