@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use mcpscope_metrics::{Config, Metrics};
+use mcpscope_metrics::{Config, Format, Metrics};
 use mcpscope_test_support::bench::{self, Ratio, Report, Table, median};
 use metrics_exporter_prometheus::PrometheusHandle;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, TextEncoder};
@@ -69,11 +69,12 @@ fn play(which: &str) -> Result<(), Error> {
     let fill = if counters { Ours::counters } else { Ours::histograms };
     let peers = || if counters { Peers::of_counters() } else { Peers::of_histograms() };
     let text: Box<dyn Fn() -> String> = match case {
-        PROMETHEUS_TEXT | OPEN_METRICS | SEVERAL => {
+        OURS | SEVERAL | OPEN_METRICS | SNAPSHOT => {
             let (metrics, now) = Ours::filled(if case == SEVERAL { THREADS } else { 1 }, fill)?;
             match case {
-                OPEN_METRICS => Box::new(move || metrics.snapshot(now).to_openmetrics()),
-                _ => Box::new(move || metrics.snapshot(now).to_prometheus()),
+                OPEN_METRICS => Box::new(move || metrics.exposition(Format::OpenMetrics, now)),
+                SNAPSHOT => Box::new(move || metrics.snapshot(now).to_prometheus()),
+                _ => Box::new(move || metrics.exposition(Format::Prometheus, now)),
             }
         }
         CLIENT => {
@@ -107,13 +108,14 @@ fn play(which: &str) -> Result<(), Error> {
 const CASE: &str = "--case=";
 const SUBJECTS: [(&str, &str); 2] =
     [("counters", "10,000 counters"), ("histograms", "1,000 histograms, 12 bounds, ours 17")];
-const PROMETHEUS_TEXT: &str = "mcpscope, snapshot and text";
+const OURS: &str = "mcpscope, what /metrics answers";
 const SEVERAL: &str = "mcpscope, written by 4 threads";
 const OPEN_METRICS: &str = "mcpscope, OpenMetrics";
+const SNAPSHOT: &str = "mcpscope, by way of a snapshot";
 const CLIENT: &str = "prometheus-client";
 const PROMETHEUS: &str = "prometheus";
 const EXPORTER: &str = "metrics-exporter-prometheus";
-const CASES: [&str; 6] = [PROMETHEUS_TEXT, SEVERAL, OPEN_METRICS, CLIENT, PROMETHEUS, EXPORTER];
+const CASES: [&str; 7] = [OURS, SEVERAL, OPEN_METRICS, SNAPSHOT, CLIENT, PROMETHEUS, EXPORTER];
 /// Processes of each case.
 const ROUNDS: usize = 9;
 /// In a process, before the measurement and in it.

@@ -10,7 +10,7 @@ use mcpscope_core::{Labels, bounded};
 
 use crate::places::Places;
 use crate::schema::Desc;
-use crate::series::{Activity, Series};
+use crate::series::{Activity, Cell, Series};
 use crate::snapshot::FamilySnapshot;
 use crate::storage::slab::{Slab, Slabs};
 
@@ -122,12 +122,14 @@ struct Members {
     retired: VecDeque<Member>,
 }
 
-/// A series that is shown.
+/// A series that is shown, with what a page needs of it beside it: to go to the series for it would take longer than to
+/// write it.
 #[derive(Debug)]
 pub(crate) struct Shown {
     pub(crate) series: Arc<Series>,
-    /// The line of a counter or a gauge up to its value. Beside the series, so that a page waits for both at once.
-    pub(crate) start: Box<str>,
+    pub(crate) cell: Cell,
+    /// Of a counter or a gauge, its line up to the value; of a histogram, its labels.
+    pub(crate) text: Box<str>,
 }
 
 #[derive(Debug)]
@@ -345,7 +347,11 @@ impl Family {
 
 impl Members {
     fn list(&mut self) {
-        let shown = |member: &Member| Shown { start: member.series.start(), series: Arc::clone(&member.series) };
+        let shown = |Member { series, .. }: &Member| Shown {
+            series: Arc::clone(series),
+            cell: series.cell.clone(),
+            text: series.text(),
+        };
         self.shown = Arc::new(self.active.iter().map(shown).collect());
     }
 }
@@ -373,7 +379,6 @@ fn replace<'a>(
 mod tests {
     use super::*;
     use crate::schema::desc;
-    use crate::series::Cell;
     use crate::snapshot::Value;
     use crate::storage::Store;
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::schema::Kind;
-use crate::series::{Cell, GaugeCell};
+use crate::series::Cell;
 use crate::storage::buckets::Place;
 use crate::storage::slab::Slab;
 
@@ -42,7 +42,7 @@ impl Places {
         let cell = match kind {
             Kind::Counter => Cell::Counter(free.counters.take()),
             Kind::Histogram => Cell::Histogram(free.histograms.take()),
-            Kind::Gauge => Cell::Gauge(GaugeCell::default()),
+            Kind::Gauge => Cell::Gauge(Arc::default()),
         };
         (free.series, cell)
     }

@@ -34,13 +34,13 @@ pub(crate) struct Series {
     pub(crate) remembered: AtomicUsize,
 }
 
-/// Where the numbers of a series are.
-#[derive(Debug)]
+/// Where the numbers of a series are. Cheap to clone.
+#[derive(Clone, Debug)]
 pub(crate) enum Cell {
     Counter(Place),
     Histogram(Place),
     /// What goes up and down has one value, which all threads share.
-    Gauge(GaugeCell),
+    Gauge(Arc<GaugeCell>),
 }
 
 #[derive(Debug, Default)]
@@ -65,12 +65,14 @@ impl Series {
         }
     }
 
-    /// The line of a counter or a gauge up to its value.
-    pub(crate) fn start(&self) -> Box<str> {
-        let mut start = String::new();
-        if self.desc.kind != Kind::Histogram {
-            lines::start(&mut start, &self.desc.prometheus, "", self.labels.as_text());
+    /// The line of a counter or a gauge up to its value; the labels of a histogram, which has many lines.
+    pub(crate) fn text(&self) -> Box<str> {
+        let labels = self.labels.as_text();
+        if self.desc.kind == Kind::Histogram {
+            return labels.into();
         }
+        let mut start = String::new();
+        lines::start(&mut start, &self.desc.prometheus, "", labels);
         start.into()
     }
 
@@ -78,25 +80,13 @@ impl Series {
     pub(crate) fn value(&self, slabs: &[Arc<Slab>]) -> Value {
         match &self.cell {
             Cell::Counter(place) => {
-                let counts = slabs.iter().filter_map(|slab| slab.counter(*place)).map(CounterCell::get);
-                Value::Counter(counts.fold(0, u64::saturating_add))
+                Value::Counter(CounterCell::total(slabs.iter().filter_map(|slab| slab.counter(*place))))
             }
             Cell::Histogram(place) => {
                 let cells = slabs.iter().filter_map(|slab| slab.histogram(*place));
-                Value::Histogram(HistogramCell::snapshot(cells, self.desc.bounds))
+                Value::Histogram(Box::new(HistogramCell::snapshot(cells, self.desc.bounds)))
             }
             Cell::Gauge(cell) => Value::Gauge(cell.get()),
-        }
-    }
-
-    /// As [`Series::value`], but of a histogram only what is exposed: count, sum and values per exposed bound.
-    pub(crate) fn exposed(&self, slabs: &[Arc<Slab>]) -> Value {
-        match &self.cell {
-            Cell::Histogram(place) => {
-                let cells = slabs.iter().filter_map(|slab| slab.histogram(*place));
-                Value::Histogram(HistogramCell::exposed(cells, self.desc.bounds))
-            }
-            Cell::Counter(_) | Cell::Gauge(_) => self.value(slabs),
         }
     }
 

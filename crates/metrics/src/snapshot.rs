@@ -90,8 +90,8 @@ pub enum Value {
     Counter(u64),
     /// The value now.
     Gauge(f64),
-    /// The distribution so far.
-    Histogram(HistogramSnapshot),
+    /// The distribution so far. Boxed: most series are none, and it would make all of them large.
+    Histogram(Box<HistogramSnapshot>),
 }
 
 impl Value {
@@ -107,7 +107,7 @@ impl Value {
     fn since(&self, earlier: &Self) -> Self {
         match (self, earlier) {
             (Self::Counter(now), Self::Counter(then)) => Self::Counter(now.saturating_sub(*then)),
-            (Self::Histogram(now), Self::Histogram(then)) => Self::Histogram(now.since(then)),
+            (Self::Histogram(now), Self::Histogram(then)) => Self::Histogram(Box::new(now.since(then))),
             (now, _) => now.clone(),
         }
     }

@@ -26,6 +26,12 @@ impl CounterCell {
         self.0.load(Relaxed)
     }
 
+    /// Adds up what all threads saw.
+    #[inline]
+    pub(crate) fn total<'a>(cells: impl Iterator<Item = &'a Self>) -> u64 {
+        cells.map(Self::get).fold(0, u64::saturating_add)
+    }
+
     /// Nobody else may use the cell meanwhile.
     pub(crate) fn clear(&self) {
         self.0.store(0, Relaxed);
@@ -188,20 +194,25 @@ impl HistogramCell {
         snapshot
     }
 
-    /// As [`HistogramCell::snapshot`], but only count, sum and values per exposed bound.
-    pub(crate) fn exposed<'a>(cells: impl Iterator<Item = &'a Self> + Clone, bounds: &Bounds) -> HistogramSnapshot {
-        let mut buckets = vec![0; bounds.as_ns().len() + 1];
+    /// Makes `counts` the values per exposed bound, the last one above all bounds; returns the sum in nanoseconds.
+    pub(crate) fn exposed<'a>(
+        cells: impl Iterator<Item = &'a Self> + Clone,
+        bounds: &Bounds,
+        counts: &mut Vec<u64>,
+    ) -> u64 {
+        counts.clear();
+        counts.resize(bounds.as_ns().len() + 1, 0);
         for cell in cells.clone() {
-            for (chunk, counts) in cell.chunks.iter().enumerate() {
-                if let Some(counts) = counts.get() {
-                    bounds.add(chunk, counts, |count| count.load(Acquire), &mut buckets);
+            for (chunk, values) in cell.chunks.iter().enumerate() {
+                if let Some(values) = values.get() {
+                    bounds.add(chunk, values, |count| count.load(Acquire), counts);
                 }
             }
         }
-        let count = buckets.iter().sum();
-        let sum_ns = cells.fold(0, |sum: u64, cell| sum.saturating_add(cell.sum_ns.load(Relaxed)));
-        let sum_ns = if count == 0 { 0 } else { sum_ns };
-        HistogramSnapshot { count, sum_ns, bounds_ns: bounds.as_ns(), bounds: buckets, ..HistogramSnapshot::default() }
+        if counts.iter().all(|count| *count == 0) {
+            return 0;
+        }
+        cells.fold(0, |sum: u64, cell| sum.saturating_add(cell.sum_ns.load(Relaxed)))
     }
 
     /// Lowest and highest value that all threads saw in one window, which is the newest or the one before; nothing if

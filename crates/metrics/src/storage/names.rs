@@ -194,11 +194,12 @@ mod tests {
                 let labels: Vec<_> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
                 names.remember(name, &labels, Target::General { families: 0 });
                 prop_assert!(names.find(name, &labels).is_some());
-                let longer = format!("{name}x");
+                // `.` never makes a line's end, so that this is none of the others.
+                let longer = format!("{name}\n");
                 prop_assert!(names.find(&longer, &labels).is_none());
                 for at in 0..labels.len() {
                     let mut other = labels.clone();
-                    let value = format!("{}\0", other[at].1);
+                    let value = format!("{}\n", other[at].1);
                     other[at].1 = &value;
                     prop_assert!(names.find(name, &other).is_none());
                     other[at] = ("other", labels[at].1);

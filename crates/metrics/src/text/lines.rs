@@ -1,11 +1,15 @@
 //! The lines of one family.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use crate::family::Shown;
 use crate::schema::{Desc, Kind, Unit};
-use crate::snapshot::{Exemplar, HistogramSnapshot, Value};
+use crate::series::Cell;
+use crate::snapshot::{Exemplar, Value};
+use crate::storage::cells::{CounterCell, HistogramCell};
+use crate::storage::slab::Slab;
 use crate::text::{Format, base, number};
 
 /// The lines of one family, series by series.
@@ -17,53 +21,77 @@ pub(super) struct Lines<'a> {
     bounds: Vec<String>,
     /// What the buckets of a histogram begin with.
     start: String,
+    /// Of one histogram, by bucket.
+    counts: Vec<u64>,
 }
 
 impl<'a> Lines<'a> {
     /// Writes what the family is.
     pub(super) fn new(out: &'a mut String, format: Format, desc: &'a Desc) -> Self {
         header(out, format, desc);
-        Self { out, format, desc, bounds: Vec::new(), start: String::new() }
+        Self { out, format, desc, bounds: Vec::new(), start: String::new(), counts: Vec::new() }
     }
 
     /// Writes one series. `exemplars` are as in [`SeriesSnapshot`](crate::SeriesSnapshot).
     pub(super) fn write(&mut self, labels: &str, value: &Value, exemplars: &[Option<Exemplar>]) {
-        if let Value::Histogram(values) = value {
-            return self.histogram(labels, values, exemplars);
+        let exemplars = if self.format == Format::OpenMetrics { exemplars } else { &[] };
+        if !matches!(value, Value::Histogram(_)) {
+            start(self.out, &self.desc.prometheus, "", labels);
         }
-        start(self.out, &self.desc.prometheus, "", labels);
-        self.rest(value, exemplars);
-    }
-
-    /// As [`Lines::write`], without a look at the labels where it can do without.
-    pub(super) fn write_shown(&mut self, Shown { series, start }: &Shown, value: &Value) {
-        let exemplars = series.exemplars();
-        if let Value::Histogram(values) = value {
-            return self.histogram(series.labels.as_text(), values, &exemplars);
-        }
-        self.out.push_str(start);
-        self.rest(value, &exemplars);
-    }
-
-    /// The value of a counter or a gauge.
-    #[inline]
-    fn rest(&mut self, value: &Value, exemplars: &[Option<Exemplar>]) {
         match value {
-            Value::Counter(ns) if self.desc.unit == Unit::Seconds => number::seconds(self.out, *ns),
-            Value::Counter(value) => {
-                number::whole(self.out, *value);
-                if self.format == Format::OpenMetrics {
-                    exemplify(self.out, *value, exemplars.first(), number::whole);
-                }
+            Value::Counter(count) => self.counter(*count, exemplars),
+            Value::Gauge(level) => self.gauge(*level),
+            Value::Histogram(values) => self.histogram(labels, &values.bounds, values.sum_ns, exemplars),
+        }
+    }
+
+    /// As [`Lines::write`], without a snapshot of the series.
+    #[inline]
+    pub(super) fn write_shown(&mut self, shown: &Shown, slabs: &[Arc<Slab>]) {
+        let exemplars = match self.format {
+            Format::Prometheus => Vec::new(),
+            Format::OpenMetrics => shown.series.exemplars(),
+        };
+        match &shown.cell {
+            Cell::Counter(place) => {
+                self.out.push_str(&shown.text);
+                let cells = slabs.iter().filter_map(|slab| slab.counter(*place));
+                self.counter(CounterCell::total(cells), &exemplars);
             }
-            Value::Gauge(value) => number::float(self.out, *value),
-            // Has lines of its own.
-            Value::Histogram(_) => {}
+            Cell::Gauge(cell) => {
+                self.out.push_str(&shown.text);
+                self.gauge(cell.get());
+            }
+            Cell::Histogram(place) => {
+                let cells = slabs.iter().filter_map(|slab| slab.histogram(*place));
+                let mut counts = std::mem::take(&mut self.counts);
+                let sum_ns = HistogramCell::exposed(cells, self.desc.bounds, &mut counts);
+                self.histogram(&shown.text, &counts, sum_ns, &exemplars);
+                self.counts = counts;
+            }
+        }
+    }
+
+    /// The rest of a counter's line.
+    #[inline]
+    fn counter(&mut self, count: u64, exemplars: &[Option<Exemplar>]) {
+        if self.desc.unit == Unit::Seconds {
+            number::seconds(self.out, count);
+        } else {
+            number::whole(self.out, count);
+            exemplify(self.out, count, exemplars.first(), number::whole);
         }
         self.out.push('\n');
     }
 
-    fn histogram(&mut self, labels: &str, values: &HistogramSnapshot, exemplars: &[Option<Exemplar>]) {
+    /// The rest of a gauge's line.
+    fn gauge(&mut self, level: f64) {
+        number::float(self.out, level);
+        self.out.push('\n');
+    }
+
+    /// `counts` are the values per exposed bound, not accumulated.
+    fn histogram(&mut self, labels: &str, counts: &[u64], sum_ns: u64, exemplars: &[Option<Exemplar>]) {
         if self.bounds.is_empty() {
             let bounds = self.desc.bounds_ns().iter().map(|ns| number::bound(*ns)).chain(["+Inf".to_owned()]);
             self.bounds = bounds.map(|bound| bound + "\"} ").collect();
@@ -71,12 +99,9 @@ impl<'a> Lines<'a> {
         self.start.clear();
         let separator = if labels.is_empty() { "" } else { "," };
         self.start.extend([&self.desc.prometheus, "_bucket{", labels, separator, "le=\""]);
-        let mut exemplars = match self.format {
-            Format::Prometheus => [].iter(),
-            Format::OpenMetrics => exemplars.iter(),
-        };
+        let mut exemplars = exemplars.iter();
         let mut below = 0;
-        for (count, bound) in values.bounds.iter().zip(&self.bounds) {
+        for (count, bound) in counts.iter().zip(&self.bounds) {
             below += count;
             self.out.push_str(&self.start);
             self.out.push_str(bound);
@@ -85,10 +110,10 @@ impl<'a> Lines<'a> {
             self.out.push('\n');
         }
         start(self.out, &self.desc.prometheus, "_sum", labels);
-        number::seconds(self.out, values.sum_ns);
+        number::seconds(self.out, sum_ns);
         self.out.push('\n');
         start(self.out, &self.desc.prometheus, "_count", labels);
-        number::whole(self.out, values.count);
+        number::whole(self.out, below);
         self.out.push('\n');
     }
 }

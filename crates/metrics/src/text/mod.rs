@@ -67,7 +67,7 @@ impl Metrics {
         self.each_family(at, |family, slabs| {
             take(&mut taken, &family.desc);
             let mut lines = Lines::new(&mut out, format, &family.desc);
-            family.shown(slabs, at).iter().for_each(|shown| lines.write_shown(shown, &shown.series.exposed(slabs)));
+            family.shown(slabs, at).iter().for_each(|shown| lines.write_shown(shown, slabs));
         });
         if let Some(general) = &self.inner().general {
             general::convert(&mut out, format, &general.to_prometheus(), &taken);

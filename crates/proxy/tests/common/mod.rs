@@ -66,7 +66,7 @@ impl Bench {
             .series(family)
             .filter(|series| labels.iter().all(|(name, value)| series.labels.get(name) == Some(value)));
         let values = wanted.filter_map(|series| match &series.value {
-            Value::Histogram(values) if values.count > 0 => Some(values.clone()),
+            Value::Histogram(values) if values.count > 0 => Some(HistogramSnapshot::clone(values)),
             _ => None,
         });
         values.collect()
