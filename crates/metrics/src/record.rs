@@ -155,7 +155,7 @@ impl Metrics {
         let store = &self.inner().store;
         let done = local(store, |local| {
             let Ok(mut names) = local.names.try_borrow_mut() else { return Done::Unknown };
-            match names.find(name, labels) {
+            match names.find_next(name, labels) {
                 Some(Target::Core(core)) if self.add(core, value, local.slab(), at) => Done::Recorded,
                 Some(Target::Core(_)) => Done::Unknown,
                 _ => self.sample_remembered(&mut names, name, value),

@@ -35,7 +35,8 @@ impl Snapshot {
                 let hidden = || before?.hidden.iter().find(|hidden| hidden.number == series.number);
                 let then = found.or_else(hidden).map(|found| &found.value);
                 let value = then.map_or_else(|| series.value.clone(), |then| series.value.since(then));
-                SeriesSnapshot { value, ..series.clone() }
+                let SeriesSnapshot { number, labels, exemplars, .. } = series;
+                SeriesSnapshot { number: *number, labels: labels.clone(), value, exemplars: exemplars.clone() }
             });
             FamilySnapshot { desc: Arc::clone(&family.desc), series: series.collect(), hidden: Vec::new() }
         });
@@ -144,6 +145,8 @@ impl HistogramSnapshot {
             let found = earlier.scale.binary_search_by_key(&index, |(index, _)| *index).ok();
             found.and_then(|at| earlier.scale.get(at)).map_or(0, |(_, n)| *n)
         };
+        let scale =
+            self.scale.iter().map(|(index, n)| (*index, n.saturating_sub(before(*index)))).filter(|(_, n)| *n > 0);
         let bounds: Vec<u64> = self
             .bounds
             .iter()
@@ -154,12 +157,8 @@ impl HistogramSnapshot {
             count: bounds.iter().sum(),
             sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns),
             bounds,
-            scale: self
-                .scale
-                .iter()
-                .map(|(index, n)| (*index, n.saturating_sub(before(*index))))
-                .filter(|(_, n)| *n > 0)
-                .collect(),
+            // Without room for more: it is kept as long as what it is part of, as often as there are series.
+            scale: scale.collect::<Box<[_]>>().into_vec(),
             ..*self
         }
     }

@@ -185,6 +185,8 @@ impl Windows {
                 }
             }
         }
+        // Kept for long, and many of them.
+        series.shrink_to_fit();
         let window = Arc::new(Window { start, end, series });
         self.closed.push_back(Arc::clone(&window));
         while self.closed.front().is_some_and(|w| w.end + self.retention < end) {

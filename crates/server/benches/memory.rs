@@ -3,7 +3,7 @@
 //!
 //! Linux only: it reads `/proc`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::{fs, thread};
 use clap::Parser;
 use mcpscope_test_support::bench::{Ratio, Report, Table};
 use serde_json::Value;
+use tempfile::NamedTempFile;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
@@ -21,8 +22,12 @@ use support::stdio::respond;
 use support::{Children, Mcpscope, answer, renumber, request, role, this_program};
 
 const TOOLS: u64 = 200;
-/// As many measurements are made under load; the first ends the warm-up.
+/// As many measurements are made under load.
 const STEPS: u64 = 10;
+/// The load of this time is warm-up: until then there are as many windows, traces and raw records as are kept.
+const WARM_UP: Duration = Duration::from_secs(40);
+/// Windows are kept for less than the warm-up, so that those that come after it take the place of others.
+const CONFIG: &str = "metrics: { retention: 30s }";
 /// How many requests are under way on stdio.
 const PIPELINED: u64 = 64;
 const CONNECTIONS: u64 = 32;
@@ -35,13 +40,13 @@ const UPSTREAM: &str = "upstream";
 /// Measures resident memory, idle and under load.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Requests through `run`; the first tenth is the warm-up
+    /// Requests through `run`
     #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(STEPS..))]
     stdio: u64,
-    /// Requests through `proxy`; the first tenth is the warm-up
+    /// Requests through `proxy`
     #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(STEPS..))]
     http: u64,
-    /// Configuration of mcpscope, such as one that keeps windows for a shorter time
+    /// Configuration of mcpscope; without it, windows are kept for 30 s
     #[arg(long, value_name = "FILE")]
     config: Option<OsString>,
     /// Given by `cargo bench`; without it nothing is measured
@@ -60,25 +65,28 @@ fn main() -> io::Result<()> {
         return Ok(());
     }
     let mut report = Report::new("memory");
-    run(&args)?.report(&mut report, &format!("run: {} requests, {PIPELINED} under way", args.stdio));
-    proxy(&args)?.report(&mut report, &format!("proxy: {} requests, {CONNECTIONS} connections", args.http));
+    let mut default = NamedTempFile::with_suffix(".yaml")?;
+    default.write_all(CONFIG.as_bytes())?;
+    let config = args.config.as_deref().unwrap_or(default.path().as_os_str());
+    run(&args, config)?.report(&mut report, &format!("run: {} requests, {PIPELINED} under way", args.stdio));
+    proxy(&args, config)?.report(&mut report, &format!("proxy: {} requests, {CONNECTIONS} connections", args.http));
     report.finish(env!("CARGO_TARGET_TMPDIR"))
 }
 
-fn run(args: &Args) -> io::Result<Measured> {
+fn run(args: &Args, config: &OsStr) -> io::Result<Measured> {
     let requests = args.stdio;
     let children = limited(requests);
-    let mut arguments = observed(args);
+    let mut arguments = observed(config);
     arguments.extend(["--".into(), std::env::current_exe()?.into_os_string(), RESPOND.into()]);
     let mut load = Stdio::new(children.start_mcpscope("run", arguments)?);
     measure(requests, load.mcpscope.process.id, load.mcpscope.dashboard()?, |number| load.call(number))
 }
 
-fn proxy(args: &Args) -> io::Result<Measured> {
+fn proxy(args: &Args, config: &OsStr) -> io::Result<Measured> {
     let requests = args.http;
     let children = limited(requests);
     let (_upstream, addr) = announced(children.start(&mut this_program(UPSTREAM)?)?)?;
-    let mut arguments = observed(args);
+    let mut arguments = observed(config);
     let url = format!("http://{addr}/mcp");
     arguments.extend(["--listen", "127.0.0.1:0", "--upstream", &url].map(Into::into));
     let mcpscope = children.start_mcpscope("proxy", arguments)?;
@@ -87,8 +95,8 @@ fn proxy(args: &Args) -> io::Result<Measured> {
 }
 
 /// Arguments with which everything is on.
-fn observed(args: &Args) -> Vec<OsString> {
-    let config = args.config.iter().flat_map(|file| ["--config".into(), file.clone()]);
+fn observed(config: &OsStr) -> Vec<OsString> {
+    let config = ["--config".into(), config.to_owned()].into_iter();
     config.chain(["--dashboard", "127.0.0.1:0", "--grpc", "127.0.0.1:0"].map(Into::into)).collect()
 }
 
@@ -100,22 +108,38 @@ fn limited(requests: u64) -> Children {
 /// What one case gives; memory in MB.
 struct Measured {
     idle: f64,
-    /// After so many requests.
-    loaded: Vec<(u64, f64)>,
-    per_second: f64,
+    loaded: Vec<Loaded>,
+}
+
+/// Memory under load.
+struct Loaded {
+    requests: u64,
+    /// What they took.
+    took: Duration,
+    resident: f64,
 }
 
 impl Measured {
     fn report(&self, report: &mut Report, title: &str) {
-        let row = |table: Table, (requests, resident): &(u64, f64)| {
-            table.row(format!("after {requests} requests"), vec![*resident])
+        let row = |table: Table, at: &Loaded| {
+            let Loaded { requests, took, resident } = at;
+            table.row(format!("after {requests} requests, {:.0} s", took.as_secs_f64()), vec![*resident])
         };
         let memory = Table::new(format!("{title}: resident"), "MB", Ratio::None).row("idle", vec![self.idle]);
         report.add(self.loaded.iter().fold(memory, row));
-        let [(_, warm), .., (_, end)] = &self.loaded[..] else { return };
-        let growth = Table::new("growth after warm-up (the first measurement)", "MB", Ratio::None);
-        report.add(growth.row(format!("counts as none below {TOLERANCE_MB} MB"), vec![end - warm]));
-        report.add(Table::new("throughput", "requests/s", Ratio::None).row("mcpscope", vec![self.per_second]));
+        let Some(end) = self.loaded.last() else { return };
+        let growth = |title| Table::new(title, "MB", Ratio::None);
+        report.add(match self.loaded.iter().find(|at| at.took >= WARM_UP && at.requests < end.requests) {
+            Some(warm) => {
+                let (grown, requests) = (end.resident - warm.resident, end.requests - warm.requests);
+                growth(format!("growth after the warm-up of {WARM_UP:?}"))
+                    .row(format!("of {requests} requests; none below {TOLERANCE_MB} MB"), vec![grown])
+                    .row("of each million of them", vec![grown * 1e6 / requests as f64])
+            }
+            None => growth(format!("growth not known: all of it is within the warm-up of {WARM_UP:?}")),
+        });
+        let per_second = end.requests as f64 / end.took.as_secs_f64();
+        report.add(Table::new("throughput", "requests/s", Ratio::None).row("mcpscope", vec![per_second]));
     }
 }
 
@@ -142,9 +166,9 @@ fn measure(
         if counted != made {
             return Err(io::Error::other(format!("{made} calls were answered, {counted} are in the metrics")));
         }
-        loaded.push((made, resident(id)?));
+        loaded.push(Loaded { requests: made, took, resident: resident(id)? });
     }
-    Ok(Measured { idle, loaded, per_second: made as f64 / took.as_secs_f64() })
+    Ok(Measured { idle, loaded })
 }
 
 /// The resident memory of a process, in MB.

@@ -17,8 +17,10 @@ use crate::failure::{Failure, say};
 use crate::instance::Instance;
 use crate::listen::{Address, Bound, ListenAt, bind_or_fail};
 
-/// Threads for work that takes a while: the hub's, two of gRPC's, and one of each HTTP listener's.
-const BLOCKING_THREADS: usize = 6;
+/// Threads for work that takes a while, the hub's and that of all listeners. One: most of it fills megabytes and frees them
+/// again, which the allocator then keeps for the next who works on the same thread, and for nobody else.
+const BLOCKING_THREADS: usize = 1;
+/// The thread stays, for the same reason.
 const BLOCKING_KEPT: Duration = Duration::from_secs(60 * 60);
 /// How long the observing side may take to end.
 const END: Duration = Duration::from_secs(3);
@@ -182,7 +184,6 @@ impl Observing {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(BLOCKING_THREADS)
-            // Those that come and go leave the allocator with memory that none of them uses.
             .thread_keep_alive(BLOCKING_KEPT)
             .build()
             .map_err(Failure::internal)?;
