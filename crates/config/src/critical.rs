@@ -11,6 +11,9 @@ const MAX_METRICS: usize = 256;
 const MAX_NAME_BYTES: usize = 128;
 const MAX_HELP_BYTES: usize = 1024;
 
+/// The key of the list.
+pub(crate) const KEY: &str = "metrics.critical_metrics";
+
 /// What mcpscope's own metrics begin with.
 const RESERVED: [&str; 3] = ["mcpscope_", "mcp_", "process_"];
 
@@ -34,7 +37,8 @@ const BUILT_IN: [&str; 7] = [
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CriticalMetric {
     /// ASCII letters, digits and `_`, not beginning with a digit, 1 to 128 bytes. A histogram's ends in its unit, `_seconds`
-    /// or `_ms`; none ends in `_bucket`, `_count`, `_sum`, `_created` or `_info`.
+    /// or `_ms`, no other one's in `_ms`; none ends in `_bucket`, `_count`, `_sum`, `_created` or `_info`, also before the
+    /// `_total` of a counter.
     pub name: String,
     /// Default: what the name says, see [`MetricKind::of`].
     pub kind: MetricKind,
@@ -68,6 +72,14 @@ impl MetricKind {
         }
     }
 
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+
     fn read(value: &Value) -> Option<Self> {
         match value {
             Value::String(text) if text == "counter" => Some(Self::Counter),
@@ -91,17 +103,40 @@ fn read(value: &Value) -> Result<Vec<CriticalMetric>, String> {
     if list.len() > MAX_METRICS {
         return Err(format!("expected {MAX_METRICS} metrics at most, found {}", list.len()));
     }
-    let metrics = list.iter().map(CriticalMetric::read).collect::<Result<Vec<_>, _>>()?;
-    for (at, CriticalMetric { name, .. }) in metrics.iter().enumerate() {
-        let (before, family) = (&metrics[..at], metrics[at].family());
-        if before.iter().any(|other| other.name == *name) {
-            return Err(format!("{name} is given twice"));
+    let mut read = List::default();
+    list.iter().try_for_each(|element| read.push(element.clone()))?;
+    Ok(read.metrics)
+}
+
+/// The list, element by element.
+#[derive(Debug, Default)]
+pub(crate) struct List {
+    elements: Vec<Value>,
+    metrics: Vec<CriticalMetric>,
+}
+
+impl List {
+    /// Adds an element, or says what is wrong with it. Nothing is where there are too many, which is not its fault.
+    pub(crate) fn push(&mut self, element: Value) -> Result<(), String> {
+        if self.metrics.len() < MAX_METRICS {
+            let metric = CriticalMetric::read(&element)?;
+            let (name, family) = (&metric.name, metric.family());
+            if self.metrics.iter().any(|other| other.name == *name) {
+                return Err(format!("{name} is given twice"));
+            }
+            if let Some(other) = self.metrics.iter().find(|other| other.family() == family) {
+                return Err(format!("{} and {name} would be one and the same to a scraper", other.name));
+            }
+            self.metrics.push(metric);
         }
-        if let Some(other) = before.iter().find(|other| other.family() == family) {
-            return Err(format!("{} and {name} would be one and the same to a scraper", other.name));
-        }
+        self.elements.push(element);
+        Ok(())
     }
-    Ok(metrics)
+
+    /// What was added, as it was written.
+    pub(crate) fn into_value(self) -> Value {
+        Value::Sequence(self.elements)
+    }
 }
 
 impl CriticalMetric {
@@ -117,12 +152,7 @@ impl CriticalMetric {
             Some(kind) => MetricKind::read(kind).ok_or_else(|| wrong("counter, gauge or histogram", kind))?,
             None => MetricKind::of(name),
         };
-        if kind == MetricKind::Histogram && !is_duration(name) {
-            return Err(format!("expected the name of a histogram to end in _seconds or _ms, found {name:?}"));
-        }
-        if kind == MetricKind::Gauge && name.ends_with("_total") {
-            return Err(format!("expected the name of a gauge not to end in _total, found {name:?}"));
-        }
+        check_ending(name, kind)?;
         let help = given.help.map_or(Ok(""), read_help)?;
         Ok(Self { name: name.to_owned(), kind, help: help.to_owned() })
     }
@@ -175,13 +205,34 @@ fn read_name(value: &Value) -> Result<&str, String> {
     if ["_total", "_seconds", "_ms"].contains(&name.as_str()) {
         return Err(wrong("something before the ending of a name", value));
     }
-    if let Some(part) = PARTS.into_iter().find(|part| name.ends_with(part)) {
-        return Err(wrong(&format!("a name that does not end in {part}, as a part of a metric does"), value));
-    }
-    if let Some(reserved) = RESERVED.into_iter().find(|reserved| name.starts_with(reserved)) {
+    // A counter's `_total` begins with `_`.
+    if let Some(reserved) = RESERVED.into_iter().find(|reserved| format!("{name}_").starts_with(reserved)) {
         return Err(wrong(&format!("a name that does not begin with {reserved}, as mcpscope's own do"), value));
     }
     Ok(name)
+}
+
+/// Whether a name of this kind says what will be shown: a counter's is exposed with `_total`, a histogram's in seconds.
+fn check_ending(name: &str, kind: MetricKind) -> Result<(), String> {
+    let total = if kind == MetricKind::Counter && name.ends_with("_total") { "_total" } else { "" };
+    let stem = &name[..name.len() - total.len()];
+    let not_in = |ending: &str, why| {
+        format!("expected the name of a {} not to end in {ending}{total}{why}, found {name:?}", kind.as_str())
+    };
+    if kind == MetricKind::Histogram {
+        let expected = "expected the name of a histogram to end in _seconds or _ms";
+        return if is_duration(name) { Ok(()) } else { Err(format!("{expected}, found {name:?}")) };
+    }
+    if stem.ends_with("_total") {
+        return Err(not_in("_total", ""));
+    }
+    if stem.ends_with("_ms") {
+        return Err(not_in("_ms", ", of which only a histogram's becomes seconds"));
+    }
+    match PARTS.into_iter().find(|part| stem.ends_with(part)) {
+        Some(part) => Err(not_in(part, ", as a part of a metric does")),
+        None => Ok(()),
+    }
 }
 
 fn read_help(value: &Value) -> Result<&str, String> {

@@ -15,6 +15,7 @@ use std::{
 
 use serde::de::{
     self, Deserialize as _, DeserializeSeed, Deserializer, EnumAccess, IgnoredAny, MapAccess, SeqAccess, Visitor,
+    value::MapAccessDeserializer,
 };
 use serde_yaml::{
     Mapping, Value,
@@ -22,6 +23,7 @@ use serde_yaml::{
 };
 
 use crate::{
+    critical,
     error::{ConfigError, Origin, Problem},
     kind::described,
     tree::{Entry, Setter, Tree, join},
@@ -36,7 +38,7 @@ const MAX_DEPTH: usize = 128;
 pub(crate) struct Document {
     path: PathBuf,
     text: String,
-    /// Keys with errors, to pass over.
+    /// Keys, and elements of the list of critical metrics, with errors, to pass over.
     reported: BTreeSet<usize>,
 }
 
@@ -98,7 +100,8 @@ impl Document {
         tree: &mut Tree,
         unwanted: Option<(usize, &str)>,
     ) -> Option<(Option<usize>, ConfigError)> {
-        let mut walk = Walk { file, tree, reported: &self.reported, unwanted, keys: 0, failure: None };
+        let critical = critical::List::default();
+        let mut walk = Walk { file, tree, reported: &self.reported, unwanted, keys: 0, critical, failure: None };
         let top = Node { walk: &mut walk, path: "", key: None, entry: Entry::Section };
         let error = top.deserialize(serde_yaml::Deserializer::from_str(&self.text)).err()?;
         let place = place_of(&error);
@@ -148,6 +151,8 @@ struct Walk<'a> {
     /// A key to fail at although its value is fine, and why.
     unwanted: Option<(usize, &'a str)>,
     keys: usize,
+    /// Those that were read.
+    critical: critical::List,
     /// Why the walk ended. It travels beside the parser's error, which carries the place.
     failure: Option<Failure>,
 }
@@ -222,6 +227,25 @@ impl<'de> Visitor<'de> for Key<'_, '_> {
     }
 }
 
+/// An element of the list of critical metrics, each of which has errors of its own.
+struct Element<'w, 'a> {
+    walk: &'w mut Walk<'a>,
+    path: &'w str,
+    key: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Element<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        let Self { walk, path, key } = self;
+        if walk.reported.contains(&key) {
+            return IgnoredAny::deserialize(deserializer).map(|_| ());
+        }
+        Node { walk, path, key: Some(key), entry: Entry::Element }.deserialize(deserializer)
+    }
+}
+
 /// What follows a key, and the document as a whole.
 struct Node<'w, 'a> {
     walk: &'w mut Walk<'a>,
@@ -245,6 +269,10 @@ impl Node<'_, '_> {
                     Ok(()) => return Ok(()),
                     Err(problem) => problem,
                 },
+            },
+            (Entry::Element, _) => match walk.critical.push(value) {
+                Ok(()) => return Ok(()),
+                Err(message) => Problem::Invalid(message),
             },
             _ => {
                 let names = walk.tree.names(path).join(", ");
@@ -311,13 +339,27 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let mut values = Vec::new();
-        if let Entry::Leaf = self.entry {
-            while let Some(value) = list.next_element::<Value>()? {
-                values.push(value);
+        let Self { walk, path, key, entry } = self;
+        let value = match (&entry, key) {
+            (Entry::Leaf, Some(list_key)) if path == critical::KEY => {
+                walk.critical = critical::List::default();
+                // No key has such a number: there are fewer of them than bytes.
+                let mut number = list_key;
+                while list.next_element_seed(Element { walk: &mut *walk, path, key: number + MAX_BYTES })?.is_some() {
+                    number += MAX_BYTES;
+                }
+                std::mem::take(&mut walk.critical).into_value()
             }
-        }
-        self.take(Value::Sequence(values))
+            (Entry::Leaf, _) => {
+                let mut values = Vec::new();
+                while let Some(value) = list.next_element::<Value>()? {
+                    values.push(value);
+                }
+                Value::Sequence(values)
+            }
+            (Entry::Section | Entry::Element, _) => Value::Sequence(Vec::new()),
+        };
+        Node { walk, path, key, entry }.take(value)
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, _: A) -> Result<(), A::Error> {
@@ -326,7 +368,11 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Entry::Section = self.entry else { return self.take(Value::Mapping(Mapping::new())) };
+        match self.entry {
+            Entry::Section => {}
+            Entry::Leaf => return self.take(Value::Mapping(Mapping::new())),
+            Entry::Element => return self.take(Value::deserialize(MapAccessDeserializer::new(map))?),
+        }
         let Self { walk, path: section, .. } = self;
         let mut seen = BTreeSet::new();
         loop {

@@ -14,6 +14,8 @@ use crate::{
 pub(crate) enum Entry {
     Section,
     Leaf,
+    /// Of the list of critical metrics.
+    Element,
 }
 
 /// Who set a key last.

@@ -48,6 +48,9 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Stdio, Self::Http];
+
     /// The value of the label `transport`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -24,6 +24,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The values of the label `outcome`.
+    pub const LABELS: [&'static str; 5] = ["ok", "error", "caller_error", "timeout", "cancelled"];
+
     /// An error without a message.
     #[must_use]
     pub const fn error(kind: ErrorType) -> Self {
@@ -117,5 +120,23 @@ impl ErrorType {
             Self::InvalidMessage => Cow::Borrowed("invalid_message"),
             Self::Crash => Cow::Borrowed("crash"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_has_one_of_the_labels() {
+        let errors = [ErrorType::Tool, ErrorType::Rpc(-32602)].map(Outcome::error);
+        let outcomes =
+            [Outcome::Ok, Outcome::InputRequired, Outcome::Timeout, Outcome::Cancelled].into_iter().chain(errors);
+        let mut labels: Vec<_> = outcomes.map(|outcome| outcome.as_label()).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        let mut expected = Outcome::LABELS;
+        expected.sort_unstable();
+        assert_eq!(labels, expected);
     }
 }

@@ -12,6 +12,7 @@ use mcpscope_grpc::tonic::transport::Endpoint;
 use mcpscope_grpc::tonic::{Code, Request, Status, Streaming};
 use mcpscope_hub::health::State;
 use mcpscope_hub::hooks::Instrumentation;
+use mcpscope_hub::metrics::{Declared, Kind};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_reflection::pb;
@@ -76,6 +77,50 @@ async fn metrics_are_read_recorded_and_reset() {
         assert!(unknown.message().contains("tool_call_duration_ms"), "{unknown}");
         let empty = metrics.record_metrics(stream::iter([])).await.unwrap().into_inner();
         assert_eq!(empty, RecordMetricsResponse::default());
+    };
+    Bench::new().run(test).await;
+}
+
+#[tokio::test]
+async fn what_is_refused_says_what_was_expected() {
+    let test = async |running: &Running<'_>| {
+        let mut metrics = running.client().await.metrics;
+        let (fits, long, longer) = ("x".repeat(128), "x".repeat(129), "x".repeat(257));
+        for (refused, why) in [
+            (
+                record("tool_call_duration_ms", 1.0, &[("outcome", "OK")]),
+                "tool_call_duration_ms does not take outcome \"OK\": \
+                 expected one of ok, error, caller_error, timeout, cancelled",
+            ),
+            (record(&long, 1.0, &[]), "names: expected at most 128 bytes; found 129"),
+            (record("x", 1.0, &[(&long, "")]), "names: expected at most 128 bytes; found 129"),
+            (record("x", 1.0, &[("label", &longer)]), "label values: expected at most 256 bytes; found 257"),
+            (record(&fits, 1.0, &[]), "there is no critical metric"),
+        ] {
+            let answer = metrics.record_metrics(stream::iter([refused])).await.unwrap().into_inner();
+            let first = answer.first_error.unwrap();
+            assert!(answer.rejected == 1 && first.starts_with(why), "{first}");
+        }
+    };
+    Bench::new().run(test).await;
+}
+
+#[tokio::test]
+async fn an_unknown_metric_is_told_which_there_are() {
+    let test = async |running: &Running<'_>| {
+        let mut metrics = running.client().await.metrics;
+        let declare = |name: String| {
+            running.bench.metrics.declare(&Declared::new(name, Kind::Counter, "").unwrap()).unwrap();
+        };
+        let mut unknown = async || {
+            metrics.get_metric(GetMetricRequest { name: "nope".into() }).await.unwrap_err().message().to_owned()
+        };
+        declare("jobs_total".to_owned());
+        let few = unknown().await;
+        assert!(few.ends_with(", message_queue_depth, jobs_total"), "{few}");
+        (0..255).for_each(|n| declare(format!("{n:x>120}_total")));
+        let many = unknown().await;
+        assert!(many.ends_with("_total and 231 more") && many.len() < 5000, "{} bytes: {many}", many.len());
     };
     Bench::new().run(test).await;
 }

@@ -1,5 +1,6 @@
 //! What readers hold.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -156,6 +157,14 @@ impl Reader {
     /// [`Off::Metrics`].
     pub fn metric(&self, name: &str) -> Result<Option<MetricView>, Off> {
         Ok(self.metrics()?.metrics(name, now()))
+    }
+
+    /// The names of all critical metrics: the seven, then the declared ones.
+    ///
+    /// # Errors
+    /// [`Off::Metrics`].
+    pub fn metric_names(&self) -> Result<Vec<Cow<'static, str>>, Off> {
+        Ok(self.metrics()?.critical_names())
     }
 
     /// The numbers at a glance (behaviour M5).

@@ -73,8 +73,8 @@ fn literal_labels(threads: usize) -> Result<Table, Error> {
 fn dynamic_labels(threads: usize) -> Result<Table, Error> {
     let sets = label_sets();
     let set = |number: u64| black_box(&sets[number as usize % sets.len()]).each_ref().map(String::as_str);
-    let critical = vec![Declared::new("dynamic", Kind::Counter, "Calls")?];
-    let (metrics, now) = support::metrics(Config { critical, ..Config::default() });
+    let (metrics, now) = support::metrics(Config::default());
+    metrics.declare(&Declared::new("dynamic", Kind::Counter, "Calls")?)?;
     let prometheus = IntCounterVec::new(Opts::new("calls", "Calls"), &KEYS)?;
     let client = Family::<Labels, Counter>::default();
     let tools = Rodeo::from_iter(TOOLS).into_reader();

@@ -9,17 +9,14 @@ use std::thread;
 use std::time::{Instant, SystemTime};
 
 use mcpscope_core::ClockAnchor;
-use mcpscope_metrics::{Config, Declared, Format, Kind, Metrics, Prometheus, RecordError, Recorder};
+use mcpscope_metrics::{Config, Declared, Format, Kind, Metrics, Prometheus, RESERVED_PREFIXES, RecordError, Recorder};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let others = Prometheus::new(Config::DEFAULT_IDLE_TIMEOUT, Prometheus::DEFAULT_MAX_SERIES, Instant::now);
-    let config = Config {
-        critical: vec![Declared::new("jobs_total", Kind::Counter, "Jobs done, by queue.")?],
-        general: Some(Arc::new(others)),
-        ..Config::default()
-    };
+    let config = Config { general: Some(Arc::new(others)), ..Config::default() };
     let metrics = Metrics::new(&config, ClockAnchor { mono: start, wall: SystemTime::now() });
+    metrics.declare(&Declared::new("jobs_total", Kind::Counter, "Jobs done, by queue.")?)?;
     // Only a program may do this, not a library: from here on, the facade's macros record here, whoever uses them.
     let recorder = Recorder::new(metrics.clone(), Instant::now, |name, why| eprintln!("{name} is not recorded: {why}"));
     metrics::set_global_recorder(recorder)?;
@@ -40,7 +37,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let now = Instant::now();
     metrics.upkeep(now);
     let window = metrics.close_window(now);
-    for series in &window.series {
+    // Without what is of the crate's own, such as `mcpscope_build_info`.
+    let is_ours = |name: &str| RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    for series in window.series.iter().filter(|series| !is_ours(&series.desc.prometheus)) {
         let (name, stats) = (&series.desc.prometheus, &series.stats);
         eprintln!("{name}: {} in the window, average {:.3}, p99 {:.3}", stats.count, stats.avg, stats.p99);
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use mcpscope_core::bounded;
 
+use crate::error::{RecordError, SHOWN_BYTES};
 use crate::family::Family;
 use crate::handle::{Counter, Gauge, Handle, Histogram};
 use crate::metrics::Metrics;
-use crate::record::{RecordError, SHOWN_BYTES};
 use crate::schema::{Desc, Kind, Unit, desc};
 
 /// Prefixes of names that are ours alone.
@@ -31,10 +31,11 @@ impl Declared {
     ///
     /// In Prometheus a counter's name ends in `_total`, which is added where it is missing. A histogram measures
     /// durations, in the unit that its name ends in: `_seconds`, or `_ms`, which becomes `_seconds` in Prometheus. No other
-    /// name ends in `_total`.
+    /// name ends in `_total` or `_ms`: counters and gauges are shown in the unit in which they are recorded, which has to be
+    /// the one that Prometheus wants.
     ///
     /// # Errors
-    /// [`RecordError::BadName`]: the name is none for Prometheus, or reserved, or a histogram's without a unit, or would be
+    /// [`RecordError::BadName`]: the name is none for Prometheus, or reserved, or has not the unit of its kind, or would be
     /// mistaken for a part of another metric.
     pub fn new(name: impl Into<String>, kind: Kind, help: impl Into<String>) -> Result<Self, RecordError> {
         let (name, help) = (name.into(), help.into());
@@ -48,6 +49,9 @@ impl Declared {
                 None => return Err(bad_name(&name, "the name of a histogram of durations to end in _seconds or _ms")),
             },
         };
+        if kind != Kind::Histogram && stem.ends_with("_ms") {
+            return Err(bad_name(&name, "a name in _seconds: only a histogram's _ms become seconds in Prometheus"));
+        }
         if stem.is_empty() {
             return Err(bad_name(&name, "something before the ending of a name"));
         }
@@ -260,7 +264,8 @@ mod tests {
     fn names_that_would_be_another_metrics_are_refused() {
         for (kind, names) in [
             (Kind::Counter, &["_total", "x_count_total", "x_sum", "x_info_total", "x_total_total", "x_created"][..]),
-            (Kind::Gauge, &["x_total", "_total", "x_bucket", "x_info"]),
+            (Kind::Counter, &["waited_ms", "waited_ms_total", "_ms"]),
+            (Kind::Gauge, &["x_total", "_total", "x_bucket", "x_info", "queue_ms", "_ms"]),
             (Kind::Histogram, &["_seconds", "_ms", "x", "x_total"]),
         ] {
             for name in names {
@@ -271,6 +276,10 @@ mod tests {
         for (kind, name) in [
             (Kind::Counter, "x_total"),
             (Kind::Counter, "subtotal"),
+            (Kind::Counter, "waited_seconds"),
+            (Kind::Counter, "waited_seconds_total"),
+            (Kind::Gauge, "queue_seconds"),
+            (Kind::Gauge, "queue_bytes"),
             (Kind::Gauge, "count"),
             (Kind::Histogram, "x_seconds"),
             (Kind::Histogram, "x_count_ms"),

@@ -11,9 +11,10 @@ use ::metrics::{CounterFn, GaugeFn, HistogramFn, Key, KeyName, Metadata, SharedS
 use mcpscope_core::bounded;
 
 use crate::declared::is_reserved;
+use crate::error::SHOWN_BYTES;
 use crate::general::{BAD_VALUE, General, METRIC_CONFLICT, Refusal};
 use crate::metrics::Metrics;
-use crate::record::{Core, SHOWN_BYTES, Target};
+use crate::record::{Core, Target};
 use crate::schema::Kind;
 use crate::series;
 
@@ -274,9 +275,9 @@ mod tests {
     #[test]
     fn gauges_stay_within_their_range() {
         let now = Instant::now();
-        let critical = vec![Declared::new("level", Kind::Gauge, "").unwrap()];
         let anchor = ClockAnchor { mono: now, wall: SystemTime::UNIX_EPOCH };
-        let metrics = Metrics::new(&Config { critical, ..Config::default() }, anchor);
+        let metrics = Metrics::new(&Config::default(), anchor);
+        metrics.declare(&Declared::new("level", Kind::Gauge, "").unwrap()).unwrap();
         let recorder = Recorder::new(metrics.clone(), move || now, |_, _| ());
         with_local_recorder(&recorder, || {
             let (sessions, level) = (gauge!("active_sessions_count", "server" => "s"), gauge!("level"));

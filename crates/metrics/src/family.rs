@@ -155,10 +155,13 @@ impl Equivalent<Labels> for Wanted<'_> {
     }
 }
 
-/// A series found, and whether a label value had to be replaced by `other`.
+/// A series found.
 pub(crate) struct Found {
     pub(crate) series: Arc<Series>,
+    /// Whether a label value had to be replaced by `other`.
     pub(crate) replaced: bool,
+    /// Whether a label value was too long.
+    pub(crate) cut: bool,
 }
 
 impl Family {
@@ -169,22 +172,27 @@ impl Family {
     /// The series with these labels, which are in the order of the family's, or ordered by name where it has none.
     pub(crate) fn with(&self, given: &Pairs<'_>) -> Found {
         let wanted: Vec<_> = given.iter().map(|(name, value)| (*name, bounded(value, MAX_VALUE_BYTES))).collect();
+        let cut = given.iter().any(|(_, value)| value.len() > MAX_VALUE_BYTES);
+        let (series, replaced) = self.find(&wanted).unwrap_or_else(|| self.add(&wanted));
+        Found { series, replaced, cut }
+    }
+
+    /// A series that is there already, and whether a label value was replaced.
+    fn find(&self, wanted: &Pairs<'_>) -> Option<(Arc<Series>, bool)> {
         let table = self.table.load();
-        if let Some(series) = table.find(&wanted) {
-            return Found { series: Arc::clone(series), replaced: false };
+        if let Some(series) = table.find(wanted) {
+            return Some((Arc::clone(series), false));
         }
         // Once a label is full it stays full, so a flood of new values ends here and never takes the lock.
-        let (limited, replaced) = self.limited(&table, &wanted);
+        let (limited, replaced) = self.limited(&table, wanted);
         if replaced && let Some(series) = table.find(&limited) {
-            return Found { series: Arc::clone(series), replaced };
+            return Some((Arc::clone(series), replaced));
         }
-        if table.len() >= self.limits.series
-            && let Some(series) = self.overflow(&table, &limited).iter().find_map(|labels| table.find(labels))
-        {
-            return Found { series: Arc::clone(series), replaced: true };
+        if table.len() < self.limits.series {
+            return None;
         }
-        drop(table);
-        self.add(&wanted)
+        let overflow = self.overflow(&table, &limited);
+        overflow.iter().find_map(|labels| table.find(labels)).map(|series| (Arc::clone(series), true))
     }
 
     fn limited<'a>(&self, table: &Table, wanted: &[(&'a str, &'a str)]) -> (Vec<(&'a str, &'a str)>, bool) {
@@ -197,7 +205,7 @@ impl Family {
         })
     }
 
-    fn add(&self, wanted: &Pairs<'_>) -> Found {
+    fn add(&self, wanted: &Pairs<'_>) -> (Arc<Series>, bool) {
         let mut members = self.members();
         let mut table = Table::clone(&self.table.load());
         let (mut labels, mut replaced) = self.limited(&table, wanted);
@@ -207,7 +215,7 @@ impl Family {
             (labels, replaced) = (if is_there { fewer } else { all }, true);
         }
         if let Some(series) = table.find(&labels) {
-            return Found { series: Arc::clone(series), replaced };
+            return (Arc::clone(series), replaced);
         }
         let labels = match self.desc.labels {
             // The names that live as long as the program.
@@ -219,7 +227,7 @@ impl Family {
         table.insert(&series);
         self.table.store(Arc::new(table));
         members.born.push(Arc::clone(&series));
-        Found { series, replaced }
+        (series, replaced)
     }
 
     /// What a series becomes that is one too many: without what makes many of them, or, beyond even that, without anything.

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use mcpscope_core::TraceId;
 
+use crate::error::RecordError;
 use crate::family::Pairs;
 use crate::metrics::Metrics;
-use crate::record::RecordError;
 use crate::schema::Kind;
 use crate::series::{Cell, GaugeCell, Series};
 use crate::storage::Store;

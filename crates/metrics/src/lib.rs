@@ -2,6 +2,7 @@
 
 mod builtin;
 mod declared;
+mod error;
 mod facade;
 mod family;
 mod general;
@@ -22,13 +23,14 @@ mod window;
 
 pub use crate::builtin::{Operation, Process};
 pub use crate::declared::{Declared, RESERVED_PREFIXES};
+pub use crate::error::RecordError;
 pub use crate::facade::Recorder;
 pub use crate::general::{Dropped, General, Refusal};
 pub use crate::handle::{CallSite, Counter, Gauge, Histogram, SiteCounter};
 pub use crate::metrics::{ComponentTotals, Config, Metrics, Totals};
 #[cfg(feature = "prometheus")]
 pub use crate::prometheus::Prometheus;
-pub use crate::record::{RawRecord, RecordError};
+pub use crate::record::RawRecord;
 pub use crate::schema::{Desc, Kind, Unit, desc};
 pub use crate::snapshot::{Exemplar, FamilySnapshot, HistogramSnapshot, SeriesSnapshot, Snapshot, Value};
 #[doc(hidden)]

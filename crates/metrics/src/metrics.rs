@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use mcpscope_core::{ClockAnchor, Component, Direction, Era, Labels, Method, Protocol, Transport};
 
-use crate::declared::Declared;
 use crate::family::{Family, Found, Limits, MAX_OVERFLOW, Shown};
 use crate::general::General;
 use crate::handle::{Counter, Gauge, Handle, Histogram, Sites};
@@ -35,8 +34,6 @@ pub struct Config {
     /// The share, 0 to 1, of the records by names that are not critical which are passed on to `general`. Default:
     /// [`Config::DEFAULT_SAMPLING_RATE`].
     pub sampling_rate: f64,
-    /// Critical metrics besides the seven. Default: none.
-    pub critical: Vec<Declared>,
     /// Who keeps what is recorded by other names. Default: nobody.
     pub general: Option<Arc<dyn General>>,
 }
@@ -64,7 +61,6 @@ impl Default for Config {
             max_series: Self::DEFAULT_MAX_SERIES,
             idle_timeout: Self::DEFAULT_IDLE_TIMEOUT,
             sampling_rate: Self::DEFAULT_SAMPLING_RATE,
-            critical: Vec::new(),
             general: None,
         }
     }
@@ -96,8 +92,9 @@ pub(crate) struct Inner {
     announced: Mutex<BTreeSet<Box<str>>>,
     /// Series that are shown from the start, and stay.
     kept: Mutex<Vec<Arc<Series>>>,
-    /// What label values that become `other` are counted as.
+    /// What label values that become `other`, and those that are too long, are counted as.
     replaced: OnceLock<Counter>,
+    cut: OnceLock<Counter>,
 }
 
 /// The families that are always there. Errors come before operations: a rate that is read in between can then only be too
@@ -152,6 +149,8 @@ pub struct ComponentTotals {
 
 /// What a label value over the limit is counted as.
 const LABEL_VALUE: &str = "label_value";
+/// What a label value is counted as that is too long.
+const CUT_LABEL_VALUE: &str = "cut_label_value";
 /// Families there can be besides the built-in ones.
 const MAX_DECLARED: usize = 256;
 /// There is a place for every series of every family.
@@ -161,7 +160,7 @@ const _: () = assert!(
 );
 
 impl Metrics {
-    /// Creates an instance; `anchor` is its start.
+    /// Creates an instance; `anchor` is its start. Critical metrics besides the seven are [declared](Metrics::declare) next.
     #[must_use]
     pub fn new(config: &Config, anchor: ClockAnchor) -> Self {
         let store = Store::new(anchor);
@@ -192,10 +191,12 @@ impl Metrics {
             announced: Mutex::default(),
             kept: Mutex::default(),
             replaced: OnceLock::new(),
+            cut: OnceLock::new(),
             places,
             store,
         }));
         let _ = metrics.0.replaced.set(metrics.dropped(LABEL_VALUE));
+        let _ = metrics.0.cut.set(metrics.dropped(CUT_LABEL_VALUE));
         for component in Component::ALL {
             let _ = metrics.component_operations(component, false);
         }
@@ -205,9 +206,6 @@ impl Metrics {
         metrics.built_in_gauge(&desc::BUILD_INFO, [("version", env!("CARGO_PKG_VERSION"))]).set(1.0, anchor.mono);
         if config.general.is_some() {
             metrics.built_in_gauge(&desc::SAMPLING_RATE, []).set(sampling_rate, anchor.mono);
-        }
-        for declared in &config.critical {
-            let _ = metrics.declare(declared);
         }
         metrics.each_series(|series| metrics.keep(series));
         metrics
@@ -279,10 +277,16 @@ impl Metrics {
     /// A series of a family; counts it if it is not quite the one that was asked for.
     pub(crate) fn resolve(&self, family: &Family, labels: &[(&str, &str)]) -> Found {
         let found = family.with(labels);
-        if found.replaced
-            && let Some(counter) = self.0.replaced.get()
-        {
-            counter.increment(self.0.store.anchor().mono);
+        let count = |counter: &OnceLock<Counter>| {
+            if let Some(counter) = counter.get() {
+                counter.increment(self.0.store.anchor().mono);
+            }
+        };
+        if found.replaced {
+            count(&self.0.replaced);
+        }
+        if found.cut {
+            count(&self.0.cut);
         }
         found
     }

@@ -9,18 +9,16 @@ use std::time::{Duration, Instant, SystemTime};
 use mcpscope_core::{Labels, bounded};
 
 use crate::declared::{check_general, checked};
+use crate::error::{RecordError, SHOWN_BYTES};
 use crate::family::{Family, Found};
-use crate::general::Refusal;
 use crate::metrics::Metrics;
-use crate::schema::{Desc, Kind, desc};
+use crate::schema::{Desc, Kind, desc, values_of};
 use crate::series::{Cell, Series};
 use crate::storage::local::local;
 use crate::storage::names::Names;
 use crate::storage::ring::Raw;
 use crate::storage::slab::Slab;
 
-/// Longest name that an error repeats, in bytes.
-pub(crate) const SHOWN_BYTES: usize = 64;
 /// Highest number of events, and highest value of our gauges: enough for anything real, and far from overflowing a sum.
 const MAX_NUMBER: u32 = 1_000_000_000;
 const MS_NS: f64 = 1e6;
@@ -28,80 +26,6 @@ const MS_NS: f64 = 1e6;
 const MAX_DURATION_NS: f64 = 24.0 * 60.0 * 60.0 * 1e9;
 /// How many raw records are shown (behaviour M4).
 const MAX_RAW: usize = 1000;
-
-/// Why a record or a metric was refused.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecordError {
-    /// The name can be no metric's.
-    #[error("{name:?} cannot be a metric's name: expected {expected}")]
-    BadName {
-        /// The name that was given.
-        name: String,
-        /// What is one.
-        expected: &'static str,
-    },
-    /// The label can be no metric's.
-    #[error("{label:?} cannot be a label: expected {expected}")]
-    BadLabel {
-        /// The label that was given.
-        label: String,
-        /// What is one.
-        expected: &'static str,
-    },
-    /// The name belongs to another metric.
-    #[error("there is another metric {name:?}, or one that looks like it in Prometheus: expected a name of its own")]
-    Taken {
-        /// The name that was given.
-        name: String,
-    },
-    /// There are more metrics than anybody looks at.
-    #[error("there are too many metrics: expected 256 declared ones at most")]
-    TooMany,
-    /// There is no critical metric of this name, and nobody keeps others.
-    #[error("there is no critical metric {name:?}: expected one of {}", Metrics::CRITICAL_NAMES.join(", "))]
-    UnknownMetric {
-        /// The name that was given.
-        name: String,
-    },
-    /// The metric has no such label.
-    #[error("{metric} has no label {label:?}: expected some of {}", expected.join(", "))]
-    UnknownLabel {
-        /// The metric.
-        metric: Cow<'static, str>,
-        /// The label that was given.
-        label: String,
-        /// The labels that it has.
-        expected: &'static [&'static str],
-    },
-    /// The gauge belongs to a relay, which counts up and down from what it knows.
-    #[error("{metric} of server {server:?} is counted by a relay: record it for a server of your own")]
-    Counted {
-        /// The metric.
-        metric: Cow<'static, str>,
-        /// The server.
-        server: String,
-    },
-    /// The metric is not critical, and whoever keeps such does not keep this one.
-    #[error("{name:?} is not recorded: {refusal}")]
-    NotKept {
-        /// The name that was given.
-        name: String,
-        /// Why not.
-        #[source]
-        refusal: Refusal,
-    },
-    /// The metric does not take such a value.
-    #[error("{metric} does not take {value}: expected {expected}")]
-    BadValue {
-        /// The metric.
-        metric: Cow<'static, str>,
-        /// The value that was given.
-        value: f64,
-        /// What it takes.
-        expected: &'static str,
-    },
-}
 
 /// One record of a critical metric.
 #[derive(Clone, Debug)]
@@ -141,7 +65,8 @@ impl Metrics {
     /// Records a value by name, which ended at `at`.
     ///
     /// For a critical metric, one of the seven or a declared one, each record counts. A label of the seven that is left
-    /// out is empty, `injected` is `false` and `outcome` is `ok`. The value is a number of events for a counter and for
+    /// out, or empty, is empty; `injected` is `false` and `outcome` is `ok`. All others but `server`, `tool`, `component` and
+    /// `error_type` take only the values that mcpscope itself gives them. The value is a number of events for a counter and for
     /// `registry_operations_per_second`, a duration in the unit of the name for a histogram, the new value for a gauge, and
     /// one operation of a component, failed (1) or not (0), for `error_rates_by_component`. A gauge of a server that a
     /// relay counts is left to the relay.
@@ -239,14 +164,14 @@ impl Metrics {
         if sampled.flatten() == Some(Done::Sampled) { self.pass_on(name, value, labels, at) } else { Ok(()) }
     }
 
-    /// The series of a critical metric that these labels mean, and whether a label was replaced.
+    /// The series of a critical metric that these labels mean, and whether a label was replaced or cut.
     fn core(&self, family: &Family, labels: &[(&str, &str)]) -> Result<(Core, bool), RecordError> {
         let takes = Takes::of(&family.desc);
         match family.desc.labels {
             Some(expected) => self.ours(family, takes, expected, labels),
             None => {
-                let Found { series, replaced } = self.resolve(family, &checked(labels)?);
-                Ok((Core { series, operations: None, takes }, replaced))
+                let Found { series, replaced, cut } = self.resolve(family, &checked(labels)?);
+                Ok((Core { series, operations: None, takes }, replaced || cut))
             }
         }
     }
@@ -291,7 +216,7 @@ impl Metrics {
         });
     }
 
-    /// What a record of one of the seven means, and whether a label was replaced.
+    /// What a record of one of the seven means, and whether a label was replaced or cut.
     fn ours(
         &self,
         family: &Family,
@@ -310,12 +235,19 @@ impl Metrics {
         }
         let value_of = |name: &'static str| {
             let given = labels.iter().find_map(|(label, value)| (*label == name).then_some(*value));
-            given.unwrap_or(match name {
+            given.filter(|value| !value.is_empty()).unwrap_or(match name {
                 "injected" => "false",
                 "outcome" => "ok",
                 _ => "",
             })
         };
+        for label in expected {
+            let (value, values) = (value_of(label), values_of(label));
+            if let Some(expected) = values.filter(|values| !value.is_empty() && !values.contains(&value)) {
+                let value = bounded(value, SHOWN_BYTES).to_owned();
+                return Err(RecordError::UnknownLabelValue { metric: metric(), label, value, expected });
+            }
+        }
         if family.desc.kind == Kind::Gauge && self.is_announced(value_of("server")) {
             let server = bounded(value_of("server"), SHOWN_BYTES).to_owned();
             return Err(RecordError::Counted { metric: metric(), server });
@@ -325,8 +257,8 @@ impl Metrics {
             self.built_in_counter(&desc::COMPONENT_OPERATIONS, labels).0.series
         });
         let pairs: Vec<_> = expected.iter().map(|name| (*name, value_of(name))).collect();
-        let Found { series, replaced } = self.resolve(family, &pairs);
-        Ok((Core { series, operations, takes }, replaced))
+        let Found { series, replaced, cut } = self.resolve(family, &pairs);
+        Ok((Core { series, operations, takes }, replaced || cut))
     }
 
     /// Adds a value to what is meant, if it takes it and anybody may.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use mcpscope_core::Component;
+use mcpscope_core::{Component, Direction, Method, Outcome, Protocol, Transport};
 
 use crate::storage::scale::Bounds;
 
@@ -229,6 +229,19 @@ pub(crate) const KNOWN_ERRORS: [(Component, &[&str]); 6] = [
     (Component::Transport, &["invalid_message", "upstream_unreachable", "connection_lost"]),
     (Component::Tools, &["tool_error", "-32603", "timeout", "upstream_unreachable", "connection_lost"]),
 ];
+
+/// The values that a label of the seven can have; none for one that has any.
+pub(crate) fn values_of(label: &str) -> Option<Vec<&'static str>> {
+    Some(match label {
+        "operation" => Method::REGISTRY_OPERATIONS.to_vec(),
+        "protocol" => Protocol::KNOWN.into_iter().chain([Protocol::Other]).map(Protocol::as_str).collect(),
+        "transport" => Transport::ALL.map(Transport::as_str).to_vec(),
+        "direction" => Direction::ALL.map(Direction::as_str).to_vec(),
+        "outcome" => Outcome::LABELS.to_vec(),
+        "injected" => vec!["true", "false"],
+        _ => return None,
+    })
+}
 
 /// The attributes of an operation in the OpenTelemetry MCP conventions, as Prometheus names them, and two of ours.
 const OPERATION: &[&str] = &[

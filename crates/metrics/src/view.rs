@@ -44,7 +44,7 @@ pub struct Summary {
     pub timestamp: SystemTime,
     /// Number of raw records of critical metrics held.
     pub critical_metrics: usize,
-    /// Number of raw records held.
+    /// The same, and the records by other names that were kept since the last reset.
     pub total_metrics: usize,
     /// The last window by critical name, over all series.
     pub aggregates: BTreeMap<Cow<'static, str>, Stats>,
@@ -73,6 +73,12 @@ impl Metrics {
     #[must_use]
     pub fn metrics(&self, name: &str, now: Instant) -> Option<MetricView> {
         self.views(now).into_iter().find(|view| view.name == name)
+    }
+
+    /// The names of all critical metrics: the seven, then the declared ones.
+    #[must_use]
+    pub fn critical_names(&self) -> Vec<Cow<'static, str>> {
+        self.critical_families().iter().filter_map(|desc| desc.critical.clone()).collect()
     }
 
     /// The numbers at a glance.

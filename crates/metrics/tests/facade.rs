@@ -23,13 +23,13 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self::with(Config::default(), HOUR, 1000)
+        Self::with(Config::DEFAULT_SAMPLING_RATE, HOUR, 1000)
     }
 
-    fn with(config: Config, idle: Duration, max_series: usize) -> Self {
+    fn with(sampling_rate: f64, idle: Duration, max_series: usize) -> Self {
         let start = Instant::now();
         let general: Arc<dyn General> = Arc::new(Prometheus::new(idle, max_series, Instant::now));
-        let config = Config { general: Some(general), ..config };
+        let config = Config { sampling_rate, general: Some(general), ..Config::default() };
         let metrics = Metrics::new(&config, ClockAnchor { mono: start, wall: SystemTime::UNIX_EPOCH });
         let told: Arc<Mutex<Vec<String>>> = Arc::default();
         let theirs = Arc::clone(&told);
@@ -37,6 +37,12 @@ impl Bench {
             move |name: &str, why: &dyn std::error::Error| theirs.lock().unwrap().push(format!("{name}: {why}"));
         let recorder = Recorder::new(metrics.clone(), move || start, on_refused);
         Self { metrics, recorder, told, start }
+    }
+
+    fn critical() -> Self {
+        let bench = Self::new();
+        declare_some(&bench.metrics);
+        bench
     }
 
     fn run<T>(&self, work: impl FnOnce() -> T) -> T {
@@ -104,20 +110,16 @@ impl Page {
     }
 }
 
-fn critical() -> Config {
-    let declared = |name, kind| Declared::new(name, kind, "").unwrap();
-    let critical = vec![
-        declared("jobs", Kind::Counter),
-        declared("cache_entries", Kind::Gauge),
-        declared("wait_seconds", Kind::Histogram),
-        declared("lookup_ms", Kind::Histogram),
-    ];
-    Config { critical, ..Config::default() }
+fn declare_some(metrics: &Metrics) {
+    let durations = ["wait_seconds", "lookup_ms"].map(|name| (name, Kind::Histogram));
+    for (name, kind) in [("jobs", Kind::Counter), ("cache_entries", Kind::Gauge)].into_iter().chain(durations) {
+        metrics.declare(&Declared::new(name, kind, "").unwrap()).unwrap();
+    }
 }
 
 #[test]
 fn critical_names_go_to_the_core() {
-    let bench = Bench::with(critical(), HOUR, 1000);
+    let bench = Bench::critical();
     bench.run(|| {
         counter!("jobs", "queue" => "mail").increment(3);
         counter!("jobs", "queue" => "mail").increment(0);
@@ -160,7 +162,7 @@ fn critical_names_go_to_the_core() {
 
 #[test]
 fn a_handle_of_another_kind_or_with_other_labels_is_refused() {
-    let bench = Bench::with(critical(), HOUR, 1000);
+    let bench = Bench::critical();
     bench.metrics.announce_server("relayed", Transport::Stdio);
     bench.run(|| {
         gauge!("jobs").set(1.0);
@@ -179,7 +181,7 @@ fn a_handle_of_another_kind_or_with_other_labels_is_refused() {
 
 #[test]
 fn values_that_are_none_are_counted_and_not_recorded() {
-    let bench = Bench::with(critical(), HOUR, 1000);
+    let bench = Bench::critical();
     bench.run(|| {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 1e10] {
             histogram!("wait_seconds").record(bad);
@@ -208,7 +210,7 @@ fn values_that_are_none_are_counted_and_not_recorded() {
 
 #[test]
 fn absolute_makes_a_counter_at_least_so_high() {
-    let bench = Bench::with(critical(), HOUR, 1000);
+    let bench = Bench::critical();
     for name in ["jobs", "theirs"] {
         bench.run(|| {
             let (counter, same) = (counter!(name), counter!(name));
@@ -232,7 +234,7 @@ fn absolute_makes_a_counter_at_least_so_high() {
 fn all_threads_are_counted() {
     const THREADS: u32 = 4;
     const RECORDS: u32 = 10_000;
-    let bench = Bench::with(critical(), HOUR, 1000);
+    let bench = Bench::critical();
     let kept = bench.run(|| (counter!("jobs"), histogram!("their_seconds")));
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
@@ -341,7 +343,7 @@ fn reserved_names_are_ours() {
 
 #[test]
 fn what_would_break_the_page_is_refused() {
-    let bench = Bench::with(critical(), HOUR, 1000);
+    let bench = Bench::critical();
     let long = "x".repeat(10_000);
     bench.run(|| {
         counter!("first").increment(1);
@@ -405,7 +407,7 @@ fn the_order_of_labels_makes_no_series_and_empty_ones_neither() {
 #[test]
 fn a_million_names_keep_a_bounded_number_of_series() {
     const NAMES: u64 = 200_000;
-    let bench = Bench::with(Config::default(), HOUR, 100);
+    let bench = Bench::with(Config::DEFAULT_SAMPLING_RATE, HOUR, 100);
     bench.run(|| {
         for n in 0..NAMES {
             counter!(format!("name{n}")).increment(1);
@@ -427,7 +429,7 @@ fn a_million_names_keep_a_bounded_number_of_series() {
 
 #[test]
 fn what_is_idle_is_dropped_and_comes_back() {
-    let bench = Bench::with(Config::default(), Duration::from_millis(2), 100);
+    let bench = Bench::with(Config::DEFAULT_SAMPLING_RATE, Duration::from_millis(2), 100);
     let end = Instant::now() + Duration::from_secs(20);
     let until = |what: &str, is: &dyn Fn(&Page) -> bool| {
         while Instant::now() < end {
@@ -507,7 +509,7 @@ fn samples_are_within_the_bounds_of_chance() {
 #[test]
 fn all_or_nothing_is_exact() {
     for (sampling_rate, kept) in [(0.0, None), (f64::NAN, None), (1.0, Some(1000.0))] {
-        let bench = Bench::with(Config { sampling_rate, ..Config::default() }, HOUR, 10);
+        let bench = Bench::with(sampling_rate, HOUR, 10);
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 let record = || bench.metrics.record("lookup_seconds", 0.5, &[], bench.start);
@@ -522,7 +524,7 @@ fn all_or_nothing_is_exact() {
 
 #[test]
 fn records_by_name_that_cannot_be_kept_are_refused() {
-    let bench = Bench::with(Config { sampling_rate: 1.0, ..Config::default() }, HOUR, 3);
+    let bench = Bench::with(1.0, HOUR, 3);
     let record = |name: &str, value, labels: &[(&str, &str)]| bench.metrics.record(name, value, labels, bench.start);
     for name in ["mcpscope_x", "mcp_x", "process_x", "mcp.x", "", "1x", "a b", &"x".repeat(10_000)] {
         assert!(matches!(record(name, 1.0, &[]), Err(RecordError::BadName { .. })), "{name}");
@@ -561,7 +563,8 @@ fn records_by_name_that_cannot_be_kept_are_refused() {
 #[test]
 fn without_anybody_who_keeps_the_rest_only_what_is_critical_is_recorded() {
     let start = Instant::now();
-    let metrics = Metrics::new(&critical(), ClockAnchor { mono: start, wall: SystemTime::UNIX_EPOCH });
+    let metrics = Metrics::new(&Config::default(), ClockAnchor { mono: start, wall: SystemTime::UNIX_EPOCH });
+    declare_some(&metrics);
     let recorder = Recorder::new(metrics.clone(), Instant::now, |name, _| assert_eq!(name, "mcp_x"));
     with_local_recorder(&recorder, || {
         counter!("jobs").increment(1);
@@ -580,7 +583,7 @@ fn without_anybody_who_keeps_the_rest_only_what_is_critical_is_recorded() {
 
 #[test]
 fn what_others_have_is_not_taken_from_them() {
-    let bench = Bench::with(Config { sampling_rate: 1.0, ..Config::default() }, HOUR, 100);
+    let bench = Bench::with(1.0, HOUR, 100);
     let held = bench.run(|| counter!("late"));
     held.increment(1);
     bench.metrics.record("late_ms", 1.0, &[], bench.start).unwrap();

@@ -25,13 +25,12 @@ struct Independent {
 }
 
 fn metrics(start: Instant) -> Metrics {
-    let critical = vec![
-        Declared::new("jobs_total", Kind::Counter, "").unwrap(),
-        Declared::new("job_seconds", Kind::Histogram, "").unwrap(),
-        Declared::new("jobs_waiting", Kind::Gauge, "").unwrap(),
-    ];
-    let config = Config { critical, ..Config::default() };
-    Metrics::new(&config, ClockAnchor { mono: start, wall: SystemTime::UNIX_EPOCH })
+    let metrics = Metrics::new(&Config::default(), ClockAnchor { mono: start, wall: SystemTime::UNIX_EPOCH });
+    for (name, kind) in [("jobs_total", Kind::Counter), ("job_seconds", Kind::Histogram), ("jobs_waiting", Kind::Gauge)]
+    {
+        metrics.declare(&Declared::new(name, kind, "").unwrap()).unwrap();
+    }
+    metrics
 }
 
 /// A thread's life: through handles, a call site and names, and the last of it while the thread ends.

@@ -10,7 +10,7 @@ use mcpscope_core::{ClockAnchor, Component, HostPolicy, Origins, Ratio, Transpor
 use mcpscope_health::{Reporter, View, WatchedProcess};
 use mcpscope_hooks::{Instrumentation, Parts, Probe};
 use mcpscope_hub::Sources;
-use mcpscope_metrics::{Declared, Kind, Metrics, Prometheus, Recorder};
+use mcpscope_metrics::{Declared, Kind, Metrics, Prometheus, RecordError, Recorder};
 use mcpscope_proxy::{Limits, Traffic};
 use mcpscope_tracing::Tracer;
 
@@ -36,7 +36,8 @@ impl Instance {
         let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
         let on = settings.observability_enabled;
         let metrics = if on && settings.metrics.enabled {
-            let metrics = Metrics::new(&metrics_config(&settings)?, anchor);
+            let metrics = Metrics::new(&metrics_config(&settings), anchor);
+            declare(&metrics, &settings.metrics.critical_metrics).map_err(Failure::usage)?;
             record_libraries(&metrics);
             Some(metrics)
         } else {
@@ -112,27 +113,29 @@ impl Instance {
     }
 }
 
-fn metrics_config(settings: &Settings) -> Result<mcpscope_metrics::Config, Failure> {
+fn metrics_config(settings: &Settings) -> mcpscope_metrics::Config {
     let metrics = &settings.metrics;
-    let declared = |metric: &CriticalMetric| {
+    let (idle_timeout, max_series) = (mcpscope_metrics::Config::DEFAULT_IDLE_TIMEOUT, Prometheus::DEFAULT_MAX_SERIES);
+    let others = Prometheus::new(idle_timeout, max_series, Instant::now);
+    mcpscope_metrics::Config {
+        idle_timeout,
+        retention: metrics.retention,
+        max_label_values: metrics.max_label_values,
+        sampling_rate: metrics.sampling_rate.get(),
+        general: Some(Arc::new(others)),
+        ..mcpscope_metrics::Config::default()
+    }
+}
+
+/// Makes the metrics that are critical because the configuration says so.
+fn declare(metrics: &Metrics, critical: &[CriticalMetric]) -> Result<(), RecordError> {
+    critical.iter().try_for_each(|metric| {
         let kind = match metric.kind {
             MetricKind::Counter => Kind::Counter,
             MetricKind::Gauge => Kind::Gauge,
             MetricKind::Histogram => Kind::Histogram,
         };
-        Declared::new(&metric.name, kind, &metric.help)
-    };
-    let critical = metrics.critical_metrics.iter().map(declared).collect::<Result<_, _>>();
-    let (idle_timeout, max_series) = (mcpscope_metrics::Config::DEFAULT_IDLE_TIMEOUT, Prometheus::DEFAULT_MAX_SERIES);
-    let others = Prometheus::new(idle_timeout, max_series, Instant::now);
-    Ok(mcpscope_metrics::Config {
-        idle_timeout,
-        retention: metrics.retention,
-        max_label_values: metrics.max_label_values,
-        sampling_rate: metrics.sampling_rate.get(),
-        critical: critical.map_err(Failure::usage)?,
-        general: Some(Arc::new(others)),
-        ..mcpscope_metrics::Config::default()
+        metrics.declare(&Declared::new(&metric.name, kind, &metric.help)?)
     })
 }
 
@@ -180,4 +183,37 @@ fn seed() -> u64 {
 /// The name of something in labels, from what the user called it.
 pub(crate) fn server_name(given: Option<&str>, otherwise: &str) -> Arc<str> {
     given.unwrap_or(otherwise).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn loaded(name: &str, kind: &str) -> Option<Settings> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "metrics: {{ critical_metrics: [{{ name: {name}, kind: {kind} }}] }}").unwrap();
+        Settings::load(&[file.path().to_owned()], []).ok()
+    }
+
+    #[test]
+    fn what_the_configuration_takes_can_be_declared() {
+        let endings = ["", "_total", "_ms", "_seconds", "_bytes", "_count", "_sum", "_bucket", "_created", "_info"];
+        let mut taken = 0;
+        for start in ["", "x", "mcp", "mcpscope", "process"] {
+            for (one, two) in endings.iter().flat_map(|one| endings.iter().map(move |two| (one, two))) {
+                for kind in ["counter", "gauge", "histogram"] {
+                    let name = format!("{start}{one}{two}");
+                    let Some(settings) = loaded(&name, kind) else { continue };
+                    let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
+                    let metrics = Metrics::new(&metrics_config(&settings), anchor);
+                    let declared = declare(&metrics, &settings.metrics.critical_metrics);
+                    assert!(declared.is_ok(), "{kind} {name}: {declared:?}");
+                    taken += 1;
+                }
+            }
+        }
+        assert!(taken > 50, "{taken}");
+    }
 }

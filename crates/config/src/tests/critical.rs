@@ -1,5 +1,9 @@
 //! `metrics.critical_metrics`: the one list whose elements are more than texts.
 
+use std::{fs, path::Path};
+
+use expect_test::expect;
+
 use super::load;
 use crate::{CriticalMetric, MetricKind};
 
@@ -27,6 +31,21 @@ metrics:
         metric("_x1", MetricKind::Gauge, ""),
     ];
     assert_eq!(settings.metrics.critical_metrics, expected);
+}
+
+#[test]
+fn the_example_in_the_documentation_loads() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
+    let text = fs::read_to_string(path).unwrap();
+    let (_, rest) = text.split_once("```yaml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let expected = [
+        metric("orders_total", MetricKind::Counter, ""),
+        metric("db_query_ms", MetricKind::Histogram, ""),
+        metric("cache_entries", MetricKind::Gauge, "Entries in the cache"),
+        metric("retries", MetricKind::Counter, ""),
+    ];
+    assert_eq!(load(&[example.as_bytes()], &[]).unwrap().metrics.critical_metrics, expected);
 }
 
 #[test]
@@ -76,7 +95,7 @@ fn bad_values() {
         ("a_total", "a list of metrics, each a name or a mapping of name, kind and help, found \"a_total\"".into()),
         ("{ name: a }", "a list of metrics, each a name or a mapping of name, kind and help, found a mapping".into()),
         ("null", "a list of metrics, each a name or a mapping of name, kind and help, found nothing".into()),
-        ("[a, 7]", "the name of a metric, or a mapping of its name, kind and help, found 7".into()),
+        ("[7]", "the name of a metric, or a mapping of its name, kind and help, found 7".into()),
         ("[null]", "the name of a metric, or a mapping of its name, kind and help, found nothing".into()),
         ("[[a]]", "the name of a metric, or a mapping of its name, kind and help, found a list".into()),
         ("[!t a]", "the name of a metric, or a mapping of its name, kind and help, found a tag".into()),
@@ -95,6 +114,7 @@ fn bad_values() {
             "a name that does not begin with mcpscope_, as mcpscope's own do, found \"mcpscope_x\"".into(),
         ),
         ("[mcp_calls]", "a name that does not begin with mcp_, as mcpscope's own do, found \"mcp_calls\"".into()),
+        ("[mcp]", "a name that does not begin with mcp_, as mcpscope's own do, found \"mcp\"".into()),
         ("[process_x]", "a name that does not begin with process_, as mcpscope's own do, found \"process_x\"".into()),
         ("[{}]", "a name among name, kind and help".into()),
         ("[{ kind: gauge }]", "a name among name, kind and help".into()),
@@ -109,13 +129,34 @@ fn bad_values() {
             "the name of a histogram to end in _seconds or _ms, found \"latency\"".into(),
         ),
         ("[{ name: a_total, kind: gauge }]", "the name of a gauge not to end in _total, found \"a_total\"".into()),
+        ("[a_total_total]", "the name of a counter not to end in _total_total, found \"a_total_total\"".into()),
+        ("[a_count]", "the name of a gauge not to end in _count, as a part of a metric does, found \"a_count\"".into()),
+        (
+            "[a_count_total]",
+            "the name of a counter not to end in _count_total, as a part of a metric does, found \"a_count_total\"".into(),
+        ),
+        ("[a_info_total]", "the name of a counter not to end in _info_total, as a part of a metric does, found \"a_info_total\"".into()),
+        (
+            "[{ name: q_ms, kind: gauge }]",
+            "the name of a gauge not to end in _ms, of which only a histogram's becomes seconds, found \"q_ms\"".into(),
+        ),
+        (
+            "[{ name: q_ms, kind: counter }]",
+            "the name of a counter not to end in _ms, of which only a histogram's becomes seconds, found \"q_ms\"".into(),
+        ),
+        (
+            "[q_ms_total]",
+            "the name of a counter not to end in _ms_total, of which only a histogram's becomes seconds, found \"q_ms_total\""
+                .into(),
+        ),
         ("[{ name: a, help: 7 }]", "a help text of one line, at most 1024 bytes, found 7".into()),
         ("[{ name: a, help: \"x\\ny\" }]", "a help text of one line, at most 1024 bytes, found \"x\\ny\"".into()),
         (&long_help, format!("a help text of one line, at most 1024 bytes, found \"{}…\"", "h".repeat(80))),
     ];
     for (value, expected) in table {
         let error = load(&[format!("metrics:\n  critical_metrics: {value}\n").as_bytes()], &[]).unwrap_err();
-        assert_eq!(error, format!("a.yaml:2:21: metrics.critical_metrics: expected {expected}"), "{value}");
+        let column = if value.starts_with('[') { 22 } else { 21 };
+        assert_eq!(error, format!("a.yaml:2:{column}: metrics.critical_metrics: expected {expected}"), "{value}");
     }
     let error = load(&[], &[("MCPSCOPE_METRICS_CRITICAL_METRICS", &format!("a,{long_name}"))]).unwrap_err();
     let shown = "n".repeat(80);
@@ -128,7 +169,7 @@ fn no_two_may_be_the_same_to_a_scraper() {
     for (list, why) in [
         ("[a, b, a]", "a is given twice"),
         ("[a, { name: a, kind: counter }]", "a is given twice"),
-        ("[a_ms, { name: a_ms, kind: gauge }]", "a_ms is given twice"),
+        ("[a_seconds, { name: a_seconds, kind: gauge }]", "a_seconds is given twice"),
         ("[{ name: a, kind: counter }, a_total]", "a and a_total would be one and the same to a scraper"),
         ("[a_total, a]", "a_total and a would be one and the same to a scraper"),
         ("[a_ms, a_seconds]", "a_ms and a_seconds would be one and the same to a scraper"),
@@ -140,7 +181,51 @@ fn no_two_may_be_the_same_to_a_scraper() {
             "{error}"
         );
     }
-    load(&[b"metrics: { critical_metrics: [a, a_bytes, b_total, c_ms, c_ms_total, c, { name: d_ms, kind: gauge }, d_seconds] }"], &[]).unwrap();
+    load(&[b"metrics: { critical_metrics: [a, a_bytes, b_total, c_ms, c, { name: e_seconds, kind: gauge }, { name: f_seconds, kind: counter }, g_seconds_total, h_count_ms] }"], &[]).unwrap();
+}
+
+#[test]
+fn every_bad_metric_has_its_own_line() {
+    let file = b"
+metrics:
+  critical_metrics:
+    - jobs_total
+    - mcp_calls
+    - { name: latency, kind: histogram }
+    - jobs
+    - { name: wait_seconds, kind: counter, help: Fine }
+    - - nested
+    - jobs_total
+    - name: twice
+      name: twice
+    - kind: gauge
+    - jobs_total
+  retention: never
+tracing: { max_traces: 0 }
+";
+    expect![[r#"
+        a.yaml:5:7: metrics.critical_metrics: expected a name that does not begin with mcp_, as mcpscope's own do, found "mcp_calls"
+        a.yaml:6:7: metrics.critical_metrics: expected the name of a histogram to end in _seconds or _ms, found "latency"
+        a.yaml:7:7: metrics.critical_metrics: jobs_total and jobs would be one and the same to a scraper
+        a.yaml:9:7: metrics.critical_metrics: expected the name of a metric, or a mapping of its name, kind and help, found a list
+        a.yaml:10:7: metrics.critical_metrics: jobs_total is given twice
+        a.yaml:11:7: metrics.critical_metrics: metrics.critical_metrics[7]: duplicate entry with key "name" at line 11 column 7
+        a.yaml:13:7: metrics.critical_metrics: expected a name among name, kind and help
+        a.yaml:14:7: metrics.critical_metrics: jobs_total is given twice
+        a.yaml:15:14: metrics.retention: expected a duration from 1ms to 365d such as 200ms, 10s or 60m, or a number of milliseconds, found "never"
+        a.yaml:16:24: tracing.max_traces: expected a whole number from 1 to 1000000, found 0"#]]
+    .assert_eq(&load(&[file], &[]).unwrap_err());
+}
+
+#[test]
+fn what_is_wrong_with_the_list_hides_no_later_error() {
+    let names: String = (0..300).map(|n| format!("a{n}, ")).collect();
+    let file = format!("metrics: {{ critical_metrics: [7, {names} 8], listen: 7 }}\ntracing: {{ max_traces: 0 }}\n");
+    let error = load(&[file.as_bytes()], &[]).unwrap_err();
+    let keys: Vec<_> = error.lines().map(|line| line.split(": ").nth(1).unwrap()).collect();
+    let list = "metrics.critical_metrics";
+    assert_eq!(keys, [list, list, "metrics.listen", "tracing.max_traces"], "{error}");
+    assert!(error.contains("expected 256 metrics at most, found 301"), "{error}");
 }
 
 #[test]

@@ -567,7 +567,8 @@ pub struct ResetMetricsRequest {}
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResetMetricsResponse {}
-/// One value. Names and label values have at most 256 bytes, the message 64 KiB: a larger one does end the stream.
+/// One value. Names of metrics and labels have at most 128 bytes, label values 256, the message 64 KiB: a larger one does end
+/// the stream.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RecordMetricsRequest {
@@ -577,7 +578,9 @@ pub struct RecordMetricsRequest {
     /// The value, in the unit of the metric.
     #[prost(double, tag = "2")]
     pub value: f64,
-    /// By name, at most 16; a label that one of the seven has and the caller leaves out is empty.
+    /// By name, at most 16. A label that one of the seven has and the caller leaves out, or leaves empty, is empty, but "false"
+    /// for injected and "ok" for outcome. Of operation, protocol, transport, direction, outcome and injected, the seven take the
+    /// values that mcpscope itself gives them.
     #[prost(btree_map = "string, string", tag = "3")]
     pub labels: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -699,7 +702,7 @@ pub struct MetricsSummary {
     /// How many raw records of critical metrics are held.
     #[prost(uint64, tag = "2")]
     pub critical_metrics: u64,
-    /// How many raw records are held.
+    /// Those, and the records by other names that were kept since the last reset.
     #[prost(uint64, tag = "3")]
     pub total_metrics: u64,
     /// The last window over all series, by critical name.
@@ -918,7 +921,8 @@ pub mod metrics_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Takes values from outside, one a message. One that is refused does not end the stream: the answer, which comes when
-        /// the caller has sent all, says how many were and why the first was. One call takes 1000000 values at most.
+        /// the caller has sent all, says how many were and why the first was. One call takes 1000000 values at most; one more ends it
+        /// with RESOURCE_EXHAUSTED, and those before it are recorded.
         pub async fn record_metrics(
             &mut self,
             request: impl tonic::IntoStreamingRequest<
@@ -994,7 +998,8 @@ pub mod metrics_service_server {
             tonic::Status,
         >;
         /// Takes values from outside, one a message. One that is refused does not end the stream: the answer, which comes when
-        /// the caller has sent all, says how many were and why the first was. One call takes 1000000 values at most.
+        /// the caller has sent all, says how many were and why the first was. One call takes 1000000 values at most; one more ends it
+        /// with RESOURCE_EXHAUSTED, and those before it are recorded.
         async fn record_metrics(
             &self,
             request: tonic::Request<tonic::Streaming<super::RecordMetricsRequest>>,

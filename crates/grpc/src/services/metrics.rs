@@ -14,10 +14,14 @@ use crate::proto::{
 
 /// Most values that one `RecordMetrics` takes.
 const MAX_RECORDS: u64 = 1_000_000;
-/// Most labels of one value; no metric has more than four.
+/// Most labels of one value.
 const MAX_LABELS: usize = 16;
-/// Longest name or label value, in bytes.
-const MAX_TEXT_BYTES: usize = 256;
+/// Longest name of a metric or a label, in bytes.
+const MAX_NAME_BYTES: usize = 128;
+/// Longest label value, in bytes.
+const MAX_VALUE_BYTES: usize = 256;
+/// Most names of metrics that an error lists.
+const MAX_LISTED: usize = 32;
 
 #[derive(Debug)]
 pub(super) struct Service {
@@ -33,13 +37,12 @@ impl Service {
         if labels > MAX_LABELS {
             return Err(format!("labels: expected at most {MAX_LABELS}; found {labels}"));
         }
-        let mut texts = record.labels.iter().flat_map(|(name, value)| [name, value]).chain([&record.name]);
-        match texts.find(|text| text.len() > MAX_TEXT_BYTES) {
-            Some(long) => {
-                Err(format!("names and labels: expected at most {MAX_TEXT_BYTES} bytes; found {}", long.len()))
-            }
-            None => Ok(()),
-        }
+        let fits = |what: &str, text: &String, max: usize| match text.len() {
+            found if found > max => Err(format!("{what}: expected at most {max} bytes; found {found}")),
+            _ => Ok(()),
+        };
+        record.labels.keys().chain([&record.name]).try_for_each(|name| fits("names", name, MAX_NAME_BYTES))?;
+        record.labels.values().try_for_each(|value| fits("label values", value, MAX_VALUE_BYTES))
     }
 
     /// Records one value; the inner error is why it was refused.
@@ -75,13 +78,19 @@ impl MetricsService for Service {
 
     async fn get_metric(&self, request: Request<GetMetricRequest>) -> Result<Response<GetMetricResponse>, Status> {
         let GetMetricRequest { name } = request.into_inner();
-        let shown = bounded(&name, MAX_TEXT_BYTES).to_owned();
+        let shown = bounded(&name, MAX_NAME_BYTES).to_owned();
         let reader = self.reader.clone();
         let metric = self.blocking.run(move || Ok(reader.metric(&name)?.map(|view| (&view).into())));
-        let metric = metric.await?.map_err(off)?.ok_or_else(|| {
-            let known = mcpscope_hub::metrics::Metrics::CRITICAL_NAMES.join(", ");
-            Status::not_found(format!("no critical metric {shown:?}: expected one of {known}"))
-        })?;
+        let Some(metric) = metric.await?.map_err(off)? else {
+            let names = self.reader.metric_names().map_err(off)?;
+            let listed = names.get(..MAX_LISTED).unwrap_or(&names);
+            let more = match names.len() - listed.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let message = format!("no critical metric {shown:?}: expected one of {}{more}", listed.join(", "));
+            return Err(Status::not_found(message));
+        };
         let timestamp = convert::ms_since_epoch(self.reader.timestamp());
         Ok(Response::new(GetMetricResponse { metric: Some(metric), timestamp }))
     }

@@ -59,11 +59,20 @@ struct Entry {
 impl Entry {
     #[inline(always)]
     fn is(&self, name: &str, labels: &Pairs<'_>) -> bool {
-        let same = |(words, (name, value)): (&[Word; 2], &(&str, &str))| *words == [Word::new(name), Word::new(value)];
-        self.name == Word::new(name)
-            && self.labels.len() == labels.len()
-            && self.labels.iter().zip(labels).all(same)
-            && self.long.iter().all(|(number, text)| string(*number, name, labels) == Some(text))
+        if self.name != Word::new(name) || self.labels.len() != labels.len() {
+            return false;
+        }
+        for (words, (name, value)) in self.labels.iter().zip(labels) {
+            if *words != [Word::new(name), Word::new(value)] {
+                return false;
+            }
+        }
+        for (number, text) in &self.long {
+            if string(*number, name, labels) != Some(text) {
+                return false;
+            }
+        }
+        true
     }
 }
 

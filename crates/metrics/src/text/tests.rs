@@ -14,10 +14,12 @@ use crate::{Config, Declared, General, Kind, Metrics, Refusal};
 
 const FORMATS: [Format; 2] = [Format::Prometheus, Format::OpenMetrics];
 
-fn with(config: &Config) -> (Metrics, Instant) {
+fn with(config: &Config, critical: &[Declared]) -> (Metrics, Instant) {
     let now = Instant::now();
     let wall = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_020);
-    (Metrics::new(config, ClockAnchor { mono: now, wall }), now)
+    let metrics = Metrics::new(config, ClockAnchor { mono: now, wall });
+    critical.iter().for_each(|declared| metrics.declare(declared).unwrap());
+    (metrics, now)
 }
 
 fn declared(name: &str, kind: Kind, help: &str) -> Declared {
@@ -36,13 +38,13 @@ fn check(text: &str, names: &[&str], expected: &Expect) {
 
 /// What both formats are tried with.
 fn sample() -> (Metrics, Instant) {
-    let critical = vec![
+    let critical = [
         declared("jobs", Kind::Counter, "All \"jobs\",\nalso those in C:\\tmp."),
         declared("wait_ms", Kind::Histogram, "Waiting."),
         declared("level", Kind::Gauge, "A level."),
         declared("never_seconds", Kind::Histogram, ""),
     ];
-    let (metrics, now) = with(&Config { critical, ..Config::default() });
+    let (metrics, now) = with(&Config::default(), &critical);
     let jobs = metrics.counter("jobs", &[("queue", "a\"b\\c\nd")]).unwrap();
     jobs.add(41, now);
     jobs.increment_traced(trace(7), now);
@@ -169,7 +171,7 @@ fn openmetrics() {
 
 #[test]
 fn the_bounds_of_microseconds_are_canonical() {
-    let (metrics, now) = with(&Config::default());
+    let (metrics, now) = with(&Config::default(), &[]);
     metrics.proxy_overhead("s", mcpscope_core::Direction::ToClient).record(Duration::from_micros(3), now);
     check(
         &metrics.snapshot(now).to_openmetrics(),
@@ -212,7 +214,7 @@ fn a_series_has_the_same_name_in_both_formats() {
 
 #[test]
 fn what_is_known_beforehand_is_zero_from_the_start() {
-    let (metrics, now) = with(&Config::default());
+    let (metrics, now) = with(&Config::default(), &[]);
     metrics.announce_server("s", mcpscope_core::Transport::Stdio);
     let text = metrics.snapshot(now).to_prometheus();
     for line in [
@@ -231,7 +233,7 @@ fn what_is_known_beforehand_is_zero_from_the_start() {
 
 #[test]
 fn an_exemplar_is_in_its_bucket_and_never_before_its_count() {
-    let (metrics, now) = with(&Config::default());
+    let (metrics, now) = with(&Config::default(), &[]);
     let calls = metrics.tool_calls("s", "t", "error", false);
     for ms in [1, 2, 3, 100, 101, 400_000] {
         calls.record_traced(Duration::from_millis(ms), trace(u128::from(ms)), now);
@@ -287,12 +289,12 @@ impl General for Others {
     }
 }
 
-fn beside(critical: Vec<Declared>, text: &'static str) -> (Metrics, Instant) {
-    with(&Config { critical, general: Some(Arc::new(Others(text))), ..Config::default() })
+fn beside(critical: &[Declared], text: &'static str) -> (Metrics, Instant) {
+    with(&Config { general: Some(Arc::new(Others(text))), ..Config::default() }, critical)
 }
 
 /// What the page has beyond our own families.
-fn others(format: Format, critical: Vec<Declared>, text: &'static str) -> String {
+fn others(format: Format, critical: &[Declared], text: &'static str) -> String {
     let (metrics, now) = beside(critical, text);
     let (page, ours) = (metrics.exposition(format, now), metrics.snapshot(now).to_prometheus());
     match format {
@@ -353,7 +355,7 @@ fn others_metrics_are_shown_in_both_formats() {
         sizes_sum 0.5
         sizes_count 1
     "##]]
-    .assert_eq(&others(Format::Prometheus, Vec::new(), OTHERS));
+    .assert_eq(&others(Format::Prometheus, &[], OTHERS));
     expect![[r##"
         # TYPE hits counter
         # HELP hits Hits on \"C:\\\".
@@ -376,7 +378,7 @@ fn others_metrics_are_shown_in_both_formats() {
         sizes_count 1
         # EOF
     "##]]
-    .assert_eq(&others(Format::OpenMetrics, Vec::new(), OTHERS));
+    .assert_eq(&others(Format::OpenMetrics, &[], OTHERS));
 }
 
 #[test]
@@ -384,18 +386,18 @@ fn no_name_is_there_twice() {
     let text = "# TYPE jobs_total counter\njobs_total 1\n# TYPE jobs gauge\njobs 1\n# TYPE wait_seconds_sum gauge\n\
                 wait_seconds_sum 1\n# TYPE x_total counter\nx_total 1\n# TYPE x_total counter\nx_total 2\n\
                 # TYPE x gauge\nx 3\n# TYPE bare counter\nbare 4\n";
-    let critical = || vec![declared("jobs", Kind::Counter, ""), declared("wait_ms", Kind::Histogram, "")];
+    let critical = [declared("jobs", Kind::Counter, ""), declared("wait_ms", Kind::Histogram, "")];
     let kept = "# TYPE x_total TYPE\nx_total 1\n# TYPE x gauge\nx 3\n# TYPE bare TYPE\nbare 4\n";
-    assert_eq!(others(Format::Prometheus, critical(), text), kept.replace("TYPE\n", "counter\n"));
+    assert_eq!(others(Format::Prometheus, &critical, text), kept.replace("TYPE\n", "counter\n"));
     let openmetrics = kept.replace("TYPE\n", "unknown\n") + "# EOF\n";
-    assert_eq!(others(Format::OpenMetrics, critical(), text), openmetrics);
+    assert_eq!(others(Format::OpenMetrics, &critical, text), openmetrics);
 }
 
 #[test]
 fn others_text_may_be_anything() {
     for text in ["", "\n\n", "stray 1\n", "# TYPE", "# TYPE \n", "# HELP a\n", "# TYPE a summary\na{quantile=\"", "#"] {
         for format in FORMATS {
-            let _page = others(format, Vec::new(), text);
+            let _page = others(format, &[], text);
         }
     }
 }
@@ -429,7 +431,7 @@ fn read(page: &str, name: &str, format: Format) -> (String, BTreeMap<String, u64
 proptest! {
     #[test]
     fn any_text_is_read_back(help in any::<String>(), values in prop::collection::btree_map("(?s).{0,40}", 0_u64..1000, 0..8)) {
-        let (metrics, now) = with(&Config { critical: vec![declared("c", Kind::Counter, &help)], ..Config::default() });
+        let (metrics, now) = with(&Config::default(), &[declared("c", Kind::Counter, &help)]);
         for (value, count) in &values {
             metrics.counter("c", &[("a", value)]).unwrap().add(*count, now);
         }

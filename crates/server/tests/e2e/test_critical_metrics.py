@@ -54,13 +54,15 @@ def test_what_is_declared_is_recorded_by_name_and_exposed(instances, upstream, t
         ("mcp_calls_total", "expected a name that does not begin with mcp_"),
         ("tool_call_duration_ms", "tool_call_duration_ms is critical in any case"),
         ("{ name: latency, kind: histogram }", "expected the name of a histogram to end in _seconds or _ms"),
+        ("{ name: queue_ms, kind: gauge }", "expected the name of a gauge not to end in _ms"),
     ],
 )
 def test_a_bad_declaration_is_refused_with_its_place(instances, tmp_path, entry, why):
     file = tmp_path / "bad.yaml"
-    file.write_text(f"metrics:\n  critical_metrics:\n    - {entry}\n  sampling_rate: 2\n")
+    file.write_text(f"metrics:\n  critical_metrics:\n    - {entry}\n    - fine\n    - 7\n  sampling_rate: 2\n")
     done = instances.finish("run", "--config", str(file), "--", "cat")
-    first, second = done.stderr.decode().splitlines()
+    first, second, third = done.stderr.decode().splitlines()
     assert done.returncode == 64 and done.stdout == b""
-    assert f"{file}:3:5: metrics.critical_metrics: {why}" in first
-    assert f"{file}:4:18: metrics.sampling_rate: expected a number from 0 to 1, found 2" in second
+    assert f"{file}:3:7: metrics.critical_metrics: {why}" in first
+    assert f"{file}:5:7: metrics.critical_metrics: expected the name of a metric" in second
+    assert f"{file}:6:18: metrics.sampling_rate: expected a number from 0 to 1, found 2" in third

@@ -123,6 +123,16 @@ METRICS = {
     "query_ms": ("ms", "query_seconds", None),
     "wait_seconds": ("seconds", "wait_seconds", None),
 }
+# Labels of the seven that take no other values; one that is empty is as good as left out.
+CLOSED = {
+    "operation": ["list", "read", "subscribe", "listen", "discover", "list_changed", "register", "unregister"],
+    "protocol": ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28", "other"],
+    "transport": ["stdio", "http"],
+    "outcome": ["ok", "error", "caller_error", "timeout", "cancelled"],
+    "injected": ["true", "false"],
+    "direction": ["to_server", "to_client"],
+}
+LEFT_OUT = {"outcome": "ok", "injected": "false"}
 OPERATIONS = "mcpscope_component_operations_total"
 BOUNDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
 ALPHABET = [*'ab"\\\n{},=# \t\r\x00\x7f\x85\u2028é日😀', "\\n", '\\"', '"} 1', " # {", "# EOF\n", "\n# TYPE x counter\n"]
@@ -142,8 +152,13 @@ class Recorded:
         return "".join(self.random.choices(ALPHABET, k=size)) if size < 10_000 else size * "x"
 
     def labels(self, names: list[str] | None) -> dict[str, str]:
-        names = names or self.random.sample(["a", "Z9", "_x", "server", "long_" + "n" * 100], self.random.randrange(4))
-        return {name: self.text() for name in names}
+        if names is None:
+            names = self.random.sample(["a", "Z9", "_x", "server", "long_" + "n" * 100], self.random.randrange(4))
+        return {name: self.label(name) for name in names}
+
+    def label(self, name: str) -> str:
+        known = name in CLOSED and self.random.random() < 0.8
+        return self.random.choice([*CLOSED[name], ""]) if known else self.text()
 
     def record(self):
         name = self.random.choice(list(METRICS))
@@ -159,9 +174,11 @@ class Recorded:
             "seconds": lambda: self.random.choice([0, 0.001, 1.5e-6, 86_400, self.random.expovariate(1)]),
         }[kind]()
         self.records.append({"name": name, "value": value, "labels": labels})
-        if any(len(text.encode()) > MAX_VALUE for text in labels.values()):
+        unknown = [text for label, text in labels.items() if text and text not in CLOSED.get(label, [text])]
+        if unknown or any(len(text.encode()) > MAX_VALUE for text in labels.values()):
             self.refused += 1
             return
+        labels = {label: text or LEFT_OUT.get(label, "") for label, text in labels.items()}
         key = frozenset(labels.items())
         if kind in ("ms", "seconds"):
             self.observe(family, key, math.floor(value * (1e6 if kind == "ms" else 1e9) + 0.5))

@@ -317,10 +317,11 @@ def test_values_from_outside_are_recorded(proxy, rpc):
         rpc.request(name, name="tool_call_duration_ms", value=1, labels={"nonsense": "x"}),
         rpc.request(name, name="tool_call_duration_ms", value=float("nan")),
         rpc.request(name, name="tool_call_duration_ms", value=1, labels={"tool": "x" * 1000}),
+        rpc.request(name, name="tool_call_duration_ms", value=1, labels={"outcome": "success"}),
     ]
     # Refused ones in between end nothing.
     answer = rpc.stub(name)(iter([good[0], *bad, *good[1:]]), timeout=10)
-    assert (answer.accepted, answer.rejected) == (3, 4)
+    assert (answer.accepted, answer.rejected) == (3, 5)
     assert "mcp_nonsense" in answer.first_error and "mcpscope_, mcp_ or process_" in answer.first_error
     none = rpc.stub(name)(iter([]), timeout=10)
     assert (none.accepted, none.rejected, none.HasField("first_error")) == (0, 0, False)
