@@ -27,7 +27,11 @@ struct Slot {
 }
 
 /// A ring with one writer and any number of readers.
+///
+/// Alone in its cache lines, of which processors fetch two at a time: two rings side by side would make their writers wait
+/// for each other at every record.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(crate) struct Ring {
     /// Records ever written.
     head: AtomicU64,
