@@ -27,7 +27,8 @@ fn main() -> Result<(), Error> {
     for threads in [1, 2] {
         report.add(handle(threads)?);
         report.add(literal_labels(threads)?);
-        report.add(dynamic_labels(threads)?);
+        report.add(dynamic_labels(threads, Order::InTurn)?);
+        report.add(dynamic_labels(threads, Order::Random)?);
     }
     Ok(report.finish(env!("CARGO_TARGET_TMPDIR"))?)
 }
@@ -70,9 +71,31 @@ fn literal_labels(threads: usize) -> Result<Table, Error> {
         .run())
 }
 
-fn dynamic_labels(threads: usize) -> Result<Table, Error> {
-    let sets = label_sets();
-    let set = |number: u64| black_box(&sets[number as usize % sets.len()]).each_ref().map(String::as_str);
+/// In which order the sets of labels come.
+#[derive(Clone, Copy)]
+enum Order {
+    InTurn,
+    Random,
+}
+
+impl Order {
+    /// So many that no processor knows them by heart.
+    const NUMBERS: u64 = 1 << 16;
+
+    fn numbers(self) -> Vec<u8> {
+        let mut random = fastrand::Rng::with_seed(1);
+        let of = |number: u64| match self {
+            Self::InTurn => number as u8 % SETS as u8,
+            Self::Random => random.u8(..SETS as u8),
+        };
+        (0..Self::NUMBERS).map(of).collect()
+    }
+}
+
+fn dynamic_labels(threads: usize, order: Order) -> Result<Table, Error> {
+    let (sets, numbers) = (label_sets(), order.numbers());
+    let at = |number: u64| usize::from(numbers[(number % Order::NUMBERS) as usize]);
+    let set = |number: u64| black_box(&sets[at(number)]).each_ref().map(String::as_str);
     let (metrics, now) = support::metrics(Config::default());
     metrics.declare(&Declared::new("dynamic", Kind::Counter, "Calls")?)?;
     let prometheus = IntCounterVec::new(Opts::new("calls", "Calls"), &KEYS)?;
@@ -87,7 +110,11 @@ fn dynamic_labels(threads: usize) -> Result<Table, Error> {
     let otel = OpenTelemetry::new();
     let calls = otel.meter.u64_counter("calls").build();
     let built = sets.each_ref().map(|set| attributes(set.each_ref().map(String::as_str)));
-    Ok(Race::new("B3 counter +1 by name, three dynamic labels of 16 sets", threads)
+    let title = match order {
+        Order::InTurn => "B3 counter +1 by name, three dynamic labels of 16 sets in turn",
+        Order::Random => "B3 the same in random order",
+    };
+    Ok(Race::new(title, threads)
         .numbered_case("mcpscope", |number| metrics.record("dynamic", 1.0, &pairs(set(number)), now))
         .numbered_case("prometheus, with_label_values", |number| prometheus.with_label_values(&set(number)).inc())
         .numbered_case("prometheus-client Family, String labels", |number| {
@@ -95,8 +122,8 @@ fn dynamic_labels(threads: usize) -> Result<Table, Error> {
         })
         .numbered_case("measured, dense: 2 enums and 1 fixed string set", |number| {
             let [tool, ..] = set(number);
-            let method = [Method::Call, Method::Get][number as usize / 4 % 2];
-            let outcome = [CallOutcome::Ok, CallOutcome::Error][number as usize / 8 % 2];
+            let method = [Method::Call, Method::Get][at(number) / 4 % 2];
+            let outcome = [CallOutcome::Ok, CallOutcome::Error][at(number) / 8];
             dense.inc(Call { tool, method, outcome });
         })
         .numbered_case("measured, sparse: 3 open string sets", |number| {
@@ -105,7 +132,7 @@ fn dynamic_labels(threads: usize) -> Result<Table, Error> {
         })
         .numbered_case("OpenTelemetry add", |number| calls.add(1, &attributes(set(number))))
         .numbered_case("OpenTelemetry add, KeyValues kept", |number| {
-            calls.add(1, &built[number as usize % built.len()]);
+            calls.add(1, &built[at(number)]);
         })
         .numbered_case("metrics::counter! over its exporter, String", |number| {
             let [tool, method, outcome] = set(number).map(str::to_owned);
@@ -117,9 +144,10 @@ fn dynamic_labels(threads: usize) -> Result<Table, Error> {
 const TOOLS: [&str; 4] = ["search_documents", "read_file", "list_issues", "create_pull_request"];
 const METHODS: [&str; 2] = ["tools/call", "prompts/get"];
 const OUTCOMES: [&str; 2] = ["ok", "error"];
+const SETS: usize = 16;
 
 /// Sixteen, each value in memory of its own.
-fn label_sets() -> [[String; 3]; 16] {
+fn label_sets() -> [[String; 3]; SETS] {
     let of = |number: usize| [TOOLS[number % 4], METHODS[number / 4 % 2], OUTCOMES[number / 8]];
     array::from_fn(|number| of(number).map(str::to_owned))
 }

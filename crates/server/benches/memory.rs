@@ -25,7 +25,7 @@ const TOOLS: u64 = 200;
 /// As many measurements are made under load.
 const STEPS: u64 = 10;
 /// The load of this time is warm-up: until then there are as many windows, traces and raw records as are kept.
-const WARM_UP: Duration = Duration::from_secs(40);
+const WARM_UP: Duration = Duration::from_secs(60);
 /// Windows are kept for less than the warm-up, so that those that come after it take the place of others.
 const CONFIG: &str = "metrics: { retention: 30s }";
 /// How many requests are under way on stdio.

@@ -10,6 +10,8 @@ use crate::record::Target;
 const SLOTS: usize = 512;
 /// Places for those that fall together, so that two that are in use at one time do not push each other out.
 const WAYS: usize = 4;
+/// Records after which what is expected is looked at first, or not any more, is half of it.
+const MAX_TRUST: u8 = 8;
 /// Longest name and labels, in bytes, that are remembered. Longer ones are looked up each time.
 const MAX_BYTES: usize = 512;
 /// Most bytes of a string that its [`Word`] tells from every other.
@@ -97,10 +99,12 @@ impl Drop for Entry {
 pub(crate) struct Names {
     /// Made with the first name.
     slots: Vec<Option<Entry>>,
-    /// Where that is which was recorded by last, and that which is expected now. A program records the same things in the
-    /// same order again and again, and to look at one place takes less time than to find it.
+    /// Where that is which was recorded by last, and that which is expected now. Many programs record the same things in
+    /// the same order again and again, and to look at one place takes less time than to find it.
     last: usize,
     next: usize,
+    /// How often of late the expected came; in vain, to look takes longer.
+    trust: u8,
     hasher: foldhash::fast::RandomState,
     /// Of the samples.
     pub(crate) random: fastrand::Rng,
@@ -110,7 +114,7 @@ impl Default for Names {
     fn default() -> Self {
         let hasher = foldhash::fast::RandomState::default();
         let random = fastrand::Rng::with_seed(hasher.hash_one(0));
-        Self { slots: Vec::new(), last: 0, next: 0, hasher, random }
+        Self { slots: Vec::new(), last: 0, next: 0, trust: 0, hasher, random }
     }
 }
 
@@ -142,7 +146,7 @@ impl Names {
     /// As [`Names::find`], for a record: faster where it comes after the one that it came after the last time.
     #[inline(always)]
     pub(crate) fn find_next(&mut self, name: &str, labels: &Pairs<'_>) -> Option<&Target> {
-        let expected = self.slots.get(self.next)?.as_ref();
+        let expected = self.slots.get(self.next)?.as_ref().filter(|_| self.trust > MAX_TRUST / 2);
         if !expected.is_some_and(|entry| entry.is(name, labels)) {
             self.learn(name, labels)?;
         }
@@ -155,13 +159,16 @@ impl Names {
     /// Expects what has come.
     #[inline(never)]
     fn learn(&mut self, name: &str, labels: &Pairs<'_>) -> Option<()> {
-        self.next = self.look(name, labels)?;
+        let found = self.look(name, labels)?;
+        self.trust = if found == self.next { (self.trust + 1).min(MAX_TRUST) } else { self.trust.saturating_sub(1) };
+        self.next = found;
         if let Some(last) = self.slots.get_mut(self.last)?.as_mut() {
-            last.next = self.next;
+            last.next = found;
         }
         Some(())
     }
 
+    #[inline(always)]
     fn look(&self, name: &str, labels: &Pairs<'_>) -> Option<usize> {
         let hash = self.hash(name, labels);
         let set = set(hash);
