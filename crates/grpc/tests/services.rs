@@ -330,6 +330,9 @@ async fn probes_learn_how_each_service_is() {
             assert!(status.message().contains("mcpscope.observability"), "{status}");
         }
         for known in ["mcpscope.registry", "mcpscope.sessions", "mcpscope.transports", "mcpscope.observability"] {
+            // Not before the hub's first look.
+            let mut watched = watch(known).await;
+            while next(&mut watched).await.status() != ServingStatus::Serving {}
             assert_eq!(check(known).await.unwrap(), ServingStatus::Serving, "{known}");
         }
         let set = |state| reporter.set("mine", state, "", SystemTime::now());
