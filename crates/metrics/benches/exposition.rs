@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::env;
 use std::hint::black_box;
 use std::process::Command;
@@ -69,11 +70,20 @@ fn play(which: &str) -> Result<(), Error> {
     let fill = if counters { Ours::counters } else { Ours::histograms };
     let peers = || if counters { Peers::of_counters() } else { Peers::of_histograms() };
     let text: Box<dyn Fn() -> String> = match case {
-        OURS | SEVERAL | OPEN_METRICS | SNAPSHOT => {
+        OURS | SEVERAL | NEW | OPEN_METRICS | SNAPSHOT => {
             let (metrics, now) = Ours::filled(if case == SEVERAL { THREADS } else { 1 }, fill)?;
             match case {
                 OPEN_METRICS => Box::new(move || metrics.exposition(Format::OpenMetrics, now)),
                 SNAPSHOT => Box::new(move || metrics.snapshot(now).to_prometheus()),
+                NEW => {
+                    let next = Cell::new(COUNTERS);
+                    let add = if counters { Ours::counter } else { Ours::histogram };
+                    Box::new(move || {
+                        // Cannot fail: all that goes before had such names too.
+                        let _ = add(&metrics, next.replace(next.get() + 1), now);
+                        metrics.exposition(Format::Prometheus, now)
+                    })
+                }
                 _ => Box::new(move || metrics.exposition(Format::Prometheus, now)),
             }
         }
@@ -110,12 +120,13 @@ const SUBJECTS: [(&str, &str); 2] =
     [("counters", "10,000 counters"), ("histograms", "1,000 histograms, 12 bounds, ours 17")];
 const OURS: &str = "mcpscope, what /metrics answers";
 const SEVERAL: &str = "mcpscope, written by 4 threads";
+const NEW: &str = "mcpscope, with a new series in each";
 const OPEN_METRICS: &str = "mcpscope, OpenMetrics";
 const SNAPSHOT: &str = "mcpscope, by way of a snapshot";
 const CLIENT: &str = "prometheus-client";
 const PROMETHEUS: &str = "prometheus";
 const EXPORTER: &str = "metrics-exporter-prometheus";
-const CASES: [&str; 7] = [OURS, SEVERAL, OPEN_METRICS, SNAPSHOT, CLIENT, PROMETHEUS, EXPORTER];
+const CASES: [&str; 8] = [OURS, SEVERAL, NEW, OPEN_METRICS, SNAPSHOT, CLIENT, PROMETHEUS, EXPORTER];
 /// Processes of each case.
 const ROUNDS: usize = 9;
 /// In a process, before the measurement and in it.
@@ -130,7 +141,7 @@ struct Ours;
 impl Ours {
     /// The first writer is this thread, the others live on.
     fn filled(threads: usize, fill: fn(&Metrics, Instant) -> Result<(), Error>) -> Result<(Metrics, Instant), Error> {
-        let (metrics, now) = support::metrics(Config::default());
+        let (metrics, now) = support::metrics(Config { max_series: Config::MAX_SERIES, ..Config::default() });
         fill(&metrics, now)?;
         let shared = metrics.clone();
         on_living_threads(threads - 1, move || drop(fill(&shared, now)));
@@ -138,20 +149,24 @@ impl Ours {
     }
 
     fn counters(metrics: &Metrics, now: Instant) -> Result<(), Error> {
-        for number in 0..COUNTERS {
-            metrics.counter("bench_calls", &pairs(labels(number).each_ref().map(String::as_str)))?.add(number, now);
-        }
+        (0..COUNTERS).try_for_each(|number| Self::counter(metrics, number, now))
+    }
+
+    fn counter(metrics: &Metrics, number: u64, now: Instant) -> Result<(), Error> {
+        let labels = labels(number);
+        metrics.counter("bench_calls", &pairs(labels.each_ref().map(String::as_str)))?.add(number, now);
         Ok(())
     }
 
     fn histograms(metrics: &Metrics, now: Instant) -> Result<(), Error> {
-        for number in 0..HISTOGRAMS {
-            let labels = labels(number);
-            let histogram =
-                metrics.histogram("bench_duration_seconds", &pairs(labels.each_ref().map(String::as_str)))?;
-            for record in 0..RECORDS {
-                histogram.record(Duration::from_nanos(nanoseconds(number * RECORDS + record)), now);
-            }
+        (0..HISTOGRAMS).try_for_each(|number| Self::histogram(metrics, number, now))
+    }
+
+    fn histogram(metrics: &Metrics, number: u64, now: Instant) -> Result<(), Error> {
+        let labels = labels(number);
+        let histogram = metrics.histogram("bench_duration_seconds", &pairs(labels.each_ref().map(String::as_str)))?;
+        for record in 0..RECORDS {
+            histogram.record(Duration::from_nanos(nanoseconds(number * RECORDS + record)), now);
         }
         Ok(())
     }

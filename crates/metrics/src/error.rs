@@ -38,7 +38,7 @@ pub enum RecordError {
     #[error("there are too many metrics: expected 256 declared ones at most")]
     TooMany,
     /// There is no critical metric of this name, and nobody keeps others.
-    #[error("there is no critical metric {name:?}: expected one of {}", Metrics::CRITICAL_NAMES.join(", "))]
+    #[error("there is no critical metric {name:?}: expected one that is declared, or one of {}", Metrics::CRITICAL_NAMES.join(", "))]
     UnknownMetric {
         /// The name that was given.
         name: String,

@@ -26,6 +26,8 @@ const FROM_THE_WIRE: [&str; 4] = ["tool", "mcp_method_name", "gen_ai_tool_name",
 const MIN_OF_OURS: usize = 256;
 /// Series that may still be made beyond the limit, so that those labels are told apart of which there are few values.
 pub(crate) const MAX_OVERFLOW: usize = 64;
+/// New series that are put into the list of those that are shown, instead of sorting it.
+const FEW_NEW: usize = 16;
 /// All series beyond the limit of a metric whose series bring labels of their own.
 const OVERFLOW: (&str, &str) = ("overflow", "true");
 /// Series that are kept without being shown, so that one that comes back goes on where it was. The oldest beyond are let
@@ -129,12 +131,14 @@ pub(crate) struct Shown {
     pub(crate) series: Arc<Series>,
     pub(crate) cell: Cell,
     /// Of a counter or a gauge, its line up to the value; of a histogram, its labels.
-    pub(crate) text: Box<str>,
+    pub(crate) text: Arc<str>,
 }
 
 #[derive(Debug)]
 struct Member {
     series: Arc<Series>,
+    /// As in [`Shown`]; made once.
+    text: Arc<str>,
     activity: Activity,
     /// When its activity was seen to change.
     since: Instant,
@@ -276,13 +280,13 @@ impl Family {
         if members.born.is_empty() && back.is_empty() {
             return;
         }
-        let new = members.born.drain(..).chain(back.into_iter().map(|member| member.series)).map(|series| {
+        let born = std::mem::take(&mut members.born).into_iter().map(|series| (series.text(), series));
+        let back = back.into_iter().map(|member| (member.text, member.series));
+        let new = born.chain(back).map(|(text, series)| {
             let activity = Activity::of(&series.value(slabs));
-            Member { series, activity, since: at }
+            Member { series, text, activity, since: at }
         });
-        members.active.extend(new);
-        members.active.sort_by(|a, b| a.series.labels.cmp(&b.series.labels));
-        members.list();
+        members.show(new.collect());
     }
 
     /// Retires the series in which nothing was recorded for `idle`, and of which nobody holds a handle. They are no longer
@@ -354,13 +358,34 @@ impl Family {
 }
 
 impl Members {
+    /// Shows more series, each in its place.
+    fn show(&mut self, new: Vec<Member>) {
+        // One by one where it is a few, and nobody reads the list: sorting and copying it would take longer than a page.
+        match Arc::get_mut(&mut self.shown).filter(|_| new.len() <= FEW_NEW) {
+            Some(shown) => {
+                for member in new {
+                    let place = self.active.partition_point(|other| other.series.labels < member.series.labels);
+                    shown.insert(place, member.shown());
+                    self.active.insert(place, member);
+                }
+            }
+            None => {
+                self.active.extend(new);
+                self.active.sort_by(|a, b| a.series.labels.cmp(&b.series.labels));
+                self.list();
+            }
+        }
+    }
+
     fn list(&mut self) {
-        let shown = |Member { series, .. }: &Member| Shown {
-            series: Arc::clone(series),
-            cell: series.cell.clone(),
-            text: series.text(),
-        };
-        self.shown = Arc::new(self.active.iter().map(shown).collect());
+        self.shown = Arc::new(self.active.iter().map(Member::shown).collect());
+    }
+}
+
+impl Member {
+    fn shown(&self) -> Shown {
+        let Self { series, text, .. } = self;
+        Shown { series: Arc::clone(series), cell: series.cell.clone(), text: Arc::clone(text) }
     }
 }
 

@@ -184,6 +184,7 @@ pub struct SiteCounter<'a> {
 
 impl<'a> SiteCounter<'a> {
     /// The counter of the place that has this `site`, and in each thread this cell.
+    #[doc(hidden)]
     #[inline(always)]
     #[must_use]
     pub const fn new(
@@ -382,27 +383,40 @@ impl<H: Clone> Resolved<H> {
 /// ```
 #[macro_export]
 macro_rules! counter {
-    ($metrics:expr, $name:literal $(, $label:literal => $value:literal)* $(,)?) => {{
-        static SITE: $crate::CallSite = $crate::CallSite::new();
-        ::std::thread_local!(static CELL: $crate::CachedCell = const { $crate::CachedCell::new() });
-        $crate::SiteCounter::new(&$metrics, &SITE, &CELL, $name, &[$(($label, $value)),*])
-    }};
+    ($metrics:expr, $name:literal $(, $label:literal => $value:literal)* $(,)?) => {
+        match &$metrics {
+            metrics => {
+                static __MCPSCOPE_SITE: $crate::CallSite = $crate::CallSite::new();
+                ::std::thread_local!(static __MCPSCOPE_CELL: $crate::CachedCell = const { $crate::CachedCell::new() });
+                let labels = &[$(($label, $value)),*];
+                $crate::SiteCounter::new(metrics, &__MCPSCOPE_SITE, &__MCPSCOPE_CELL, $name, labels)
+            }
+        }
+    };
 }
 
 /// The gauge with this name and these labels; see [`counter!`].
 #[macro_export]
 macro_rules! gauge {
-    ($metrics:expr, $name:literal $(, $label:literal => $value:literal)* $(,)?) => {{
-        static SITE: $crate::CallSite = $crate::CallSite::new();
-        SITE.gauge(&$metrics, $name, &[$(($label, $value)),*])
-    }};
+    ($metrics:expr, $name:literal $(, $label:literal => $value:literal)* $(,)?) => {
+        match &$metrics {
+            metrics => {
+                static __MCPSCOPE_SITE: $crate::CallSite = $crate::CallSite::new();
+                __MCPSCOPE_SITE.gauge(metrics, $name, &[$(($label, $value)),*])
+            }
+        }
+    };
 }
 
 /// The histogram of durations with this name and these labels; see [`counter!`].
 #[macro_export]
 macro_rules! histogram {
-    ($metrics:expr, $name:literal $(, $label:literal => $value:literal)* $(,)?) => {{
-        static SITE: $crate::CallSite = $crate::CallSite::new();
-        SITE.histogram(&$metrics, $name, &[$(($label, $value)),*])
-    }};
+    ($metrics:expr, $name:literal $(, $label:literal => $value:literal)* $(,)?) => {
+        match &$metrics {
+            metrics => {
+                static __MCPSCOPE_SITE: $crate::CallSite = $crate::CallSite::new();
+                __MCPSCOPE_SITE.histogram(metrics, $name, &[$(($label, $value)),*])
+            }
+        }
+    };
 }

@@ -227,6 +227,15 @@ impl Metrics {
             gauge.0.series.counted.store(true, Relaxed);
             self.keep(&gauge.0.series);
         };
+        // Also those that others made by name before.
+        self.each_series(|series| {
+            if series.desc.kind == Kind::Gauge
+                && series.desc.labels.is_some()
+                && series.labels.get("server") == Some(server)
+            {
+                series.counted.store(true, Relaxed);
+            }
+        });
         counted(&self.transport_connections(server, transport));
         for operation in Method::REGISTRY_OPERATIONS {
             self.keep(&self.registry_operations(server, operation).0.series);

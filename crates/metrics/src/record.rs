@@ -161,7 +161,13 @@ impl Metrics {
             names.remember(name, &[], Target::General { families });
             Some(self.sample(value, names.random.u64(..)))
         });
-        if sampled.flatten() == Some(Done::Sampled) { self.pass_on(name, value, labels, at) } else { Ok(()) }
+        // A thread that is about to end draws from the time.
+        let drawn = || self.sample(value, self.inner().store.since_start_ns(at).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        if sampled.flatten().unwrap_or_else(drawn) == Done::Sampled {
+            self.pass_on(name, value, labels, at)
+        } else {
+            Ok(())
+        }
     }
 
     /// The series of a critical metric that these labels mean, and whether a label was replaced or cut.
@@ -509,6 +515,32 @@ mod tests {
         assert!(matches!(refused, Err(RecordError::Counted { .. })), "{refused:?}");
         metrics.record("transport_connection_count", 5.0, &[("server", "mine"), ("transport", "stdio")], at).unwrap();
         metrics.record("tool_call_duration_ms", 5.0, &[("server", "s")], at).unwrap();
+    }
+
+    #[test]
+    fn a_gauge_that_was_set_before_is_left_to_the_relay_too() {
+        let (metrics, at) = metrics();
+        let record =
+            |protocol| metrics.record("active_sessions_count", 5.0, &[("server", "s"), ("protocol", protocol)], at);
+        for protocol in ["2025-11-25", "other"] {
+            record(protocol).unwrap();
+        }
+        metrics.announce_server("s", mcpscope_core::Transport::Stdio);
+        for protocol in ["2025-11-25", "other"] {
+            let refused = record(protocol);
+            assert!(matches!(refused, Err(RecordError::Counted { .. })), "{protocol}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn durations_are_rounded_to_nanoseconds() {
+        let (metrics, at) = metrics();
+        for ms in [0.000_000_4, 0.000_000_6, 1.000_000_6, 86_400_000.0] {
+            metrics.record("session_creation_latency_ms", ms, &[], at).unwrap();
+        }
+        let text = metrics.snapshot(at).to_prometheus();
+        let sum = "mcpscope_session_creation_seconds_sum{server=\"\",protocol=\"\"} 86400.001000002\n";
+        assert!(text.contains(sum), "{text}");
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Series {
     }
 
     /// The line of a counter or a gauge up to its value; the labels of a histogram, which has many lines.
-    pub(crate) fn text(&self) -> Box<str> {
+    pub(crate) fn text(&self) -> Arc<str> {
         let labels = self.labels.as_text();
         if self.desc.kind == Kind::Histogram {
             return labels.into();

@@ -67,9 +67,11 @@ fn main() -> io::Result<()> {
     let mut report = Report::new("memory");
     let mut default = NamedTempFile::with_suffix(".yaml")?;
     default.write_all(CONFIG.as_bytes())?;
+    let kept = if args.config.is_none() { ", windows kept for 30 s" } else { "" };
     let config = args.config.as_deref().unwrap_or(default.path().as_os_str());
-    run(&args, config)?.report(&mut report, &format!("run: {} requests, {PIPELINED} under way", args.stdio));
-    proxy(&args, config)?.report(&mut report, &format!("proxy: {} requests, {CONNECTIONS} connections", args.http));
+    run(&args, config)?.report(&mut report, &format!("run: {} requests, {PIPELINED} under way{kept}", args.stdio));
+    proxy(&args, config)?
+        .report(&mut report, &format!("proxy: {} requests, {CONNECTIONS} connections{kept}", args.http));
     report.finish(env!("CARGO_TARGET_TMPDIR"))
 }
 

@@ -33,7 +33,7 @@ pub(crate) fn pairs([tool, method, outcome]: [&str; 3]) -> [(&str, &str); 3] {
     [(KEYS[0], tool), (KEYS[1], method), (KEYS[2], outcome)]
 }
 
-/// Runs `work` on so many threads, which then live on as long as the program: what ended threads wrote is merged.
+/// Runs `work` on so many threads, which then live on as long as the program: of those that end, the next ones go on with the cells.
 pub(crate) fn on_living_threads(threads: usize, work: impl Fn() + Clone + Send + 'static) {
     let done = Arc::new(Barrier::new(threads + 1));
     for _ in 0..threads {
@@ -88,7 +88,7 @@ impl OpenTelemetry {
     }
 }
 
-/// A duration in nanoseconds, up to 67 ms, that the processor cannot guess; 1 ns to make.
+/// A duration in nanoseconds, up to 67 ms and all over that range; 1 ns to make.
 pub(crate) fn nanoseconds(number: u64) -> u64 {
     number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 38
 }

@@ -127,9 +127,13 @@ impl Names {
     #[inline(always)]
     fn hash(&self, name: &str, labels: &Pairs<'_>) -> u64 {
         let mut hasher = self.hasher.build_hasher();
-        let mut add = |text| {
-            let Word { first, last, .. } = Word::new(text);
-            hasher.write_u128(u128::from(first) << 64 | u128::from(last));
+        let mut add = |text: &str| {
+            let Word { first, last, bytes } = Word::new(text);
+            hasher.write_u128(u128::from(first) << 64 | u128::from(last ^ bytes as u64));
+            if bytes > SHORT_BYTES {
+                // Names of one kind often differ only in the middle, and must not push each other out.
+                hasher.write(text.as_bytes());
+            }
         };
         add(name);
         // Not the labels' names: the same name of a metric goes with the same labels.
@@ -217,6 +221,43 @@ mod tests {
         let found = TOOLS.iter().filter(|tool| names.find("calls", &[("tool", tool)]).is_some()).count();
         // Where one has no place, five of eight would have to share one of 128 sets.
         assert_eq!(found, TOOLS.len());
+    }
+
+    #[test]
+    fn long_names_that_differ_in_the_middle_are_told_apart_and_all_remembered() {
+        let tools: Vec<String> = (0..8).map(|server| format!("mcp__server_{server}__list_issues")).collect();
+        let mut names = Names::default();
+        for (families, tool) in tools.iter().enumerate() {
+            names.remember("calls", &[("tool", tool)], Target::General { families });
+        }
+        for (number, tool) in tools.iter().enumerate() {
+            let found = names.find("calls", &[("tool", tool)]);
+            assert!(matches!(found, Some(Target::General { families }) if *families == number), "{tool}: {found:?}");
+        }
+        // Of the same ends and length as one that is remembered, and with its hash.
+        let other = "mcp__server_X__list_issues";
+        let entry = names.slots.iter().flatten().next().unwrap();
+        assert!(entry.name == Word::new("calls") && entry.labels[0][1] == Word::new(other));
+        assert!(!entry.is("calls", &[("tool", other)]));
+    }
+
+    #[test]
+    fn a_series_knows_how_many_remember_it() {
+        let now = std::time::Instant::now();
+        let anchor = mcpscope_core::ClockAnchor { mono: now, wall: std::time::SystemTime::UNIX_EPOCH };
+        let metrics = crate::Metrics::new(&crate::Config::default(), anchor);
+        let series = metrics.registry_operations("s", "list").0.series;
+        let target = metrics.target(
+            "registry_operations_per_second",
+            crate::Kind::Counter,
+            &[("server", "s"), ("operation", "list")],
+        );
+        let here = series.remembered.load(Relaxed);
+        let mut names = Names::default();
+        names.remember("a", &[], target.unwrap());
+        assert_eq!(series.remembered.load(Relaxed), here + 1);
+        drop(names);
+        assert_eq!(series.remembered.load(Relaxed), here);
     }
 
     proptest! {
