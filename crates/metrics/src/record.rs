@@ -10,7 +10,9 @@ use mcpscope_core::{Labels, bounded};
 
 use crate::declared::{check_general, checked};
 use crate::error::{RecordError, SHOWN_BYTES};
+use crate::facade::sanitized;
 use crate::family::{Family, Found};
+use crate::general::Refusal;
 use crate::metrics::Metrics;
 use crate::schema::{Desc, Kind, desc, values_of};
 use crate::series::{Cell, Series};
@@ -151,6 +153,12 @@ impl Metrics {
             return Err(RecordError::UnknownMetric { name: bounded(name, SHOWN_BYTES).to_owned() });
         }
         check_general(name, labels)?;
+        // Each time, and not only those that are sampled: nobody would notice.
+        if self.is_taken(&sanitized(name)) {
+            let refusal = Refusal::Conflict("mcpscope has a metric of this name");
+            self.dropped(refusal.what()).increment(at);
+            return Err(RecordError::NotKept { name: bounded(name, SHOWN_BYTES).to_owned(), refusal });
+        }
         if !is_general(value) {
             let metric = Cow::Owned(bounded(name, SHOWN_BYTES).to_owned());
             return Err(RecordError::BadValue { metric, value, expected: "a finite number from 0 on" });
@@ -504,7 +512,7 @@ mod tests {
         assert_eq!(view.series[0].value, 2.0);
         metrics.close_window(at + Duration::from_secs(1));
         let window = metrics.metrics("message_queue_depth", at).unwrap().series[0].window.unwrap();
-        assert_eq!((window.min, window.max), (0.0, 5.0));
+        assert_eq!((window.min, window.max), (2.0, 5.0));
     }
 
     #[test]

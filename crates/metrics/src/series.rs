@@ -182,7 +182,8 @@ pub(crate) struct GaugeCell {
 
 impl Default for GaugeCell {
     fn default() -> Self {
-        Self { value: AtomicI64::new(0), min: AtomicI64::new(0), max: AtomicI64::new(0) }
+        // There is no lowest and no highest before the first.
+        Self { value: AtomicI64::new(0), min: AtomicI64::new(i64::MAX), max: AtomicI64::new(i64::MIN) }
     }
 }
 
@@ -213,6 +214,10 @@ impl GaugeCell {
             let next = ordered(level);
             match self.value.compare_exchange_weak(now, next, Relaxed, Relaxed) {
                 Ok(_) => {
+                    if self.min.load(Relaxed) == i64::MAX {
+                        // What is counted up was 0 before.
+                        self.seen(now);
+                    }
                     self.seen(next);
                     return Some(level);
                 }
@@ -270,6 +275,9 @@ mod tests {
         assert_eq!(gauge.add(f64::MAX), f64::MAX);
         gauge.set(-1.5);
         gauge.take_window();
+        let new = GaugeCell::default();
+        new.set(12.0);
+        assert_eq!(new.take_window(), (12.0, 12.0), "it never was 0");
         gauge.set(7.0);
         assert_eq!((gauge.get(), gauge.take_window()), (7.0, (-1.5, 7.0)));
     }

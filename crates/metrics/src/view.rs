@@ -9,8 +9,8 @@ use mcpscope_core::Labels;
 use crate::Metrics;
 use crate::metrics::saturating;
 use crate::schema::{Desc, Kind, desc};
-use crate::snapshot::{FamilySnapshot, Snapshot, Value};
-use crate::window::{Stats, Window, WindowSeries};
+use crate::snapshot::{FamilySnapshot, SeriesSnapshot, Snapshot, Value};
+use crate::window::{Cumulative, Stats, Window, WindowSeries};
 
 /// One critical metric.
 #[derive(Clone, Debug)]
@@ -62,11 +62,12 @@ impl Metrics {
     /// All critical metrics as they were in a snapshot of this instance, with the last window.
     #[must_use]
     pub fn views_of(&self, snapshot: &Snapshot) -> Vec<MetricView> {
-        let window = self.windows().newest();
-        let window = window.as_deref().map(by_family);
-        let seconds = snapshot.at.saturating_duration_since(self.anchor().mono).as_secs_f64();
+        let windows = self.windows();
+        let newest = windows.newest();
+        let window = newest.as_deref().map(by_family);
+        let since = Since { baseline: &windows.baseline, end: self.anchor().wall_at(snapshot.at) };
         let critical = self.critical_families();
-        critical.iter().filter_map(|desc| view(desc, snapshot, window.as_ref(), seconds)).collect()
+        critical.iter().filter_map(|desc| view(desc, snapshot, window.as_ref(), &since)).collect()
     }
 
     /// One critical metric by name; none of that name if the answer is none.
@@ -98,7 +99,8 @@ impl Metrics {
             }
             let stats: Vec<Stats> = if *family.desc == desc::COMPONENT_ERRORS {
                 // Of a ratio, the ratios are what is aggregated, not the errors that it is made of.
-                let rates = newest.as_ref().map(|window| error_rates(&snapshot, Some(window)).series);
+                let rates =
+                    newest.as_ref().map(|window| error_rates(&snapshot, Some(window), &windows.baseline).series);
                 rates.into_iter().flatten().filter_map(|s| s.window).filter(|stats| stats.count > 0).collect()
             } else {
                 newest.iter().flat_map(|w| of(w, &family.desc)).map(|s| s.stats).collect()
@@ -137,9 +139,23 @@ fn of<'a>(window: &ByFamily<'a>, desc: &Desc) -> impl Iterator<Item = &'a Window
     window.get(&*desc.prometheus).into_iter().flatten().copied()
 }
 
-fn view(desc: &Desc, snapshot: &Snapshot, window: Option<&ByFamily<'_>>, seconds: f64) -> Option<MetricView> {
+/// The time since the start of the instance, or since the last reset.
+struct Since<'a> {
+    baseline: &'a Cumulative,
+    end: SystemTime,
+}
+
+impl Since<'_> {
+    /// Events per second. A rate over less than one says little: three operations in the first millisecond are not 3000/s.
+    fn rate(&self, series: &SeriesSnapshot) -> f64 {
+        let seconds = self.end.duration_since(self.baseline.at()).unwrap_or_default().as_secs_f64();
+        self.baseline.events_since(series) as f64 / seconds.max(1.0)
+    }
+}
+
+fn view(desc: &Desc, snapshot: &Snapshot, window: Option<&ByFamily<'_>>, since: &Since<'_>) -> Option<MetricView> {
     if *desc == desc::COMPONENT_ERRORS {
-        return Some(error_rates(snapshot, window));
+        return Some(error_rates(snapshot, window, since.baseline));
     }
     let family = family(snapshot, desc)?;
     let in_window: HashMap<&Labels, Stats> =
@@ -150,8 +166,7 @@ fn view(desc: &Desc, snapshot: &Snapshot, window: Option<&ByFamily<'_>>, seconds
             Value::Gauge(value) => *value,
             Value::Histogram(values) => values.last_ns as f64 / 1e6,
             Value::Counter(_) if window.is_some() => stats.map_or(0.0, |s| s.rate),
-            // A rate over less than a second says little: three operations in the first millisecond are not 3000/s.
-            Value::Counter(total) => *total as f64 / seconds.max(1.0),
+            Value::Counter(_) => since.rate(s),
         };
         MetricSeries { labels: s.labels.clone(), value, window: stats }
     });
@@ -165,15 +180,15 @@ fn view(desc: &Desc, snapshot: &Snapshot, window: Option<&ByFamily<'_>>, seconds
 }
 
 /// Errors over operations, by component, error type and whether injected.
-fn error_rates(snapshot: &Snapshot, window: Option<&ByFamily<'_>>) -> MetricView {
-    // Counts since the start until there is a window, then those of the window.
+fn error_rates(snapshot: &Snapshot, window: Option<&ByFamily<'_>>, baseline: &Cumulative) -> MetricView {
+    // Counts since the start or the last reset until there is a window, then those of the window.
     let counts = |desc: &'static Desc| -> Vec<(Labels, u64)> {
         match window {
             Some(window) => of(window, desc).map(|s| (s.labels.clone(), s.stats.count)).collect(),
             None => family(snapshot, desc)
                 .into_iter()
                 .flat_map(|f| &f.series)
-                .map(|s| (s.labels.clone(), if let Value::Counter(n) = s.value { n } else { 0 }))
+                .map(|s| (s.labels.clone(), baseline.events_since(s)))
                 .collect(),
         }
     };

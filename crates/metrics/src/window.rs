@@ -144,6 +144,10 @@ impl Cumulative {
         self.values.extend(series.map(|series| (series.number, series.value.clone())));
     }
 
+    pub(crate) const fn at(&self) -> SystemTime {
+        self.at
+    }
+
     /// Events since then; 0 for a gauge.
     pub(crate) fn events_since(&self, now: &SeriesSnapshot) -> u64 {
         match (&now.value, self.values.get(&now.number)) {

@@ -139,7 +139,9 @@ fn reset_forgets_all_but_the_cumulative_values() {
     assert_eq!((before.critical_metrics, before.counters["registry_operations_per_second"]), (1, 1));
     assert_eq!(before.aggregates["registry_operations_per_second"].count, 1);
 
-    metrics.reset(start);
+    metrics.reset(start + Duration::from_secs(10));
+    let view = metrics.metrics("registry_operations_per_second", start + Duration::from_secs(12)).unwrap();
+    assert_eq!(view.series[0].value, 0.0, "of what came before nothing is shown");
     let after = metrics.summary(start + Duration::from_secs(10));
     assert_eq!((after.critical_metrics, after.counters["registry_operations_per_second"]), (0, 0));
     assert!(after.aggregates.is_empty() && metrics.closed_windows().is_empty());
