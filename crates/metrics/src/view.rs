@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Instant, SystemTime};
 
-use mcpscope_core::Labels;
+use mcpscope_core::{Component, Labels};
 
 use crate::Metrics;
 use crate::metrics::saturating;
@@ -108,7 +108,10 @@ impl Metrics {
             if let Some(mut total) = aggregate(&stats) {
                 if *family.desc == desc::COMPONENT_ERRORS {
                     // A component is in there once for each type of error; its operations count once.
-                    let operations = newest.iter().flat_map(|w| of(w, &desc::COMPONENT_OPERATIONS));
+                    let is_shown = |s: &&WindowSeries| {
+                        Component::ALL.iter().any(|component| s.labels.get("component") == Some(component.as_str()))
+                    };
+                    let operations = newest.iter().flat_map(|w| of(w, &desc::COMPONENT_OPERATIONS)).filter(is_shown);
                     total.count = saturating(operations.map(|s| s.stats.count));
                     total.avg = if total.count > 0 { total.sum / total.count as f64 } else { 0.0 };
                 }
@@ -198,7 +201,7 @@ fn error_rates(snapshot: &Snapshot, window: Option<&ByFamily<'_>>, baseline: &Cu
         saturating(mine.map(|(_, n)| *n))
     };
     let mut series = Vec::new();
-    for component in mcpscope_core::Component::ALL.map(mcpscope_core::Component::as_str) {
+    for component in Component::ALL.map(Component::as_str) {
         let total = total(component);
         let ratio = |n: u64| if total == 0 { 0.0 } else { (n as f64 / total as f64).min(1.0) };
         let mut one = |labels, errors| {
