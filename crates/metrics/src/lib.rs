@@ -1,8 +1,5 @@
+//! The critical metrics of an MCP server, or of any program.
 #![cfg_attr(feature = "prometheus", doc = include_str!("../README.md"))]
-#![cfg_attr(
-    not(feature = "prometheus"),
-    doc = "The critical metrics of an MCP server, or of any program; see the README."
-)]
 
 mod builtin;
 mod declared;

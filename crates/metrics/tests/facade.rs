@@ -475,15 +475,6 @@ fn what_is_idle_is_dropped_and_comes_back() {
 }
 
 #[test]
-fn names_under_which_nothing_could_be_shown_are_refused_each_time() {
-    let bench = Bench::critical();
-    // What `lookup_ms`, which is declared, is called in Prometheus.
-    let refused = (0..100).filter(|_| bench.metrics.record("lookup_seconds", 1.0, &[], bench.start).is_err());
-    assert_eq!(refused.count(), 100);
-    assert_eq!(bench.dropped("metric_conflict"), 100.0);
-}
-
-#[test]
 fn samples_are_within_the_bounds_of_chance() {
     const RECORDS: u32 = 100_000;
     let bench = Bench::new();

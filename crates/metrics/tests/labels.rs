@@ -1,4 +1,4 @@
-//! Values of labels that are refused, or kept in part only.
+//! Names and values of labels that are refused, or kept in part only.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
@@ -79,4 +79,21 @@ fn values_that_are_cut_are_counted() {
     assert_eq!(cut(), 2, "each time");
     let _handle = metrics.counter("jobs", &[("queue", &long)]).unwrap();
     assert_eq!((cut(), dropped("label_value")), (3, 0));
+}
+
+#[cfg(feature = "prometheus")]
+#[test]
+fn names_under_which_nothing_could_be_shown_are_refused_each_time() {
+    use mcpscope_metrics::{Declared, Kind, Prometheus};
+
+    let at = Instant::now();
+    let general = Prometheus::new(std::time::Duration::from_secs(3600), 10, Instant::now);
+    let config = Config { general: Some(std::sync::Arc::new(general)), ..Config::default() };
+    let metrics = Metrics::new(&config, ClockAnchor { mono: at, wall: SystemTime::UNIX_EPOCH });
+    metrics.declare(&Declared::new("lookup_ms", Kind::Histogram, "").unwrap()).unwrap();
+    // What that is called in Prometheus.
+    let refused = (0..100).filter(|_| metrics.record("lookup_seconds", 1.0, &[], at).is_err());
+    assert_eq!(refused.count(), 100, "though only one in ten is kept");
+    let text = metrics.snapshot(at).to_prometheus();
+    assert!(text.contains("mcpscope_dropped_total{what=\"metric_conflict\"} 100\n"), "{text}");
 }
