@@ -8,9 +8,10 @@ use arc_swap::ArcSwap;
 use hashbrown::{Equivalent, HashMap, HashSet};
 use mcpscope_core::{Labels, bounded};
 
+use crate::members::{Member, Members, Shown};
 use crate::places::Places;
 use crate::schema::Desc;
-use crate::series::{Activity, Cell, Series};
+use crate::series::{Activity, Series};
 use crate::snapshot::FamilySnapshot;
 use crate::storage::slab::{Slab, Slabs};
 
@@ -26,8 +27,6 @@ const FROM_THE_WIRE: [&str; 4] = ["tool", "mcp_method_name", "gen_ai_tool_name",
 const MIN_OF_OURS: usize = 256;
 /// Series that may still be made beyond the limit, so that those labels are told apart of which there are few values.
 pub(crate) const MAX_OVERFLOW: usize = 64;
-/// New series that are put into the list of those that are shown, instead of sorting it.
-const FEW_NEW: usize = 16;
 /// All series beyond the limit of a metric whose series bring labels of their own.
 const OVERFLOW: (&str, &str) = ("overflow", "true");
 /// Series that are kept without being shown, so that one that comes back goes on where it was. The oldest beyond are let
@@ -110,38 +109,6 @@ impl Table {
             Arc::make_mut(values).retain(|value| shown.contains(&**value));
         }
     }
-}
-
-#[derive(Debug, Default)]
-struct Members {
-    /// Born since they were last read.
-    born: Vec<Arc<Series>>,
-    /// Shown, ordered by labels.
-    active: Vec<Member>,
-    /// The same, for those who read without keeping others from adding.
-    shown: Arc<Vec<Shown>>,
-    /// Kept and not shown, the oldest first.
-    retired: VecDeque<Member>,
-}
-
-/// A series that is shown, with what a page needs of it beside it: to go to the series for it would take longer than to
-/// write it.
-#[derive(Debug)]
-pub(crate) struct Shown {
-    pub(crate) series: Arc<Series>,
-    pub(crate) cell: Cell,
-    /// Of a counter or a gauge, its line up to the value; of a histogram, its labels.
-    pub(crate) text: Arc<str>,
-}
-
-#[derive(Debug)]
-struct Member {
-    series: Arc<Series>,
-    /// As in [`Shown`]; made once.
-    text: Arc<str>,
-    activity: Activity,
-    /// When its activity was seen to change.
-    since: Instant,
 }
 
 /// A [`Labels`] to look for.
@@ -357,38 +324,6 @@ impl Family {
     }
 }
 
-impl Members {
-    /// Shows more series, each in its place.
-    fn show(&mut self, new: Vec<Member>) {
-        // One by one where it is a few, and nobody reads the list: sorting and copying it would take longer than a page.
-        match Arc::get_mut(&mut self.shown).filter(|_| new.len() <= FEW_NEW) {
-            Some(shown) => {
-                for member in new {
-                    let place = self.active.partition_point(|other| other.series.labels < member.series.labels);
-                    shown.insert(place, member.shown());
-                    self.active.insert(place, member);
-                }
-            }
-            None => {
-                self.active.extend(new);
-                self.active.sort_by(|a, b| a.series.labels.cmp(&b.series.labels));
-                self.list();
-            }
-        }
-    }
-
-    fn list(&mut self) {
-        self.shown = Arc::new(self.active.iter().map(Member::shown).collect());
-    }
-}
-
-impl Member {
-    fn shown(&self) -> Shown {
-        let Self { series, text, .. } = self;
-        Shown { series: Arc::clone(series), cell: series.cell.clone(), text: Arc::clone(text) }
-    }
-}
-
 /// Who holds a series without meaning to write to it: its member, the table in which it is found, and the list of those
 /// that are shown.
 const HELD_WHILE_SHOWN: usize = 3;
@@ -412,6 +347,7 @@ fn replace<'a>(
 mod tests {
     use super::*;
     use crate::schema::desc;
+    use crate::series::Cell;
     use crate::snapshot::Value;
     use crate::storage::Store;
 

@@ -8,6 +8,7 @@ mod facade;
 mod family;
 mod general;
 mod handle;
+mod members;
 mod metrics;
 mod places;
 #[cfg(feature = "prometheus")]

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use mcpscope_core::{ClockAnchor, Component, Direction, Era, Labels, Method, Protocol, Transport};
 
-use crate::family::{Family, Found, Limits, MAX_OVERFLOW, Shown};
+use crate::family::{Family, Found, Limits, MAX_OVERFLOW};
 use crate::general::General;
 use crate::handle::{Counter, Gauge, Handle, Histogram, Sites};
+use crate::members::Shown;
 use crate::places::Places;
 use crate::schema::{Desc, KNOWN_ERRORS, Kind, desc};
 use crate::series::Series;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use crate::family::Shown;
+use crate::members::Shown;
 use crate::schema::{Desc, Kind, Unit};
 use crate::series::Cell;
 use crate::snapshot::{Exemplar, Value};
