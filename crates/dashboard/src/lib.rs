@@ -12,7 +12,6 @@ mod publish;
 mod query;
 mod routes;
 mod serve;
-mod turn;
 mod views;
 mod websocket;
 

@@ -22,7 +22,6 @@ use crate::accept::{self, Limits, Speaks};
 use crate::guard::Guarded;
 use crate::routes;
 use crate::serve::DashboardError;
-use crate::turn::Turn;
 
 /// What a request that panicked is counted as, at the one and at the other.
 const PROBE_PANIC: &str = "probe_panic";
@@ -79,7 +78,7 @@ where
     B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
     reader.may_drop(EVICTED);
-    let service = ByVersion { plain: open(routes::probe_routes(&reader, &Turn::new())), grpc };
+    let service = ByVersion { plain: open(routes::probe_routes(&reader, &reader.turn())), grpc };
     run(listeners, &reader, &service, Speaks::Http1And2, PROBE_PANIC, config, stop).await
 }
 
@@ -93,7 +92,7 @@ pub async fn serve_metrics(
     config: PlainConfig,
     stop: impl Future<Output = ()>,
 ) -> Result<(), DashboardError> {
-    let service = open(routes::metrics_routes(&reader, &Turn::new()));
+    let service = open(routes::metrics_routes(&reader, &reader.turn()));
     run(listeners, &reader, &service, Speaks::Http1Once, METRICS_PANIC, config, stop).await
 }
 

@@ -3,12 +3,11 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use mcpscope_hub::{Frame, Reader};
+use mcpscope_hub::{Frame, Reader, Turn};
 use serde::Serialize;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use crate::compress::{self, Compression, MIN_BYTES};
-use crate::turn::Turn;
 use crate::views;
 use crate::websocket::Topic;
 
@@ -204,7 +203,8 @@ mod tests {
         let (reporter, health) = mcpscope_hub::health::channel(anchor.mono);
         let sources = Sources { metrics: Some(metrics), tracer: None, reporter, health, instrumentation: None, anchor };
         let (hub, reader, _) = hub(sources, Config::default());
-        (hub, Publisher::new(reader, Turn::new()))
+        let turn = reader.turn();
+        (hub, Publisher::new(reader, turn))
     }
 
     /// With the first frame that has metrics in it.

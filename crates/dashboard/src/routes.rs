@@ -8,7 +8,7 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYP
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use mcpscope_core::{TraceId, bounded};
-use mcpscope_hub::{Off, Reader};
+use mcpscope_hub::{Off, Reader, Turn};
 use serde::Serialize;
 use warp::filters::BoxedFilter;
 use warp::path::Tail;
@@ -20,7 +20,6 @@ use crate::assets::{Assets, PAGE};
 use crate::compress::{self, Compression, MIN_BYTES, wants_gzip};
 use crate::problem::Problem;
 use crate::publish::{Encoding, Publisher};
-use crate::turn::Turn;
 use crate::websocket::Gate;
 use crate::{negotiate, query, views};
 

@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use crate::accept::{self, Limits, Speaks};
 use crate::guard::Guarded;
 use crate::publish::Publisher;
-use crate::turn::Turn;
 use crate::{routes, websocket};
 
 /// What a request that panicked is counted as.
@@ -108,7 +107,7 @@ pub async fn serve(
         reader.may_drop(what);
     }
     let policy = Arc::new(HostPolicy { allowed_hosts, allowed_origins, origins: Origins::Own, any_host: false });
-    let turn = Turn::new();
+    let turn = reader.turn();
     let publisher = Publisher::new(reader.clone(), turn.clone());
     let (gate, sockets) = websocket::gate(publisher.clone(), max_websockets, subscriber_timeout);
     let routes = routes::routes(&publisher, &turn, gate);

@@ -4,6 +4,7 @@ mod admin;
 mod frame;
 mod reader;
 mod ticker;
+mod turn;
 mod vitals;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use admin::{Admin, AdminError};
 pub use frame::{Frame, MetricsFrame};
 pub use reader::{Events, Frames, InstrumentationStatus, InstrumentedComponent, Off, Reader, TraceFollower};
 pub use ticker::Hub;
+pub use turn::Turn;
 pub use vitals::{Change, Event};
 
 /// What is observed. What is left out is off.

@@ -11,6 +11,7 @@ use mcpscope_tracing::{Filter, Trace, Tracer};
 use tokio::sync::{broadcast, watch};
 
 use crate::frame::Frame;
+use crate::turn::{Place, Turn, place};
 use crate::vitals::Event;
 use crate::{Core, now};
 
@@ -38,6 +39,7 @@ pub struct Reader {
     frames: watch::Receiver<Arc<Frame>>,
     health: watch::Receiver<Arc<Report>>,
     events: broadcast::WeakSender<Arc<Event>>,
+    at_work: Place,
 }
 
 impl Reader {
@@ -47,7 +49,14 @@ impl Reader {
         health: watch::Receiver<Arc<Report>>,
         events: broadcast::WeakSender<Arc<Event>>,
     ) -> Self {
-        Self { core, frames, health, events }
+        Self { core, frames, health, events, at_work: place() }
+    }
+
+    /// A queue for one listener's work: what asks for all metrics or many traces, or encodes them. All listeners together
+    /// work on one piece at a time.
+    #[must_use]
+    pub fn turn(&self) -> Turn {
+        Turn::new(Arc::clone(&self.at_work))
     }
 
     /// The newest frame.

@@ -1,7 +1,9 @@
 //! The tick.
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use mcpscope_health::{Report, State};
@@ -38,8 +40,9 @@ impl Hub {
 
     /// Runs for ever; to end it, drop it.
     ///
-    /// The work is done on the runtime's blocking threads: it copies every series, and whoever answers requests on this
-    /// runtime must not wait for it. What panics there is logged and shown as health, and tried again at the next tick.
+    /// The work is done on the runtime's blocking threads, one piece at a time: it copies every series, and whoever answers
+    /// requests on this runtime must not wait for it. Nor does it wait for readers, where the runtime has two of these threads
+    /// and nothing but [`Turn`](crate::Turn) takes the other. What panics there is logged and shown as health, and tried again at the next tick.
     pub async fn run(self) {
         let Self { core, frames, health, events } = self;
         let config = &core.config;
@@ -49,43 +52,53 @@ impl Hub {
         let mut vitals = Some(Vitals::new(Arc::clone(&core), Arc::clone(&health.borrow())));
         let mut works = Works::new(&core);
         loop {
-            tokio::select! {
-                // In this order: a frame has the window that ends with it, and the health of its own second.
-                biased;
-                _ = window.tick() => {
-                    if let Some(metrics) = core.sources.metrics.clone() {
-                        works.saw("a window", blocking(move || metrics.close_window(now())).await);
+            // All that is due, so that what is late keeps nothing else from its turn, and in this order: a frame has the
+            // window that ends with it, and the health of its own second.
+            let [window, beat, tick] = due([&mut window, &mut beat, &mut tick]).await;
+            if window && let Some(metrics) = core.sources.metrics.clone() {
+                works.saw("a window", blocking(move || metrics.close_window(now())).await);
+            }
+            if beat {
+                let (at, taken) = (now(), vitals.take());
+                let mut looking = taken.unwrap_or_else(|| Vitals::new(Arc::clone(&core), Arc::clone(&health.borrow())));
+                let looked = blocking(move || {
+                    let look = looking.look(at);
+                    (looking, look)
+                })
+                .await;
+                if let Some((after, look)) = works.saw("health", looked) {
+                    vitals = Some(after);
+                    // Without a change the next frame brings it.
+                    if look.news {
+                        health.send_replace(look.report);
                     }
+                    look.events.into_iter().for_each(|event| drop(events.send(Arc::new(event))));
                 }
-                _ = beat.tick() => {
-                    let (at, taken) = (now(), vitals.take());
-                    let mut looking = taken.unwrap_or_else(|| Vitals::new(Arc::clone(&core), Arc::clone(&health.borrow())));
-                    let looked = blocking(move || { let look = looking.look(at); (looking, look) }).await;
-                    if let Some((after, look)) = works.saw("health", looked) {
-                        vitals = Some(after);
-                        // Without a change the next frame brings it.
-                        if look.news {
-                            health.send_replace(look.report);
-                        }
-                        look.events.into_iter().for_each(|event| drop(events.send(Arc::new(event))));
-                    }
-                    if let Some(metrics) = core.sources.metrics.clone() {
-                        works.saw("upkeep", blocking(move || metrics.upkeep(at)).await);
-                    }
+                if let Some(metrics) = core.sources.metrics.clone() {
+                    works.saw("upkeep", blocking(move || metrics.upkeep(at)).await);
                 }
-                _ = tick.tick() => {
-                    let (core, last, at) = (Arc::clone(&core), Arc::clone(&frames.borrow()), now());
-                    let report = Arc::new(core.sources.health.report(at, core.sources.anchor.wall_at(at)));
-                    let current = Arc::clone(&report);
-                    let made = blocking(move || Frame::next(&core, &last, current, at)).await;
-                    if let Some(frame) = works.saw("a frame", made) {
-                        health.send_replace(report);
-                        frames.send_replace(Arc::new(frame));
-                    }
+            }
+            if tick {
+                let (core, last, at) = (Arc::clone(&core), Arc::clone(&frames.borrow()), now());
+                let report = Arc::new(core.sources.health.report(at, core.sources.anchor.wall_at(at)));
+                let current = Arc::clone(&report);
+                let made = blocking(move || Frame::next(&core, &last, current, at)).await;
+                if let Some(frame) = works.saw("a frame", made) {
+                    health.send_replace(report);
+                    frames.send_replace(Arc::new(frame));
                 }
             }
         }
     }
+}
+
+/// Waits until one of these is due at least, and tells which are.
+async fn due<const N: usize>(mut intervals: [&mut Interval; N]) -> [bool; N] {
+    poll_fn(|cx| {
+        let due = intervals.each_mut().map(|interval| interval.poll_tick(cx).is_ready());
+        if due.contains(&true) { Poll::Ready(due) } else { Poll::Pending }
+    })
+    .await
 }
 
 fn every(period: Duration) -> Interval {

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime};
 
 use mcpscope_core::{
@@ -14,7 +14,8 @@ use mcpscope_hub::hooks::Instrumentation;
 use mcpscope_hub::metrics::{General, Metrics, RecordError, Refusal, Value, desc};
 use mcpscope_hub::tracing::Tracer;
 use mcpscope_hub::{Admin, AdminError, Change, Config, Frame, Frames, Off, Reader, Sources, hub};
-use tokio::time::{Instant, sleep};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::{Instant, advance, sleep};
 
 struct Bench {
     anchor: ClockAnchor,
@@ -52,6 +53,14 @@ fn with(config: &mcpscope_hub::metrics::Config) -> Bench {
 struct Others {
     records: AtomicU64,
     upkeeps: AtomicU64,
+    hold: Option<Hold>,
+}
+
+/// Says that it began, and lasts until it is told to end.
+#[derive(Debug)]
+struct Hold {
+    began: UnboundedSender<()>,
+    end: Mutex<mpsc::Receiver<()>>,
 }
 
 impl General for Others {
@@ -78,6 +87,11 @@ impl General for Others {
 
     fn upkeep(&self) {
         self.upkeeps.fetch_add(1, Relaxed);
+        if let Some(Hold { began, end }) = &self.hold {
+            // Nobody is there any more once the test has ended.
+            let _ = began.send(());
+            let _ = end.lock().unwrap().recv();
+        }
     }
 
     fn records(&self) -> u64 {
@@ -360,6 +374,27 @@ async fn those_who_keep_the_rest_tidy_up_every_second() {
             assert_eq!(bench.reader.summary().unwrap().total_metrics, 1);
             bench.admin.reset_metrics().unwrap();
             assert_eq!(bench.reader.summary().unwrap().total_metrics, 0);
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_come_though_what_is_done_every_second_takes_longer() {
+    let (began, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let (ends, end) = mpsc::channel();
+    let general: Arc<dyn General> =
+        Arc::new(Others { hold: Some(Hold { began, end: Mutex::new(end) }), ..Others::default() });
+    let mut bench = with(&mcpscope_hub::metrics::Config { general: Some(general), ..Default::default() });
+    bench
+        .run(async |bench| {
+            for _ in 0..40 {
+                begins.recv().await.unwrap();
+                advance(Duration::from_millis(1500)).await;
+                ends.send(()).unwrap();
+            }
+            begins.recv().await.unwrap();
+            assert_eq!(bench.reader.frame().sequence, 12, "one in 5 s, in a minute");
+            drop(ends);
         })
         .await;
 }

@@ -1,5 +1,6 @@
 //! Everything that shows what was recorded: the hub and its publishers, on a thread of their own.
 
+use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
@@ -10,6 +11,7 @@ use hyper_util::service::TowerToHyperService;
 use mcpscope_config::Settings;
 use mcpscope_health::{Reporter, Requirement, State};
 use mcpscope_hub::{Admin, Hub, Reader, hub};
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Common;
@@ -17,10 +19,11 @@ use crate::failure::{Failure, say};
 use crate::instance::Instance;
 use crate::listen::{Address, Bound, ListenAt, bind_or_fail};
 
-/// Threads for work that takes a while, the hub's and that of all listeners. One: most of it fills megabytes and frees them
+/// Threads for work that takes a while: one piece of the hub and one of all readers, which share one place
+/// ([`mcpscope_hub::Turn`]), so that the hub waits for no reader. Not more: most of the work fills megabytes and frees them
 /// again, which the allocator then keeps for the next who works on the same thread, and for nobody else.
-const BLOCKING_THREADS: usize = 1;
-/// The thread stays, for the same reason.
+const BLOCKING_THREADS: usize = 2;
+/// The threads stay, for the same reason.
 const BLOCKING_KEPT: Duration = Duration::from_secs(60 * 60);
 /// How long the observing side may take to end.
 const END: Duration = Duration::from_secs(3);
@@ -181,12 +184,7 @@ impl Observing {
         };
         let stop = publishers.stop.clone();
         let (reporter, ready) = (instance.reporter().clone(), instance.reporter().require("observability"));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(BLOCKING_THREADS)
-            .thread_keep_alive(BLOCKING_KEPT)
-            .build()
-            .map_err(Failure::internal)?;
+        let runtime = runtime().map_err(Failure::internal)?;
         let thread = std::thread::Builder::new()
             .name("mcpscope-observe".into())
             .spawn(move || {
@@ -219,6 +217,14 @@ impl Observing {
         let joined = tokio::task::spawn_blocking(move || thread.join());
         let _ = tokio::time::timeout(limit, joined).await;
     }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_KEPT)
+        .build()
 }
 
 fn ended(reporter: &Reporter, error: &str) {
@@ -294,5 +300,59 @@ impl Publishers {
             () = hub.run() => bail!("the hub ended"),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    use mcpscope_core::ClockAnchor;
+    use mcpscope_hub::Sources;
+    use tokio::task::JoinSet;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[test]
+    fn the_hub_makes_frames_while_readers_take_all_the_time_there_is() {
+        let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
+        let (reporter, health) = mcpscope_health::channel(anchor.mono);
+        let sources = Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, anchor };
+        let update_interval = Duration::from_millis(10);
+        let config = mcpscope_hub::Config { update_interval, ..mcpscope_hub::Config::default() };
+        let (hub, reader, _admin) = hub(sources, config);
+        let runtime = runtime().unwrap();
+        runtime.block_on(async {
+            let (begins, mut began) = tokio::sync::mpsc::unbounded_channel();
+            let mut tasks = JoinSet::new();
+            let mut held = Vec::new();
+            // As many listeners as there are, and two requests to each.
+            for turn in (0..4).map(|_| reader.turn()) {
+                for _ in 0..2 {
+                    let (go_on, until) = mpsc::channel::<()>();
+                    held.push(go_on);
+                    let (turn, begins) = (turn.clone(), begins.clone());
+                    tasks.spawn(async move {
+                        // The other end is gone when the test ends.
+                        let work = move || (begins.send(()).is_ok(), until.recv().is_ok());
+                        turn.work(work).await;
+                    });
+                }
+            }
+            began.recv().await.unwrap();
+            let frames = async {
+                let mut frames = reader.subscribe();
+                while frames.next().await.unwrap().sequence < 3 {}
+            };
+            tokio::select! {
+                () = hub.run() => unreachable!("it runs for ever"),
+                came = timeout(Duration::from_secs(10), frames) => came.expect("the hub waits for a reader"),
+            }
+            assert!(began.try_recv().is_err(), "one reader works at a time");
+            drop(held);
+            tasks.join_all().await;
+        });
     }
 }

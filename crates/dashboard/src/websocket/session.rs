@@ -210,7 +210,6 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::turn::Turn;
 
     const SILENCE: Duration = Duration::from_secs(30);
 
@@ -239,7 +238,8 @@ mod tests {
             running.spawn(hub.run());
             let (client, server) = duplex(bytes);
             let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
-            let publisher = Publisher::new(reader, Turn::new());
+            let turn = reader.turn();
+            let publisher = Publisher::new(reader, turn);
             let session = Session::new(server, publisher, Encoding::Text, SILENCE).await;
             let stopping = CancellationToken::new();
             let (mut sessions, token) = (JoinSet::new(), stopping.clone());

@@ -69,7 +69,7 @@ impl UnaryService<GetSnapshotRequest> for Get {
 
     fn call(&mut self, _: Request<GetSnapshotRequest>) -> Self::Future {
         let snapshots = self.0.clone();
-        Box::pin(async move { Ok(Response::new(snapshots.newest().await?.message)) })
+        Box::pin(async move { Ok(Response::new(snapshots.newest().await.message)) })
     }
 }
 
@@ -102,7 +102,7 @@ impl Watcher {
         loop {
             self.frames.next().await?;
             // It may be newer than the one that was announced, whose successor is then announced for nothing.
-            let snapshot = self.snapshots.newest().await.ok()?;
+            let snapshot = self.snapshots.newest().await;
             if self.told != Some(snapshot.sequence) {
                 self.told = Some(snapshot.sequence);
                 return Some(snapshot.message);

@@ -1,10 +1,10 @@
 //! `MetricsService`.
 
 use mcpscope_core::bounded;
-use mcpscope_hub::{Admin, AdminError, Reader};
+use mcpscope_hub::{Admin, AdminError, Reader, Turn};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Blocking, off, refused};
+use super::{off, refused};
 use crate::convert;
 use crate::proto::metrics_service_server::MetricsService;
 use crate::proto::{
@@ -27,7 +27,7 @@ const MAX_LISTED: usize = 32;
 pub(super) struct Service {
     pub(super) reader: Reader,
     pub(super) admin: Admin,
-    pub(super) blocking: Blocking,
+    pub(super) turn: Turn,
 }
 
 impl Service {
@@ -63,25 +63,25 @@ impl Service {
 impl MetricsService for Service {
     async fn get_summary(&self, _: Request<GetSummaryRequest>) -> Result<Response<GetSummaryResponse>, Status> {
         let reader = self.reader.clone();
-        let summary = self.blocking.run(move || reader.summary()).await?.map_err(off)?;
+        let summary = self.turn.work(move || reader.summary()).await.map_err(off)?;
         Ok(Response::new(GetSummaryResponse { summary: Some((&summary).into()) }))
     }
 
     async fn list_metrics(&self, _: Request<ListMetricsRequest>) -> Result<Response<ListMetricsResponse>, Status> {
         let reader = self.reader.clone();
-        let metrics = self.blocking.run(move || {
+        let metrics = self.turn.work(move || {
             let (views, usage) = (reader.views()?, reader.usage());
             Ok(convert::metrics(&views, reader.timestamp(), reader.uptime(), Some(&usage)))
         });
-        Ok(Response::new(ListMetricsResponse { metrics: Some(metrics.await?.map_err(off)?) }))
+        Ok(Response::new(ListMetricsResponse { metrics: Some(metrics.await.map_err(off)?) }))
     }
 
     async fn get_metric(&self, request: Request<GetMetricRequest>) -> Result<Response<GetMetricResponse>, Status> {
         let GetMetricRequest { name } = request.into_inner();
         let shown = bounded(&name, MAX_NAME_BYTES).to_owned();
         let reader = self.reader.clone();
-        let metric = self.blocking.run(move || Ok(reader.metric(&name)?.map(|view| (&view).into())));
-        let Some(metric) = metric.await?.map_err(off)? else {
+        let metric = self.turn.work(move || Ok(reader.metric(&name)?.map(|view| (&view).into())));
+        let Some(metric) = metric.await.map_err(off)? else {
             let names = self.reader.metric_names().map_err(off)?;
             let listed = names.get(..MAX_LISTED).unwrap_or(&names);
             let more = match names.len() - listed.len() {

@@ -1,6 +1,5 @@
 //! The services: each asks the hub and converts the answer.
 
-mod blocking;
 mod dashboard;
 mod grpc_health;
 mod health;
@@ -20,7 +19,6 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::{Builder, Error as ReflectionError};
 
-use self::blocking::Blocking;
 use self::grpc_health::GrpcHealth;
 use self::snapshots::Snapshots;
 use crate::convert::Invalid;
@@ -37,11 +35,11 @@ const MAX_REQUEST_BYTES: usize = 64 << 10;
 /// # Errors
 /// A descriptor that reflection cannot read.
 pub(crate) fn routes(reader: &Reader, admin: Admin) -> Result<Routes, ReflectionError> {
-    let blocking = Blocking::new();
+    let turn = reader.turn();
     let instrumentation = instrumentation::Service { reader: reader.clone(), admin: admin.clone() };
-    let metrics = metrics::Service { reader: reader.clone(), admin: admin.clone(), blocking: blocking.clone() };
-    let dashboard = dashboard::Service(Snapshots::new(reader.clone(), blocking.clone()));
-    let traces = traces::Service { reader: reader.clone(), admin, blocking };
+    let metrics = metrics::Service { reader: reader.clone(), admin: admin.clone(), turn: turn.clone() };
+    let dashboard = dashboard::Service(Snapshots::new(reader.clone(), turn.clone()));
+    let traces = traces::Service { reader: reader.clone(), admin, turn };
     let health = health::Service { reader: reader.clone() };
     let max = MAX_REQUEST_BYTES;
     // The gate ends every call, watches too.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mcpscope_hub::Reader;
+use mcpscope_hub::{Reader, Turn};
 use prost::Message as _;
 use tokio::sync::Mutex;
 use tokio::task::yield_now;
@@ -11,14 +11,13 @@ use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::codegen::Bytes;
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-use super::Blocking;
 use crate::proto::{Dashboard, GetSnapshotRequest, GetSnapshotResponse};
 
 /// Gives out the newest frame. Cheap to clone; the clones share what was made.
 #[derive(Clone, Debug)]
 pub(super) struct Snapshots {
     reader: Reader,
-    blocking: Blocking,
+    turn: Turn,
     newest: Arc<Mutex<Option<Snapshot>>>,
 }
 
@@ -31,8 +30,8 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshots {
-    pub(super) fn new(reader: Reader, blocking: Blocking) -> Self {
-        Self { reader, blocking, newest: Arc::default() }
+    pub(super) fn new(reader: Reader, turn: Turn) -> Self {
+        Self { reader, turn, newest: Arc::default() }
     }
 
     pub(super) fn reader(&self) -> &Reader {
@@ -41,19 +40,19 @@ impl Snapshots {
 
     /// The newest frame. Who asks waits for those who asked before, and each time everything else on this thread has its
     /// turn: to send a snapshot is work too, and many may ask.
-    pub(super) async fn newest(&self) -> Result<Snapshot, Status> {
+    pub(super) async fn newest(&self) -> Snapshot {
         let mut newest = self.newest.lock().await;
         yield_now().await;
         let frame = self.reader.frame();
         if let Some(made) = newest.as_ref().filter(|made| made.sequence >= frame.sequence) {
-            return Ok(made.clone());
+            return made.clone();
         }
         let sequence = frame.sequence;
-        let message = self.blocking.run(move || {
+        let message = self.turn.work(move || {
             let dashboard = Some(Dashboard::from(&*frame));
             GetSnapshotResponse { dashboard }.encode_to_vec().into()
         });
-        Ok(newest.insert(Snapshot { sequence, message: message.await? }).clone())
+        newest.insert(Snapshot { sequence, message: message.await }).clone()
     }
 }
 
@@ -115,8 +114,8 @@ mod tests {
         let sources = Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, anchor };
         let settings = mcpscope_hub::Config { update_interval: Duration::from_millis(50), ..Default::default() };
         let (hub, reader, _admin) = hub(sources, settings);
-        let snapshots = Snapshots::new(reader.clone(), Blocking::new());
-        let first = snapshots.newest().await.unwrap();
+        let snapshots = Snapshots::new(reader.clone(), reader.turn());
+        let first = snapshots.newest().await;
         assert_eq!(first.sequence, 0);
         let of = |message: &Bytes| GetSnapshotResponse::decode(message.clone()).unwrap().dashboard.unwrap();
         assert_eq!(of(&first.message).cpu_usage, None, "it is not known yet");
@@ -127,9 +126,9 @@ mod tests {
         drop(tasks);
         let all = join_all((0..100).map(|_| snapshots.newest())).await;
         let newest = reader.frame();
-        for snapshot in all.into_iter().map(Result::unwrap) {
+        for snapshot in all {
             assert_eq!(snapshot.sequence, newest.sequence);
-            let again = snapshots.newest().await.unwrap();
+            let again = snapshots.newest().await;
             assert_eq!(snapshot.message.as_ptr(), again.message.as_ptr(), "the same bytes in the same place");
             assert_eq!(of(&snapshot.message), Dashboard::from(&*newest));
             let watched = WatchSnapshotsResponse::decode(snapshot.message).unwrap().dashboard;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use futures_util::stream::unfold;
 use mcpscope_hub::tracing::{Filter, Trace};
-use mcpscope_hub::{Admin, Off, Reader, TraceFollower};
+use mcpscope_hub::{Admin, Off, Reader, TraceFollower, Turn};
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
-use super::{Blocking, off, refused, until_stopped};
+use super::{off, refused, until_stopped};
 use crate::convert;
 use crate::proto::trace_service_server::TraceService;
 use crate::proto::{
@@ -26,7 +26,7 @@ const BATCH: usize = 100;
 pub(super) struct Service {
     pub(super) reader: Reader,
     pub(super) admin: Admin,
-    pub(super) blocking: Blocking,
+    pub(super) turn: Turn,
 }
 
 #[tonic::async_trait]
@@ -34,15 +34,15 @@ impl TraceService for Service {
     async fn list_traces(&self, request: Request<ListTracesRequest>) -> Result<Response<ListTracesResponse>, Status> {
         let filter = convert::filter(request.into_inner().filter, DEFAULT_LIMIT)?;
         let reader = self.reader.clone();
-        let traces = self.blocking.run(move || Ok(reader.traces(&filter)?.iter().map(|t| (&**t).into()).collect()));
-        Ok(Response::new(ListTracesResponse { traces: traces.await?.map_err(off)? }))
+        let traces = self.turn.work(move || Ok(reader.traces(&filter)?.iter().map(|t| (&**t).into()).collect()));
+        Ok(Response::new(ListTracesResponse { traces: traces.await.map_err(off)? }))
     }
 
     async fn get_trace(&self, request: Request<GetTraceRequest>) -> Result<Response<GetTraceResponse>, Status> {
         let id = convert::trace_id(&request.get_ref().id)?;
         let reader = self.reader.clone();
-        let trace = self.blocking.run(move || Ok(reader.trace(id)?.map(|trace| (&trace).into())));
-        let trace = trace.await?.map_err(off)?.ok_or_else(|| Status::not_found(format!("no trace {id} is held")))?;
+        let trace = self.turn.work(move || Ok(reader.trace(id)?.map(|trace| (&trace).into())));
+        let trace = trace.await.map_err(off)?.ok_or_else(|| Status::not_found(format!("no trace {id} is held")))?;
         Ok(Response::new(GetTraceResponse { trace: Some(trace) }))
     }
 
@@ -54,7 +54,7 @@ impl TraceService for Service {
     ) -> Result<Response<Self::WatchTracesStream>, Status> {
         let filter = convert::filter(request.into_inner().filter, 0)?;
         let reader = self.reader.clone();
-        let watch = self.blocking.run(move || Watch::new(&reader, filter)).await?.map_err(off)?;
+        let watch = self.turn.work(move || Watch::new(&reader, filter)).await.map_err(off)?;
         let responses = unfold(watch, |mut watch| async { Some((watch.next().await?, watch)) });
         Ok(Response::new(until_stopped(responses)))
     }
