@@ -54,8 +54,7 @@ impl Series {
         }
     }
 
-    /// Keeps the record itself; returns when it was, in nanoseconds since the start of the instance. Apart, so that what
-    /// has no such records is not held up by what it would take.
+    /// Keeps the record itself; returns when it was, in nanoseconds since the start of the instance.
     #[inline(always)]
     fn log(&self, store: &Store, slab: &Slab, value: u64, at: Instant) -> u64 {
         let at_ns = store.since_start_ns(at);

@@ -10,7 +10,7 @@ use crate::record::Target;
 const SLOTS: usize = 512;
 /// Places for those that fall together, so that two that are in use at one time do not push each other out.
 const WAYS: usize = 4;
-/// Records after which what is expected is looked at first, or not any more, is half of it.
+/// The expected is looked at first while it came more often than half of this, of the last few times.
 const MAX_TRUST: u8 = 8;
 /// Longest name and labels, in bytes, that are remembered. Longer ones are looked up each time.
 const MAX_BYTES: usize = 512;
