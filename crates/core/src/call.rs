@@ -99,6 +99,8 @@ pub struct Call {
     pub request_bytes: u64,
     /// The trace context it carries.
     pub context: Option<TraceContext>,
+    /// The `tracestate` that came with it, valid, where there is one.
+    pub tracestate: Option<Box<str>>,
 }
 
 impl Call {
@@ -134,6 +136,44 @@ pub struct CallRecord {
     pub trace_id: TraceId,
     /// Its span in that trace.
     pub span_id: SpanId,
+    /// How it was sent on, where it was.
+    pub forwarded: Option<Forwarded>,
+    /// What happened on the way, oldest first.
+    pub events: Vec<CallEvent>,
+}
+
+/// A call as the one in the middle sends it on, and so a client's to whoever answers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forwarded {
+    /// The span of the call from there on.
+    pub span_id: SpanId,
+    /// When everything that had to be done with it was done, and it began to wait for its turn to be written.
+    pub queued: Instant,
+    /// When its last byte was written, and whoever answers could begin.
+    pub sent: Instant,
+}
+
+/// Something that happened during a call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CallEvent {
+    /// When.
+    pub at: Instant,
+    /// What.
+    pub kind: CallEventKind,
+}
+
+/// What can happen during a call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum CallEventKind {
+    /// The answering side told how far it has come (`notifications/progress`), in a unit of its own.
+    Progress {
+        /// How far, if it was a number.
+        progress: Option<f64>,
+        /// Of how much, where known.
+        total: Option<f64>,
+    },
+    /// The calling side did not want the answer any more (`notifications/cancelled`).
+    Cancelled,
 }
 
 impl CallRecord {

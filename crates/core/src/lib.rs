@@ -14,7 +14,7 @@ mod text;
 mod time;
 mod verdict;
 
-pub use call::{Call, CallRecord, Direction, Transport};
+pub use call::{Call, CallEvent, CallEventKind, CallRecord, Direction, Forwarded, Transport};
 pub use component::Component;
 pub use host::{HostPolicy, Origins, Refusal};
 pub use id::{RequestId, SpanId, TraceContext, TraceId};

@@ -67,6 +67,12 @@ impl Outcome {
         }
     }
 
+    /// What the peer said went wrong, if it did.
+    #[must_use]
+    pub fn message(&self) -> Option<&str> {
+        if let Self::Error { message, .. } = self { message.as_deref() } else { None }
+    }
+
     /// The code of a JSON-RPC error, if this outcome is one.
     #[must_use]
     pub const fn rpc_code(&self) -> Option<i64> {

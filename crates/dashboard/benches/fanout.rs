@@ -336,10 +336,21 @@ fn call(metrics: &Metrics, tracer: &Tracer, n: u64, start: Instant) {
         session: None,
         request_bytes: 300,
         context: None,
+        tracestate: None,
     };
     let (trace_id, span_id) = (root.trace_id, root.span_id);
-    let record =
-        CallRecord { call, started, duration, outcome, response_bytes: 480, injected: None, trace_id, span_id };
+    let record = CallRecord {
+        call,
+        started,
+        duration,
+        outcome,
+        response_bytes: 480,
+        injected: None,
+        trace_id,
+        span_id,
+        forwarded: None,
+        events: Vec::new(),
+    };
     // The store is made for it: what it does not keep is missed by the clients.
-    let _ = tracer.record_call(&record);
+    let _ = tracer.record_call(&record, root);
 }

@@ -113,6 +113,7 @@ mod tests {
             status: Some(Status::Error),
             tool: Some("echo".into()),
             server: Some("s".into()),
+            session: None,
             min_duration: Some(Duration::from_micros(1500)),
             since: Some(epoch + Duration::from_secs(1)),
             until: Some(epoch + Duration::from_secs(2)),

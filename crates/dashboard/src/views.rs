@@ -21,8 +21,8 @@ fn whole_us(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn by_name<'a>(pairs: &'a [(&'static str, Box<str>)]) -> BTreeMap<&'a str, &'a str> {
-    pairs.iter().map(|(name, value)| (*name, &**value)).collect()
+fn by_name(attributes: &[tracing::Attribute]) -> BTreeMap<&str, String> {
+    attributes.iter().map(|(name, value)| (&**name, value.to_string())).collect()
 }
 
 fn labels(labels: &Labels) -> BTreeMap<&str, &str> {
@@ -313,7 +313,7 @@ pub(crate) struct Trace<'a> {
     operation: &'a str,
     duration_ms: f64,
     status: &'static str,
-    details: BTreeMap<&'a str, &'a str>,
+    details: BTreeMap<&'a str, String>,
     server: &'a str,
     method: &'a str,
     tool: Option<&'a str>,
@@ -330,7 +330,7 @@ struct Span<'a> {
     start_us: u64,
     duration_us: u64,
     status: &'static str,
-    attributes: BTreeMap<&'a str, &'a str>,
+    attributes: BTreeMap<&'a str, String>,
     events: Vec<Event<'a>>,
 }
 

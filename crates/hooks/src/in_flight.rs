@@ -53,7 +53,7 @@ impl InFlight {
         let root = self.root.unwrap_or(NO_TRACE);
         let mut record = record(call, self.started, at, root, outcome, response_bytes);
         record.injected = self.injected;
-        self.probe.end(&record, root.sampled);
+        self.probe.end(&record, root);
     }
 }
 

@@ -194,7 +194,7 @@ impl Probe {
             let root = self.0.tracer.as_ref().map(|tracer| tracer.start(Component::Transport, call.context));
             let root = root.unwrap_or(NO_TRACE);
             let record = record(call, at, at, root, Outcome::Ok, 0);
-            let trace = self.keep_trace(&record, root.sampled);
+            let trace = self.keep_trace(&record, root);
             self.count_notification(&record, trace);
         });
     }
@@ -233,19 +233,19 @@ impl Probe {
     }
 
     /// Records a call that has ended.
-    pub(crate) fn end(&self, record: &CallRecord, sampled: bool) {
+    pub(crate) fn end(&self, record: &CallRecord, root: Root) {
         // The trace first, so that no exemplar leads to one that is not there.
-        let trace = self.guarded(|| self.keep_trace(record, sampled)).flatten();
+        let trace = self.guarded(|| self.keep_trace(record, root)).flatten();
         self.guarded(|| self.count_call(record, trace));
         if let Some(observer) = &self.0.observer {
             self.guarded(|| observer.on_call(record));
         }
     }
 
-    /// Keeps a trace if it is sampled; returns its id if it was kept.
-    fn keep_trace(&self, record: &CallRecord, sampled: bool) -> Option<TraceId> {
-        let tracer = self.0.tracer.as_ref().filter(|_| sampled)?;
-        match tracer.record_call(record) {
+    /// Keeps and exports a trace as was decided; returns its id if someone can find it.
+    fn keep_trace(&self, record: &CallRecord, root: Root) -> Option<TraceId> {
+        let tracer = self.0.tracer.as_ref().filter(|_| root.is_recorded())?;
+        match tracer.record_call(record, root) {
             Ok(evicted) => {
                 (0..evicted).for_each(|_| self.lost(Loss::TraceEvicted, record.started));
                 Some(record.trace_id)
@@ -287,9 +287,15 @@ pub(crate) fn record(
         injected: None,
         trace_id: root.trace_id,
         span_id: root.span_id,
+        forwarded: None,
+        events: Vec::new(),
     }
 }
 
 /// What a call without a tracer carries as its trace; it is never shown.
-pub(crate) const NO_TRACE: Root =
-    Root { trace_id: TraceId(std::num::NonZeroU128::MIN), span_id: SpanId(std::num::NonZeroU64::MIN), sampled: false };
+pub(crate) const NO_TRACE: Root = Root {
+    trace_id: TraceId(std::num::NonZeroU128::MIN),
+    span_id: SpanId(std::num::NonZeroU64::MIN),
+    kept: false,
+    exported: false,
+};

@@ -77,6 +77,7 @@ fn call(direction: Direction, method: &str, target: Option<&str>) -> Call {
         session: None,
         request_bytes: 1,
         context: None,
+        tracestate: None,
     }
 }
 
@@ -111,7 +112,7 @@ fn check(direction: Direction, method: &str, target: Option<&str>, outcome: Outc
     {
         let attribute = traces[0].spans[0].attributes.iter().find(|(found, _)| *found == name);
         let label = series.labels.get(&name.replace('.', "_")).filter(|label| !label.is_empty());
-        assert_eq!(attribute.map(|(_, value)| &**value), label, "{name} of {outcome:?}");
+        assert_eq!(attribute.map(|(_, value)| value.to_string()).as_deref(), label, "{name} of {outcome:?}");
     }
 }
 

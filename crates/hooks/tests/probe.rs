@@ -53,6 +53,7 @@ fn call(method: &str, target: Option<&str>) -> Call {
         session: None,
         request_bytes: 1,
         context: None,
+        tracestate: None,
     }
 }
 

@@ -128,6 +128,7 @@ impl Bench {
             session: None,
             request_bytes: 1,
             context: None,
+            tracestate: None,
         };
         let record = CallRecord {
             call,
@@ -138,8 +139,10 @@ impl Bench {
             injected: None,
             trace_id: root.trace_id,
             span_id: root.span_id,
+            forwarded: None,
+            events: Vec::new(),
         };
-        self.tracer.record_call(&record).unwrap();
+        self.tracer.record_call(&record, root).unwrap();
     }
 
     fn operations(&self, failed: u64, fine: u64) {

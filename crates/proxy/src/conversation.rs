@@ -318,6 +318,7 @@ impl Conversation {
             session: self.id.get().cloned(),
             request_bytes: bytes as u64,
             context: params.traceparent.as_deref().and_then(mcpscope_hooks::trace_context).or(travel.context),
+            tracestate: None,
         }
     }
 

@@ -157,6 +157,7 @@ fn tracing_config(settings: &Settings) -> mcpscope_tracing::Config {
         // Both are shares in 0..=1, checked when the settings were read.
         sampling_rate: Ratio::new(tracing.sampling_rate.get()).unwrap_or(Ratio::ONE),
         critical_paths: tracing.critical_paths.iter().filter_map(named).collect(),
+        export: None,
     }
 }
 

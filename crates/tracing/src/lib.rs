@@ -5,5 +5,5 @@ mod record;
 mod tracer;
 
 pub use context::{parse_traceparent, traceparent};
-pub use record::{Event, Span, SpanKind, Status, Trace};
-pub use tracer::{Config, Filter, Root, Tracer};
+pub use record::{Attribute, Event, Span, SpanKind, Status, Trace, Value};
+pub use tracer::{Config, Export, Exports, Filter, Root, Sampler, Taken, Tracer};

@@ -1,9 +1,14 @@
 //! What a trace holds.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use mcpscope_core::{CallRecord, ClockAnchor, Direction, Outcome, SpanId, TraceId, bounded};
+use mcpscope_core::{
+    CallEvent, CallEventKind, CallRecord, ClockAnchor, Direction, ErrorType, Forwarded, Outcome, SpanId, TraceId,
+    bounded,
+};
 
 /// Longest attribute or detail value kept, in bytes: message contents never enter, and what does is bounded.
 const MAX_VALUE_BYTES: usize = 1024;
@@ -72,8 +77,35 @@ impl SpanKind {
     }
 }
 
+/// The value of an attribute or detail.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Text.
+    Str(Box<str>),
+    /// A whole number.
+    Int(i64),
+    /// A number.
+    Float(f64),
+    /// Yes or no.
+    Bool(bool),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Str(text) => f.write_str(text),
+            Self::Int(number) => number.fmt(f),
+            Self::Float(number) => number.fmt(f),
+            Self::Bool(yes) => yes.fmt(f),
+        }
+    }
+}
+
+/// A name and what it stands for.
+pub type Attribute = (Cow<'static, str>, Value);
+
 /// One operation from its beginning to its end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Trace {
     /// The W3C trace id.
     pub id: TraceId,
@@ -85,14 +117,16 @@ pub struct Trace {
     pub duration: Duration,
     /// How it ended.
     pub status: Status,
-    /// Method, sizes, and on errors class and message.
-    pub details: Vec<(&'static str, Box<str>)>,
+    /// Method, sizes, where the time went, and on errors class and message.
+    pub details: Vec<Attribute>,
     /// The MCP server's name.
     pub server: Arc<str>,
     /// The method.
     pub method: Box<str>,
     /// The tool, for a tool call.
     pub tool: Option<Box<str>>,
+    /// The session it belongs to, where it has one.
+    pub session: Option<Box<str>>,
     /// Whether a fault touched it.
     pub injected: bool,
     /// Its spans, the root first.
@@ -100,7 +134,7 @@ pub struct Trace {
 }
 
 /// One span of a trace.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Span {
     /// The span id.
     pub id: SpanId,
@@ -116,23 +150,32 @@ pub struct Span {
     pub duration: Duration,
     /// How it ended.
     pub status: Status,
-    /// Attributes of the OpenTelemetry MCP conventions.
-    pub attributes: Vec<(&'static str, Box<str>)>,
+    /// What went wrong, in words, where something did.
+    pub message: Option<Box<str>>,
+    /// `tracestate` of the context it belongs to, valid, where there is one.
+    pub tracestate: Option<Box<str>>,
+    /// Those of the OpenTelemetry MCP conventions, where they apply.
+    pub attributes: Vec<Attribute>,
     /// What happened on the way.
     pub events: Vec<Event>,
+    /// Events that found no place.
+    pub dropped_events: u32,
 }
 
 /// Something that happened during a span.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// What.
     pub name: Box<str>,
     /// From the beginning of the trace.
     pub at: Duration,
+    /// What is known about it.
+    pub attributes: Vec<Attribute>,
 }
 
 impl Trace {
-    /// The trace of one call: its root span, seen from the middle, so a server's to the client.
+    /// The trace of one call, seen from the middle: a server's span to whoever asked and, where the call was sent on, a
+    /// client's to whoever answered.
     pub(crate) fn of_call(record: &CallRecord, anchor: &ClockAnchor) -> Self {
         let call = &record.call;
         let status = Status::of(&record.outcome);
@@ -141,43 +184,62 @@ impl Trace {
             Some(target) => format!("{} {}", call.method, bounded(target, 256)).into(),
             None => call.method.as_str().into(),
         };
-        let tool: Option<Box<str>> = call.tool().map(|tool| bounded(tool, 256).into());
+        let at = |at: Instant| at.saturating_duration_since(record.started).min(record.duration);
+        let root = Span {
+            id: record.span_id,
+            parent: call.context.map(|context| context.parent),
+            name: operation.clone(),
+            // An instrumented program that asks is the client itself, and not in the middle.
+            kind: match call.direction {
+                Direction::ToClient if record.forwarded.is_none() => SpanKind::Client,
+                _ => SpanKind::Server,
+            },
+            start: Duration::ZERO,
+            duration: record.duration,
+            status,
+            message: record.outcome.message().map(|message| bounded(message, MAX_VALUE_BYTES).into()),
+            tracestate: call.tracestate.clone(),
+            attributes: attributes(record, record.error_type()),
+            events: record.events.iter().map(|event| Event::of(event, at(event.at))).collect(),
+            dropped_events: 0,
+        };
+        let forwarded = record.forwarded.map(|forwarded| Span {
+            id: forwarded.span_id,
+            parent: Some(root.id),
+            kind: SpanKind::Client,
+            start: at(forwarded.sent),
+            duration: record.duration.saturating_sub(at(forwarded.sent)),
+            attributes: attributes(record, record.outcome.any_error()),
+            events: Vec::new(),
+            ..root.clone()
+        });
         Self {
             id: record.trace_id,
             timestamp: anchor.wall_at(record.started),
-            operation: operation.clone(),
+            operation,
             duration: record.duration,
             status,
-            details: details(record),
+            details: details(record, &at),
             server: Arc::clone(&call.server),
             method: call.method.as_str().into(),
-            tool,
+            tool: call.tool().map(|tool| bounded(tool, 256).into()),
+            session: call.session.as_deref().map(|session| bounded(session, 256).into()),
             injected: record.injected.is_some(),
-            spans: vec![Span {
-                id: record.span_id,
-                parent: call.context.map(|context| context.parent),
-                name: operation,
-                kind: match call.direction {
-                    Direction::ToServer => SpanKind::Server,
-                    Direction::ToClient => SpanKind::Client,
-                },
-                start: Duration::ZERO,
-                duration: record.duration,
-                status,
-                attributes: attributes(record),
-                events: Vec::new(),
-            }],
+            spans: std::iter::once(root).chain(forwarded).collect(),
         }
     }
 
     /// About how much memory it takes, in bytes.
     pub(crate) fn weight(&self) -> usize {
-        let texts = |pairs: &[(&str, Box<str>)]| {
-            pairs.iter().map(|(_, v)| size_of::<(&str, Box<str>)>() + v.len()).sum::<usize>()
+        let texts = |pairs: &[Attribute]| {
+            let text = |value: &Value| if let Value::Str(text) = value { text.len() } else { 0 };
+            pairs.iter().map(|(_, value)| size_of::<Attribute>() + text(value)).sum::<usize>()
         };
         let span = |s: &Span| {
-            let events = s.events.iter().map(|e| size_of::<Event>() + e.name.len()).sum::<usize>();
-            size_of::<Span>() + s.name.len() + texts(&s.attributes) + events
+            let events =
+                s.events.iter().map(|e| size_of::<Event>() + e.name.len() + texts(&e.attributes)).sum::<usize>();
+            let message = s.message.as_ref().map_or(0, |message| message.len());
+            size_of::<Span>() + s.name.len() + message + texts(&s.attributes) + events
         };
         let own = self.operation.len() + self.method.len() + self.tool.as_ref().map_or(0, |tool| tool.len());
         size_of::<Self>() + own + texts(&self.details) + self.spans.iter().map(span).sum::<usize>()
@@ -199,25 +261,46 @@ impl Trace {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "numbers and references alike")]
-fn text(value: impl ToString) -> Box<str> {
-    bounded(&value.to_string(), MAX_VALUE_BYTES).into()
+impl Event {
+    fn of(event: &CallEvent, at: Duration) -> Self {
+        let (name, attributes) = match event.kind {
+            CallEventKind::Progress { progress, total } => {
+                let number = |name, number: Option<f64>| Some((Cow::Borrowed(name), Value::Float(number?)));
+                ("notifications/progress", [number("progress", progress), number("total", total)].into_iter().flatten())
+            }
+            CallEventKind::Cancelled => ("notifications/cancelled", [None, None].into_iter().flatten()),
+        };
+        Self { name: name.into(), at, attributes: attributes.collect() }
+    }
 }
 
-fn details(record: &CallRecord) -> Vec<(&'static str, Box<str>)> {
+#[expect(clippy::needless_pass_by_value, reason = "numbers and references alike")]
+fn text(value: impl ToString) -> Value {
+    Value::Str(bounded(&value.to_string(), MAX_VALUE_BYTES).into())
+}
+
+fn number(number: u64) -> Value {
+    Value::Int(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+fn details(record: &CallRecord, at: &dyn Fn(Instant) -> Duration) -> Vec<Attribute> {
+    let us = |time: Duration| number(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     let mut details = vec![
         ("method", text(&record.call.method)),
-        ("request_bytes", text(record.call.request_bytes)),
-        ("response_bytes", text(record.response_bytes)),
+        ("request_bytes", number(record.call.request_bytes)),
+        ("response_bytes", number(record.response_bytes)),
     ];
-    if let Outcome::Error { kind, message } = &record.outcome {
-        details.push(("error_class", text(kind.as_label())));
-        details.extend(message.as_ref().map(|message| ("error_message", text(message))));
+    if let Some(Forwarded { queued, sent, .. }) = record.forwarded {
+        details.push(("proxy_us", us(at(queued))));
+        details.push(("queue_us", us(at(sent).saturating_sub(at(queued)))));
+        details.push(("server_us", us(record.duration.saturating_sub(at(sent)))));
     }
-    details
+    details.extend(record.outcome.any_error().map(|kind| ("error_class", text(kind.as_label()))));
+    details.extend(record.outcome.message().map(|message| ("error_message", text(message))));
+    details.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect()
 }
 
-fn attributes(record: &CallRecord) -> Vec<(&'static str, Box<str>)> {
+fn attributes(record: &CallRecord, error: Option<ErrorType>) -> Vec<Attribute> {
     let call = &record.call;
     let mut attributes =
         vec![("mcp.method.name", text(&call.method)), ("network.transport", text(call.transport.network()))];
@@ -234,6 +317,6 @@ fn attributes(record: &CallRecord) -> Vec<(&'static str, Box<str>)> {
         _ => attributes.extend(target.map(|uri| ("mcp.resource.uri", text(uri)))),
     }
     attributes.extend(record.outcome.rpc_code().map(|code| ("rpc.response.status_code", text(code))));
-    attributes.extend(record.error_type().map(|kind| ("error.type", text(kind.as_label()))));
-    attributes
+    attributes.extend(error.map(|kind| ("error.type", text(kind.as_label()))));
+    attributes.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect()
 }

@@ -22,6 +22,37 @@ pub struct Config {
     pub sampling_rate: Ratio,
     /// Roots that are always kept. Default: [`Config::DEFAULT_CRITICAL_PATHS`].
     pub critical_paths: Vec<Component>,
+    /// What is held for an exporter. Default: nothing.
+    pub export: Option<Export>,
+}
+
+/// What is held for an exporter until it fetches it ([`Tracer::exports`]).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Export {
+    /// Which traces are exported, whether they are kept here or not.
+    pub sampler: Sampler,
+    /// Memory for traces that wait, in bytes. Where it is full, the oldest make room, and are counted.
+    pub max_bytes: usize,
+}
+
+/// Which traces are exported; `OTEL_TRACES_SAMPLER` of the OpenTelemetry specification has the names.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampler {
+    /// Share of the traces that begin here: `always_on`, `always_off` and `traceidratio`.
+    pub share: Ratio,
+    /// Whether a caller's decision goes before (`parentbased_...`).
+    pub parent_based: bool,
+}
+
+impl Sampler {
+    /// Whether a trace is exported.
+    #[must_use]
+    pub fn wants(&self, id: TraceId, context: Option<TraceContext>) -> bool {
+        match context {
+            Some(context) if self.parent_based => context.sampled,
+            _ => chosen(id, self.share),
+        }
+    }
 }
 
 impl Config {
@@ -41,6 +72,7 @@ impl Default for Config {
             max_bytes: Self::DEFAULT_MAX_BYTES,
             sampling_rate: Ratio::new(0.1).unwrap_or(Ratio::ONE),
             critical_paths: Self::DEFAULT_CRITICAL_PATHS.to_vec(),
+            export: None,
         }
     }
 }
@@ -57,17 +89,53 @@ struct Inner {
     seed: u64,
     drawn: AtomicU64,
     store: Ring<Arc<Trace>>,
+    export: Option<(Sampler, Ring<Arc<Trace>>)>,
 }
 
-/// A trace as it starts: its ids, and whether it will be kept.
+/// A trace as it starts: its ids, and what will become of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Root {
     /// The trace.
     pub trace_id: TraceId,
     /// The root span.
     pub span_id: SpanId,
-    /// Decided here, once, for all parts of the trace.
-    pub sampled: bool,
+    /// Whether it is kept here. Decided at the root, once, for all parts of the trace.
+    pub kept: bool,
+    /// Whether it is exported, likewise.
+    pub exported: bool,
+}
+
+impl Root {
+    /// Whether anyone will see it.
+    #[must_use]
+    pub const fn is_recorded(&self) -> bool {
+        self.kept || self.exported
+    }
+}
+
+/// What is held for one exporter.
+#[derive(Debug)]
+pub struct Exports {
+    tracer: Tracer,
+    cursor: Cursor,
+}
+
+/// What [`Exports::take`] found.
+#[derive(Clone, Debug, Default)]
+pub struct Taken {
+    /// Traces, oldest first, each with the spans of one call.
+    pub traces: Vec<Arc<Trace>>,
+    /// Spans that had to make room before they were taken.
+    pub lost_spans: u64,
+}
+
+impl Exports {
+    /// Takes about `max_spans` spans, or fewer if there are no more: whole traces, and at least one if there is one.
+    pub fn take(&mut self, _max_spans: usize) -> Taken {
+        let Some((_, ring)) = &self.tracer.0.export else { return Taken::default() };
+        let (traces, lost) = ring.newer(&mut self.cursor);
+        Taken { traces, lost_spans: lost }
+    }
 }
 
 /// Which traces are wanted; the default wants all.
@@ -83,6 +151,8 @@ pub struct Filter {
     pub tool: Option<String>,
     /// Of this server.
     pub server: Option<String>,
+    /// Of this session.
+    pub session: Option<String>,
     /// That took at least this long.
     pub min_duration: Option<Duration>,
     /// That began at or after this time.
@@ -105,6 +175,7 @@ impl Filter {
             && same(self.status.as_ref(), Some(&trace.status))
             && same(self.tool.as_deref(), trace.tool.as_deref())
             && same(self.server.as_deref(), Some(&trace.server))
+            && same(self.session.as_deref(), trace.session.as_deref())
             && self.min_duration.is_none_or(|min| trace.duration >= min)
             && self.since.is_none_or(|since| trace.timestamp >= since)
             && self.until.is_none_or(|until| trace.timestamp < until)
@@ -122,6 +193,7 @@ impl Tracer {
             seed,
             drawn: AtomicU64::new(0),
             store: Ring::new(config.max_traces, config.max_bytes),
+            export: config.export.map(|export| (export.sampler, Ring::new(usize::MAX, export.max_bytes))),
         }))
     }
 
@@ -130,18 +202,35 @@ impl Tracer {
     pub fn start(&self, path: Component, context: Option<TraceContext>) -> Root {
         let trace_id = context.map_or_else(|| self.new_trace_id(), |context| context.trace_id);
         let asked_for = context.is_some_and(|context| context.sampled);
-        let sampled = asked_for || self.0.critical_paths.contains(&path) || chosen(trace_id, self.0.sampling_rate);
-        Root { trace_id, span_id: SpanId(self.draw()), sampled }
+        let kept = asked_for || self.0.critical_paths.contains(&path) || chosen(trace_id, self.0.sampling_rate);
+        let exported = self.0.export.as_ref().is_some_and(|(sampler, _)| sampler.wants(trace_id, context));
+        Root { trace_id, span_id: self.new_span_id(), kept, exported }
     }
 
-    /// Keeps the trace of a call that has ended. Returns how many older ones had to make room.
+    /// An id for a span that is not the root.
+    #[must_use]
+    pub fn new_span_id(&self) -> SpanId {
+        SpanId(self.draw())
+    }
+
+    /// Keeps and exports the trace of a call that has ended, as was decided when it `root`ed. Returns how many older ones had to make room.
     ///
     /// # Errors
     /// [`NotStored`]: the caller counts the loss.
-    pub fn record_call(&self, record: &CallRecord) -> Result<usize, NotStored> {
-        let trace = Trace::of_call(record, &self.0.anchor);
+    pub fn record_call(&self, record: &CallRecord, root: Root) -> Result<usize, NotStored> {
+        let trace = Arc::new(Trace::of_call(record, &self.0.anchor));
         let weight = trace.weight();
-        self.0.store.push(Arc::new(trace), weight)
+        if let Some((_, ring)) = self.0.export.as_ref().filter(|_| root.exported) {
+            ring.push(Arc::clone(&trace), weight)?;
+        }
+        if root.kept { self.0.store.push(trace, weight) } else { Ok(0) }
+    }
+
+    /// What is held for an exporter from now on; nothing unless [`Config::export`] says so.
+    #[must_use]
+    pub fn exports(&self) -> Option<Exports> {
+        let (_, ring) = self.0.export.as_ref()?;
+        Some(Exports { cursor: ring.cursor(), tracer: self.clone() })
     }
 
     /// The traces that `filter` wants, newest first.
@@ -252,6 +341,7 @@ mod tests {
             session: None,
             request_bytes: 10,
             context,
+            tracestate: None,
         };
         let record = CallRecord {
             call,
@@ -262,8 +352,10 @@ mod tests {
             injected: None,
             trace_id: root.trace_id,
             span_id: root.span_id,
+            forwarded: None,
+            events: Vec::new(),
         };
-        tracer.record_call(&record).unwrap();
+        tracer.record_call(&record, root).unwrap();
         root.trace_id
     }
 
@@ -291,10 +383,10 @@ mod tests {
 
         let trace = tracer.trace(failed).unwrap();
         assert_eq!((trace.status, &*trace.operation, trace.spans.len()), (Status::Error, "tools/call add", 1));
-        let attribute = |name| trace.spans[0].attributes.iter().find(|(n, _)| *n == name).map(|(_, v)| &**v);
-        assert_eq!(attribute("gen_ai.tool.name"), Some("add"));
-        assert_eq!(attribute("error.type"), Some("tool_error"));
-        assert_eq!(attribute("jsonrpc.request.id"), Some("1"));
+        let attribute = |name| trace.spans[0].attributes.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string());
+        assert_eq!(attribute("gen_ai.tool.name").as_deref(), Some("add"));
+        assert_eq!(attribute("error.type").as_deref(), Some("tool_error"));
+        assert_eq!(attribute("jsonrpc.request.id").as_deref(), Some("1"));
         tracer.clear();
         assert!(tracer.trace(failed).is_none());
     }
@@ -315,17 +407,17 @@ mod tests {
     fn only_critical_paths_and_incoming_flags_escape_sampling() {
         let none = Config { sampling_rate: Ratio::ZERO, ..Config::default() };
         let tracer = tracer(&none);
-        assert!(tracer.start(Component::JsonRpc, None).sampled);
-        assert!(!tracer.start(Component::Transport, None).sampled);
+        assert!(tracer.start(Component::JsonRpc, None).kept);
+        assert!(!tracer.start(Component::Transport, None).kept);
         let context = crate::parse_traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").unwrap();
-        assert!(tracer.start(Component::Transport, Some(context)).sampled);
-        assert!(!tracer.start(Component::Transport, Some(TraceContext { sampled: false, ..context })).sampled);
+        assert!(tracer.start(Component::Transport, Some(context)).kept);
+        assert!(!tracer.start(Component::Transport, Some(TraceContext { sampled: false, ..context })).kept);
     }
 
     #[test]
     fn the_share_sampled_is_the_one_asked_for() {
         let tracer = tracer(&Config::default());
-        let kept = (0..100_000).filter(|_| tracer.start(Component::Transport, None).sampled).count();
+        let kept = (0..100_000).filter(|_| tracer.start(Component::Transport, None).kept).count();
         // 99.99 % of the binomial distribution of 100,000 draws at 0.1: 10,000 +- 3.89 * 94.9.
         assert!((9_630..=10_370).contains(&kept), "{kept}");
     }

@@ -130,6 +130,7 @@ impl Running {
             session: None,
             request_bytes: 100,
             context: None,
+            tracestate: None,
         };
         let record = CallRecord {
             call,
@@ -140,8 +141,10 @@ impl Running {
             injected: None,
             trace_id: root.trace_id,
             span_id: root.span_id,
+            forwarded: None,
+            events: Vec::new(),
         };
-        self.tracer.record_call(&record).unwrap();
+        self.tracer.record_call(&record, root).unwrap();
     }
 
     /// A GET with nothing unusual about it.

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use mcpscope_core::Labels;
+use mcpscope_hub::tracing;
 
 pub(crate) use health::health;
 pub(crate) use metrics::metrics;
@@ -52,8 +53,8 @@ fn whole_us(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn by_name(pairs: &[(&'static str, Box<str>)]) -> BTreeMap<String, String> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect()
+fn by_name(attributes: &[tracing::Attribute]) -> BTreeMap<String, String> {
+    attributes.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
 }
 
 fn labels(labels: &Labels) -> BTreeMap<String, String> {

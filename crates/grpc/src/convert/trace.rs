@@ -95,6 +95,7 @@ pub(crate) fn filter(asked: Option<TraceFilter>, limit: usize) -> Result<Filter,
         status: read_status(status)?,
         tool,
         server,
+        session: None,
         min_duration: min_duration_ms.map(duration).transpose()?,
         since: since.map(|ms| time("since", ms)).transpose()?,
         until: until.map(|ms| time("until", ms)).transpose()?,
@@ -144,9 +145,19 @@ mod tests {
         any::<String>().prop_map(Into::into)
     }
 
-    fn pairs() -> impl Strategy<Value = Vec<(&'static str, Box<str>)>> {
+    fn value() -> impl Strategy<Value = tracing::Value> {
+        use mcpscope_hub::tracing::Value;
+        prop_oneof![
+            text().prop_map(Value::Str),
+            any::<i64>().prop_map(Value::Int),
+            any::<f64>().prop_map(Value::Float),
+            any::<bool>().prop_map(Value::Bool),
+        ]
+    }
+
+    fn pairs() -> impl Strategy<Value = Vec<tracing::Attribute>> {
         prop::sample::subsequence(vec!["method", "error.type", "a b"], 0..=3)
-            .prop_flat_map(|names| names.into_iter().map(|name| (Just(name), text())).collect::<Vec<_>>())
+            .prop_flat_map(|names| names.into_iter().map(|name| (Just(name.into()), value())).collect::<Vec<_>>())
     }
 
     fn us() -> impl Strategy<Value = Duration> {
@@ -163,8 +174,12 @@ mod tests {
             start in us(), duration in us(), status in prop::sample::select(&STATUSES), attributes in pairs(),
             events in prop::collection::vec((text(), us()), 0..3),
         ) -> tracing::Span {
-            let events = events.into_iter().map(|(name, at)| tracing::Event { name, at }).collect();
-            tracing::Span { id, parent, name, kind, start, duration, status, attributes, events }
+            let event = |(name, at)| tracing::Event { name, at, attributes: Vec::new() };
+            let events = events.into_iter().map(event).collect();
+            tracing::Span {
+                id, parent, name, kind, start, duration, status, message: None, tracestate: None, attributes, events,
+                dropped_events: 0,
+            }
         }
     }
 
@@ -178,7 +193,8 @@ mod tests {
             let timestamp = SystemTime::UNIX_EPOCH + Duration::from_millis(began);
             let server = server.into();
             tracing::Trace {
-                id, timestamp, operation, duration, status, details, server, method, tool, injected, spans,
+                id, timestamp, operation, duration, status, details, server, method, tool, session: None, injected,
+                spans,
             }
         }
     }
@@ -188,7 +204,7 @@ mod tests {
         name.strip_prefix(prefix).unwrap().to_lowercase()
     }
 
-    fn map(pairs: &[(&'static str, Box<str>)]) -> BTreeMap<String, String> {
+    fn map(pairs: &[tracing::Attribute]) -> BTreeMap<String, String> {
         pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
     }
 
@@ -242,6 +258,7 @@ mod tests {
             status: Some(Status::Timeout),
             tool: Some("echo".into()),
             server: Some("s".into()),
+            session: None,
             min_duration: Some(Duration::from_micros(1500)),
             since: Some(epoch - Duration::from_millis(1)),
             until: Some(epoch + Duration::from_secs(2)),
