@@ -41,8 +41,8 @@ impl Hub {
     /// Runs for ever; to end it, drop it.
     ///
     /// The work is done on the runtime's blocking threads, one piece at a time: it copies every series, and whoever answers
-    /// requests on this runtime must not wait for it. Nor does it wait for readers, where the runtime has two of these threads
-    /// and nothing but [`Turn`](crate::Turn) takes the other. What panics there is logged and shown as health, and tried
+    /// requests on this runtime must not wait for it. So that it waits for no reader either, give it a runtime of its own, or
+    /// two of these threads and nothing but [`Turn`](crate::Turn) that takes the other. What panics there is logged and shown as health, and tried
     /// again at the next tick.
     pub async fn run(self) {
         let Self { core, frames, health, events } = self;

@@ -6,12 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 use hyper_util::service::TowerToHyperService;
 use mcpscope_config::Settings;
 use mcpscope_health::{Reporter, Requirement, State};
 use mcpscope_hub::{Admin, Hub, Reader, hub};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Common;
@@ -19,12 +19,8 @@ use crate::failure::{Failure, say};
 use crate::instance::Instance;
 use crate::listen::{Address, Bound, ListenAt, bind_or_fail};
 
-/// Threads for work that takes a while: one piece of the hub and one of all readers, which share one place
-/// ([`mcpscope_hub::Turn`]), so that the hub waits for no reader. Not more: most of the work fills megabytes and frees them
-/// again, which the allocator then keeps for the next who works on the same thread, and for nobody else.
-const BLOCKING_THREADS: usize = 2;
-/// The threads stay, for the same reason.
-const BLOCKING_KEPT: Duration = Duration::from_secs(60 * 60);
+/// How long a thread for work that takes a while is kept.
+const WORKER_KEPT: Duration = Duration::from_secs(60 * 60);
 /// How long the observing side may take to end.
 const END: Duration = Duration::from_secs(3);
 /// How long it may take where that would show: enough for a close frame to go out.
@@ -184,11 +180,11 @@ impl Observing {
         };
         let stop = publishers.stop.clone();
         let (reporter, ready) = (instance.reporter().clone(), instance.reporter().require("observability"));
-        let runtime = runtime().map_err(Failure::internal)?;
+        let runtimes = Runtimes::new().map_err(Failure::internal)?;
         let thread = std::thread::Builder::new()
             .name("mcpscope-observe".into())
             .spawn(move || {
-                let work = || runtime.block_on(publishers.publish(hub, ready));
+                let work = || runtimes.publish(publishers, hub, ready);
                 let error = match catch_unwind(AssertUnwindSafe(work)) {
                     Ok(Ok(())) => return,
                     Ok(Err(error)) => format!("{error:#}"),
@@ -219,12 +215,35 @@ impl Observing {
     }
 }
 
-fn runtime() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS)
-        .thread_keep_alive(BLOCKING_KEPT)
-        .build()
+/// The hub has one and everyone who reads from it another, each with one thread for work that takes a while: readers share
+/// theirs ([`mcpscope_hub::Turn`]), and the hub waits for none. Neither thread changes hands or ends, because most of the work
+/// fills megabytes and frees them again, and the allocator keeps them for the thread that did: with two that took the hub's
+/// work and the readers' as it came, each grew to the size of both.
+struct Runtimes {
+    hub: Runtime,
+    readers: Runtime,
+}
+
+impl Runtimes {
+    fn new() -> io::Result<Self> {
+        let with_one_worker =
+            |mut builder: Builder| builder.enable_all().max_blocking_threads(1).thread_keep_alive(WORKER_KEPT).build();
+        let mut hub = Builder::new_multi_thread();
+        hub.worker_threads(1).thread_name("mcpscope-hub");
+        Ok(Self { hub: with_one_worker(hub)?, readers: with_one_worker(Builder::new_current_thread())? })
+    }
+
+    /// Runs the hub and everything that reads from it, on this thread, until the stop.
+    fn publish(&self, publishers: Publishers, hub: Hub, ready: Requirement) -> anyhow::Result<()> {
+        let mut hub = self.hub.spawn(hub.run());
+        self.readers.block_on(async {
+            tokio::select! {
+                // The hub goes on until the last reader has ended.
+                ended = publishers.publish(ready) => ended,
+                ended = &mut hub => Err(ended.err().map_or_else(|| anyhow!("the hub ended"), anyhow::Error::new)),
+            }
+        })
+    }
 }
 
 fn ended(reporter: &Reporter, error: &str) {
@@ -242,8 +261,8 @@ struct Publishers {
 }
 
 impl Publishers {
-    /// Runs the hub and everything that reads from it until the stop.
-    async fn publish(self, hub: Hub, ready: Requirement) -> anyhow::Result<()> {
+    /// Serves everything that reads from the hub until the stop.
+    async fn publish(self, ready: Requirement) -> anyhow::Result<()> {
         let Self { bindings, dashboard, grpc, reader, admin, stop } = self;
         let Bindings { dashboard: dashboard_at, grpc: grpc_at, probe: probe_at, metrics: metrics_at } = bindings;
         let listeners = |bound: Option<Bound>| bound.map(Bound::into_tokio).transpose();
@@ -294,12 +313,7 @@ impl Publishers {
             }
             anyhow::Ok(())
         };
-        tokio::select! {
-            // The hub goes on until the last reader has ended.
-            ended = async { tokio::try_join!(dashboard, grpc, probe, metrics) } => ended.map(drop)?,
-            () = hub.run() => bail!("the hub ended"),
-        }
-        Ok(())
+        tokio::try_join!(dashboard, grpc, probe, metrics).map(drop)
     }
 }
 
@@ -323,8 +337,9 @@ mod tests {
         let update_interval = Duration::from_millis(10);
         let config = mcpscope_hub::Config { update_interval, ..mcpscope_hub::Config::default() };
         let (hub, reader, _admin) = hub(sources, config);
-        let runtime = runtime().unwrap();
-        runtime.block_on(async {
+        let runtimes = Runtimes::new().unwrap();
+        runtimes.hub.spawn(hub.run());
+        runtimes.readers.block_on(async {
             let (begins, mut began) = tokio::sync::mpsc::unbounded_channel();
             let mut tasks = JoinSet::new();
             let mut held = Vec::new();
@@ -346,10 +361,7 @@ mod tests {
                 let mut frames = reader.subscribe();
                 while frames.next().await.unwrap().sequence < 3 {}
             };
-            tokio::select! {
-                () = hub.run() => unreachable!("it runs for ever"),
-                came = timeout(Duration::from_secs(10), frames) => came.expect("the hub waits for a reader"),
-            }
+            timeout(Duration::from_secs(10), frames).await.expect("the hub waits for a reader");
             assert!(began.try_recv().is_err(), "one reader works at a time");
             drop(held);
             tasks.join_all().await;
