@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use mcpscope_core::{Cursor, TraceId};
+use mcpscope_core::TraceId;
 use mcpscope_health::{Overall, Readiness, Report, State, Usage};
 use mcpscope_metrics::{Format, MetricView, RawRecord, Snapshot, Summary};
-use mcpscope_tracing::{Filter, Trace, Tracer};
+use mcpscope_tracing::{Cursor, Filter, Trace, Tracer};
 use tokio::sync::{broadcast, watch};
 
 use crate::frame::Frame;

@@ -1,9 +1,23 @@
 #![doc = include_str!("../README.md")]
 
+mod buffer;
+mod call;
 mod context;
+mod filter;
+mod local;
+mod packed;
 mod record;
+mod sampling;
+mod span;
+mod store;
 mod tracer;
+mod value;
 
 pub use context::{parse_traceparent, traceparent};
+pub use filter::Filter;
 pub use record::{Attribute, Event, Span, SpanKind, Status, Trace, Value};
-pub use tracer::{Config, Export, Exports, Filter, Root, Sampler, Taken, Tracer};
+pub use sampling::{Export, Root, Sampler};
+pub use span::SpanGuard;
+pub use store::{Cursor, NotStored};
+pub use tracer::{Config, Exports, Taken, Tracer};
+pub use value::ValueRef;

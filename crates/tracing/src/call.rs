@@ -1,0 +1,148 @@
+//! The trace of a call, as it is kept.
+
+use std::time::{Duration, Instant};
+
+use mcpscope_core::{
+    CallEvent, CallEventKind, CallRecord, ClockAnchor, Direction, ErrorType, Forwarded, RequestId, Transport,
+};
+
+use crate::buffer::Buffer;
+use crate::packed::{self, Head, Key, Name, SpanHead};
+use crate::record::{SpanKind, Status};
+use crate::value::ValueRef;
+
+/// Writes the trace of one call, seen from the middle: a server's span to whoever asked and, where the call was sent on, a
+/// client's to whoever answered.
+pub(crate) fn write(bytes: &mut Buffer, record: &CallRecord, anchor: &ClockAnchor) {
+    let CallRecord { call, started, duration, outcome, forwarded, events, .. } = record;
+    let (status, duration_ns) = (Status::of(outcome), whole_ns(*duration));
+    let at = |at: Instant| whole_ns(at.saturating_duration_since(*started)).min(duration_ns);
+    packed::begin(bytes, &call.server);
+    // An instrumented program that asks is the client itself, and not in the middle.
+    let kind = match call.direction {
+        Direction::ToClient if forwarded.is_none() => SpanKind::Client,
+        _ => SpanKind::Server,
+    };
+    let parent = call.context.map(|context| context.parent);
+    let target = call.target.as_deref().filter(|_| matches!(call.method.as_str(), "tools/call" | "prompts/get"));
+    let method = call.method.as_str();
+    let root = packed::begin_span(bytes, SpanHead { id: record.span_id, parent, start_ns: 0, kind }, method, target);
+    let common = bytes.written().len();
+    attributes(bytes, record);
+    let common = common..bytes.written().len();
+    outcome_attributes(bytes, record, record.error_type());
+    details(bytes, record, &at);
+    for CallEvent { at: moment, kind } in events {
+        let (name, numbers) = match *kind {
+            CallEventKind::Progress { progress, total } => {
+                ("notifications/progress", [(Key::Progress, progress), (Key::Total, total)])
+            }
+            CallEventKind::Cancelled => ("notifications/cancelled", [(Key::Progress, None), (Key::Total, None)]),
+        };
+        let numbers =
+            numbers.into_iter().filter_map(|(key, number)| Some((Name::Known(key), ValueRef::Float(number?))));
+        packed::put_event(bytes, name, at(*moment), numbers);
+    }
+    packed::end_span(bytes, root, duration_ns, status);
+    if let Some(Forwarded { span_id: id, sent, .. }) = *forwarded {
+        let (start_ns, kind) = (at(sent), SpanKind::Client);
+        let head = SpanHead { id, parent: Some(record.span_id), start_ns, kind };
+        let span = packed::begin_span(bytes, head, method, target);
+        bytes.put_again(common);
+        outcome_attributes(bytes, record, outcome.any_error());
+        packed::end_span(bytes, span, duration_ns - start_ns, status);
+    }
+    let head = Head {
+        trace_id: record.trace_id,
+        started_ns: since(anchor, *started),
+        duration_ns,
+        status,
+        injected: record.injected.is_some(),
+        late: false,
+        spans: 1 + u16::from(forwarded.is_some()),
+    };
+    packed::finish(bytes, head);
+}
+
+/// From the anchor to a moment, in ns; negative if it is before.
+pub(crate) fn since(anchor: &ClockAnchor, at: Instant) -> i64 {
+    let ns = |time: Duration| i64::try_from(whole_ns(time)).unwrap_or(i64::MAX);
+    match at.checked_duration_since(anchor.mono) {
+        Some(after) => ns(after),
+        None => -ns(anchor.mono.duration_since(at)),
+    }
+}
+
+/// A time in ns; more than 584 years are as many. Not by way of 128 bits, which takes longer.
+#[inline]
+pub(crate) fn whole_ns(time: Duration) -> u64 {
+    time.as_secs().saturating_mul(1_000_000_000).saturating_add(time.subsec_nanos().into())
+}
+
+/// Those of the OpenTelemetry MCP conventions that are the same whoever's side it is seen from.
+fn attributes(bytes: &mut Buffer, record: &CallRecord) {
+    let call = &record.call;
+    let mut put = |key, value: &str| packed::put_attribute(bytes, Name::Known(key), ValueRef::Str(value));
+    put(Key::Method, call.method.as_str());
+    put(Key::NetworkTransport, call.transport.network());
+    if call.transport == Transport::Http {
+        put(Key::NetworkProtocol, "http");
+    }
+    match &call.id {
+        Some(RequestId::Integer(number)) => put(Key::RequestId, itoa::Buffer::new().format(*number)),
+        Some(RequestId::Number(text) | RequestId::Text(text)) => put(Key::RequestId, text),
+        None => {}
+    }
+    if let Some(protocol) = call.protocol {
+        put(Key::ProtocolVersion, protocol.as_str());
+    }
+    if let Some(session) = &call.session {
+        put(Key::SessionId, session);
+    }
+    let target = call.target.as_deref();
+    let target_is = match call.method.as_str() {
+        "tools/call" => {
+            put(Key::GenAiOperation, "execute_tool");
+            Key::Tool
+        }
+        "prompts/get" => Key::Prompt,
+        _ => Key::ResourceUri,
+    };
+    if let Some(target) = target {
+        put(target_is, target);
+    }
+    if let Some(tracestate) = &call.tracestate {
+        packed::put_tracestate(bytes, tracestate);
+    }
+}
+
+fn outcome_attributes(bytes: &mut Buffer, record: &CallRecord, error: Option<ErrorType>) {
+    let mut put = |key, value: &str| packed::put_attribute(bytes, Name::Known(key), ValueRef::Str(value));
+    if let Some(code) = record.outcome.rpc_code() {
+        put(Key::RpcStatus, itoa::Buffer::new().format(code));
+    }
+    if let Some(error) = error {
+        put(Key::ErrorType, &error.as_label());
+    }
+    if let Some(message) = record.outcome.message() {
+        packed::put_message(bytes, message);
+    }
+}
+
+fn details(bytes: &mut Buffer, record: &CallRecord, at: &impl Fn(Instant) -> u64) {
+    let mut put = |key, value: ValueRef<'_>| packed::put_detail(bytes, Name::Known(key), value);
+    put(Key::DetailMethod, record.call.method.as_str().into());
+    put(Key::RequestBytes, record.call.request_bytes.into());
+    put(Key::ResponseBytes, record.response_bytes.into());
+    if let Some(Forwarded { queued, sent, .. }) = record.forwarded {
+        put(Key::ProxyUs, (at(queued) / 1000).into());
+        put(Key::QueueUs, (at(sent).saturating_sub(at(queued)) / 1000).into());
+        put(Key::ServerUs, (whole_ns(record.duration).saturating_sub(at(sent)) / 1000).into());
+    }
+    if let Some(error) = record.outcome.any_error() {
+        put(Key::ErrorClass, (&*error.as_label()).into());
+    }
+    if let Some(message) = record.outcome.message() {
+        put(Key::ErrorMessage, message.into());
+    }
+}

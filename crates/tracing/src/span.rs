@@ -1,0 +1,406 @@
+//! Spans while they last.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::cell::Cell;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use mcpscope_core::{Component, SpanId, TraceContext, TraceId};
+
+use crate::buffer::Buffer;
+use crate::call::whole_ns;
+use crate::local::Drawn;
+use crate::packed::{self, Head, Key, Name, SpanHead};
+use crate::record::{SpanKind, Status};
+use crate::sampling::Fate;
+use crate::tracer::Tracer;
+use crate::value::ValueRef;
+
+/// Most attributes of a span, and most events: the limits of the OpenTelemetry specification.
+const MAX_ATTRIBUTES: u16 = 128;
+const MAX_EVENTS: u16 = 128;
+/// Most spans of a trace, and how much memory those below the root may take.
+const MAX_SPANS: u16 = 1000;
+const MAX_GROUP_BYTES: usize = 128 << 10;
+/// What a thread keeps to use it again: this many, if they are not larger than this.
+const MAX_SPARE: u8 = 16;
+const MAX_SPARE_BYTES: usize = 4096;
+
+/// A span that has begun; it ends when it is dropped.
+///
+/// One that nobody will see costs a few nanoseconds: whether its trace is recorded was decided at the root, before anything else
+/// was done. What is given to it is written down at once, so it takes the clock twice and no more.
+///
+/// It borrows its [`Tracer`]; [`Span::into_owned`] makes one that can go into a task. What ends later than the root of its trace
+/// is found with the rest all the same ([`Tracer::trace`]).
+#[derive(Debug)]
+#[must_use = "a span ends when it is dropped"]
+pub struct SpanGuard<'t> {
+    tracer: Home<'t>,
+    /// The trace that it goes on with; none if it begins one.
+    trace_id: Option<TraceId>,
+    drawn: Drawn,
+    fate: Fate,
+    recording: Option<Box<Recording>>,
+}
+
+#[derive(Debug)]
+enum Home<'t> {
+    Borrowed(&'t Tracer),
+    Owned(Tracer),
+}
+
+impl Deref for Home<'_> {
+    type Target = Tracer;
+
+    fn deref(&self) -> &Tracer {
+        match self {
+            Self::Borrowed(tracer) => tracer,
+            Self::Owned(tracer) => tracer,
+        }
+    }
+}
+
+/// What a span knows so far.
+pub(crate) struct Recording {
+    /// For a root the record, for any other span what the record gets when it ends.
+    pub(crate) bytes: Buffer,
+    /// Where the span begins.
+    at: usize,
+    started: Instant,
+    trace_started: Instant,
+    status: Status,
+    is_root: bool,
+    attributes: u16,
+    events: u16,
+    dropped_events: u32,
+    /// Where spans below the root wait for it, if there are any.
+    group: OnceLock<Arc<Group>>,
+    /// In the list of those that can be used again.
+    next: Option<Box<Recording>>,
+    spare: u8,
+}
+
+impl fmt::Debug for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recording").field("bytes", &self.bytes.written().len()).finish_non_exhaustive()
+    }
+}
+
+/// Spans that ended before the root of their trace.
+#[derive(Debug)]
+struct Group(Mutex<Ended>);
+
+#[derive(Debug)]
+struct Ended {
+    bytes: Vec<u8>,
+    spans: u16,
+    /// Whether the root has not ended.
+    is_open: bool,
+}
+
+impl Group {
+    fn lock(&self) -> MutexGuard<'_, Ended> {
+        // Spans are appended whole or not at all.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<'t> SpanGuard<'t> {
+    #[inline]
+    pub(crate) fn root(tracer: &'t Tracer, path: Component, name: &str, context: Option<TraceContext>) -> Self {
+        Self::root_at(tracer, path, name, context, || tracer.now())
+    }
+
+    #[inline]
+    pub(crate) fn root_at(
+        tracer: &'t Tracer,
+        path: Component,
+        name: &str,
+        context: Option<TraceContext>,
+        started: impl FnOnce() -> Instant,
+    ) -> Self {
+        let (drawn, fate) = tracer.decide(path, context);
+        let trace_id = context.map(|context| context.trace_id);
+        let mut span = Self { tracer: Home::Borrowed(tracer), trace_id, drawn, fate, recording: None };
+        if fate.is_recorded() {
+            span.record(name, context, started());
+        }
+        span
+    }
+
+    #[inline(never)]
+    fn record(&mut self, name: &str, context: Option<TraceContext>, started: Instant) {
+        let mut recording = Recording::take(started, started, true);
+        packed::begin(&mut recording.bytes, "");
+        recording.begin(self.span_id(), context.map(|context| context.parent), 0, name);
+        self.recording = Some(recording);
+    }
+
+    /// Begins a span below this one.
+    pub fn child(&self, name: &str) -> Self {
+        let tracer = match &self.tracer {
+            Home::Borrowed(tracer) => Home::Borrowed(tracer),
+            Home::Owned(tracer) => Home::Owned(tracer.clone()),
+        };
+        let Some(parent) = &self.recording else { return Self { tracer, recording: None, ..*self } };
+        let (trace_id, drawn) = (Some(self.trace_id()), tracer.sequence().draw());
+        let started = tracer.now();
+        let mut recording = Recording::take(started, parent.trace_started, false);
+        recording.group = Arc::clone(parent.group.get_or_init(Group::open)).into();
+        let start_ns = whole_ns(started.saturating_duration_since(parent.trace_started));
+        recording.begin(tracer.sequence().span_id(drawn), Some(self.span_id()), start_ns, name);
+        Self { tracer, trace_id, drawn, fate: self.fate, recording: Some(recording) }
+    }
+
+    /// One that does not borrow, to be sent to a task or thread.
+    pub fn into_owned(mut self) -> SpanGuard<'static> {
+        let (tracer, recording) = (Home::Owned(Tracer::clone(&self.tracer)), self.recording.take());
+        SpanGuard { tracer, trace_id: self.trace_id, drawn: self.drawn, fate: self.fate, recording }
+    }
+
+    /// The trace it belongs to; also if nobody will see it.
+    #[must_use]
+    pub fn trace_id(&self) -> TraceId {
+        self.trace_id.unwrap_or_else(|| self.tracer.sequence().trace_id(self.drawn))
+    }
+
+    /// Its own id. Below a root that nobody will see it is the root's.
+    #[must_use]
+    pub fn span_id(&self) -> SpanId {
+        self.tracer.sequence().span_id(self.drawn)
+    }
+
+    /// Whether anyone will see it: if not, what is given to it is dropped.
+    #[must_use]
+    pub const fn is_recorded(&self) -> bool {
+        self.recording.is_some()
+    }
+
+    /// What a message carries so that the receiver's span comes below this one ([`traceparent`](crate::traceparent)).
+    #[must_use]
+    pub fn context(&self) -> TraceContext {
+        TraceContext { trace_id: self.trace_id(), parent: self.span_id(), sampled: self.fate.is_recorded() }
+    }
+
+    /// Which side of a call it stands for; without it, neither.
+    #[inline]
+    pub fn kind(&mut self, kind: SpanKind) -> &mut Self {
+        if let Some(recording) = &mut self.recording {
+            packed::set_kind(&mut recording.bytes, recording.at, kind);
+        }
+        self
+    }
+
+    /// Adds an attribute. The OpenTelemetry conventions have names for most things. Of more than 128 the rest is dropped.
+    #[inline]
+    pub fn attribute<'a>(&mut self, name: &str, value: impl Into<ValueRef<'a>>) -> &mut Self {
+        if let Some(recording) = &mut self.recording {
+            recording.attribute(Name::Text(name), value.into());
+        }
+        self
+    }
+
+    /// Adds a detail to the trace, which is shown with it and not with one of its spans.
+    #[inline]
+    pub fn detail<'a>(&mut self, name: &str, value: impl Into<ValueRef<'a>>) -> &mut Self {
+        if let Some(recording) = &mut self.recording
+            && recording.has_room()
+        {
+            packed::put_detail(&mut recording.bytes, Name::Text(name), value.into());
+        }
+        self
+    }
+
+    /// Notes that something happened now. Of more than 128 events the rest is counted.
+    pub fn event(&mut self, name: &str, attributes: &[(&str, ValueRef<'_>)]) -> &mut Self {
+        if let Some(recording) = &mut self.recording {
+            let at = self.tracer.now();
+            recording.event(name, at, attributes);
+        }
+        self
+    }
+
+    /// How it ends; without it, well.
+    #[inline]
+    pub fn status(&mut self, status: Status) -> &mut Self {
+        if let Some(recording) = &mut self.recording {
+            recording.status = status;
+        }
+        self
+    }
+
+    /// It ends with an error of this kind (`error.type`). What went wrong is told in the caller's own words. Where
+    /// `RUST_BACKTRACE` or `RUST_LIB_BACKTRACE` switches them on, it gets a backtrace (`exception.stacktrace`).
+    pub fn error(&mut self, kind: &str, message: &str) -> &mut Self {
+        if let Some(recording) = &mut self.recording {
+            recording.status = Status::Error;
+            recording.attribute(Name::Known(Key::ErrorType), kind.into());
+            packed::put_message(&mut recording.bytes, message);
+            let backtrace = Backtrace::capture();
+            if backtrace.status() == BacktraceStatus::Captured {
+                recording.attribute(Name::Text("exception.stacktrace"), backtrace.to_string().as_str().into());
+            }
+        }
+        self
+    }
+
+    /// Ends it; the same as to drop it.
+    pub fn end(self) {}
+
+    pub(crate) fn end_at(mut self, ended: Instant) {
+        if let Some(recording) = self.recording.take() {
+            recording.end(&self, ended);
+        }
+    }
+}
+
+impl Drop for SpanGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(recording) = self.recording.take() {
+            recording.end(self, self.tracer.now());
+        }
+    }
+}
+
+thread_local! {
+    static SPARE: Cell<Option<Box<Recording>>> = const { Cell::new(None) };
+}
+
+impl Recording {
+    /// An empty one, used before if there is one of these.
+    pub(crate) fn take(started: Instant, trace_started: Instant, is_root: bool) -> Box<Self> {
+        // There is none while the thread ends.
+        let spare = SPARE.try_with(|spare| {
+            let mut first = spare.take()?;
+            spare.set(first.next.take());
+            Some(first)
+        });
+        match spare.ok().flatten() {
+            Some(mut recording) => {
+                (recording.started, recording.trace_started, recording.is_root) = (started, trace_started, is_root);
+                recording
+            }
+            None => Box::new(Self {
+                bytes: Buffer::default(),
+                at: 0,
+                started,
+                trace_started,
+                status: Status::Ok,
+                is_root,
+                attributes: 0,
+                events: 0,
+                dropped_events: 0,
+                group: OnceLock::new(),
+                next: None,
+                spare: 0,
+            }),
+        }
+    }
+
+    /// Lets it be used again.
+    pub(crate) fn give_back(mut self: Box<Self>) {
+        if self.bytes.capacity() > MAX_SPARE_BYTES {
+            return;
+        }
+        self.bytes.clear();
+        (self.status, self.attributes, self.events, self.dropped_events) = (Status::Ok, 0, 0, 0);
+        self.group = OnceLock::new();
+        // What finds no place is dropped.
+        let _ = SPARE.try_with(|spare| {
+            self.next = spare.take();
+            self.spare = self.next.as_ref().map_or(0, |next| next.spare + 1);
+            let first = if self.spare < MAX_SPARE { Some(self) } else { self.next.take() };
+            spare.set(first);
+        });
+    }
+
+    fn begin(&mut self, id: SpanId, parent: Option<SpanId>, start_ns: u64, name: &str) {
+        let head = SpanHead { id, parent, start_ns, kind: SpanKind::Internal };
+        self.at = packed::begin_span(&mut self.bytes, head, name, None);
+    }
+
+    fn has_room(&mut self) -> bool {
+        self.attributes += u16::from(self.attributes <= MAX_ATTRIBUTES);
+        self.attributes <= MAX_ATTRIBUTES
+    }
+
+    fn attribute(&mut self, name: Name<'_>, value: ValueRef<'_>) {
+        if self.has_room() {
+            packed::put_attribute(&mut self.bytes, name, value);
+        }
+    }
+
+    fn event(&mut self, name: &str, at: Instant, attributes: &[(&str, ValueRef<'_>)]) {
+        if self.events == MAX_EVENTS {
+            self.dropped_events = self.dropped_events.saturating_add(1);
+            return;
+        }
+        self.events += 1;
+        let at_ns = whole_ns(at.saturating_duration_since(self.trace_started));
+        let attributes = attributes.iter().map(|(name, value)| (Name::Text(name), *value));
+        packed::put_event(&mut self.bytes, name, at_ns, attributes);
+    }
+
+    fn end(mut self: Box<Self>, span: &SpanGuard<'_>, ended: Instant) {
+        let duration_ns = whole_ns(ended.saturating_duration_since(self.started));
+        if self.dropped_events > 0 {
+            packed::put_dropped_events(&mut self.bytes, self.dropped_events);
+        }
+        packed::end_span(&mut self.bytes, self.at, duration_ns, self.status);
+        let group = self.group.take();
+        if self.is_root {
+            let mut spans = 1;
+            if let Some(group) = group {
+                let mut ended = group.lock();
+                ended.is_open = false;
+                self.bytes.put(&std::mem::take(&mut ended.bytes));
+                spans += ended.spans;
+            }
+            self.keep(span, duration_ns, spans, false);
+        } else if group.is_none_or(|group| !group.lock().add(self.bytes.written(), &span.tracer)) {
+            let alone = std::mem::take(&mut self.bytes);
+            packed::begin(&mut self.bytes, "");
+            self.bytes.put(alone.written());
+            // It says when it began in the time of its trace.
+            let until_ns = whole_ns(ended.saturating_duration_since(self.trace_started));
+            self.keep(span, until_ns, 1, true);
+        }
+        self.give_back();
+    }
+
+    fn keep(&mut self, span: &SpanGuard<'_>, duration_ns: u64, spans: u16, late: bool) {
+        let started_ns = span.tracer.since_anchor(self.trace_started);
+        let (trace_id, status) = (span.trace_id(), self.status);
+        packed::finish(
+            &mut self.bytes,
+            Head { trace_id, started_ns, duration_ns, status, injected: false, late, spans },
+        );
+        span.tracer.keep_or_count(self.bytes.written(), span.fate);
+    }
+}
+
+impl Group {
+    fn open() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Ended { bytes: Vec::new(), spans: 0, is_open: true })))
+    }
+}
+
+impl Ended {
+    /// Takes a span; or not, if the root does not wait any more.
+    fn add(&mut self, span: &[u8], tracer: &Tracer) -> bool {
+        if !self.is_open {
+            return false;
+        }
+        if self.spans + 1 >= MAX_SPANS || self.bytes.len() + span.len() > MAX_GROUP_BYTES {
+            tracer.count_lost();
+            return true;
+        }
+        self.bytes.extend_from_slice(span);
+        self.spans += 1;
+        true
+    }
+}
