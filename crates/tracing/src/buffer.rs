@@ -5,7 +5,7 @@ pub(crate) const LENGTH_BYTES: usize = 2;
 
 /// The length of a text; what is written is bounded to less than this can say.
 pub(crate) fn length(bytes: usize) -> [u8; LENGTH_BYTES] {
-    u16::try_from(bytes).unwrap_or(u16::MAX).to_le_bytes()
+    (bytes.min(u16::MAX as usize) as u16).to_le_bytes()
 }
 
 /// Grows as it must. What it has beyond what is written is zeroed memory, so that room for a piece is found with one comparison.

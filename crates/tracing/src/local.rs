@@ -1,4 +1,4 @@
-//! What a thread has of its own, so that spans of different threads share nothing until they are kept.
+//! What a thread has of its own, so that spans of different threads share nothing.
 
 use std::cell::Cell;
 use std::num::{NonZeroU64, NonZeroU128};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mcpscope_core::{SpanId, TraceId};
 
-/// Where the identifiers of one tracer come from, and in which order its threads go round the store.
+/// Where the identifiers of one tracer come from, and the numbers of its threads.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     /// No other one ever has it.
@@ -29,11 +29,10 @@ struct Last {
     sequence: u64,
     /// What it draws from comes next.
     next: u64,
-    turn: usize,
 }
 
 thread_local! {
-    static LAST: Cell<Last> = const { Cell::new(Last { sequence: 0, next: 0, turn: 0 }) };
+    static LAST: Cell<Last> = const { Cell::new(Last { sequence: 0, next: 0 }) };
 }
 
 /// How many a thread can draw before it comes to those of the next thread: 35 years of a million each second.
@@ -75,12 +74,9 @@ impl Sequence {
         self.mix(root.0 + 1).get()
     }
 
-    /// Counts upwards in each thread, from another number in each.
-    pub(crate) fn turn(&self) -> usize {
-        let mut last = self.last();
-        last.turn = last.turn.wrapping_add(1);
-        LAST.set(last);
-        last.turn
+    /// The number of this thread; one that comes back from another sequence gets a new one.
+    pub(crate) fn thread(&self) -> usize {
+        (self.last().next >> DRAWS_BITS) as usize
     }
 
     /// Takes `count` numbers that nobody else gets; returns the first.
@@ -103,8 +99,7 @@ impl Sequence {
     #[cold]
     fn adopt(&self) -> Last {
         let thread = self.threads.fetch_add(1, Ordering::Relaxed);
-        // The turns of the threads are apart.
-        Last { sequence: self.number, next: thread << DRAWS_BITS, turn: thread as usize * 3 }
+        Last { sequence: self.number, next: thread << DRAWS_BITS }
     }
 
     /// Number `n` of a splitmix64 sequence (Steele, Lea and Flood, 2014), which is as good as random and needs no state but `n`.

@@ -323,11 +323,13 @@ impl Recording {
         self.at = packed::begin_span(&mut self.bytes, head, name, None);
     }
 
+    #[inline]
     fn has_room(&mut self) -> bool {
         self.attributes += u16::from(self.attributes <= MAX_ATTRIBUTES);
         self.attributes <= MAX_ATTRIBUTES
     }
 
+    #[inline]
     fn attribute(&mut self, name: Name<'_>, value: ValueRef<'_>) {
         if self.has_room() {
             packed::put_attribute(&mut self.bytes, name, value);

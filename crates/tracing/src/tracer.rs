@@ -195,12 +195,12 @@ impl Tracer {
     }
 
     fn keep(&self, record: &[u8], fate: Fate) -> Result<usize, NotStored> {
-        let turn = self.0.sequence.turn();
+        let thread = self.0.sequence.thread();
         if let Some((_, store)) = self.0.export.as_ref().filter(|_| fate.exported) {
             // What found no place is counted there, for the exporter to tell.
-            let _ = store.push(turn, record);
+            let _ = store.push(thread, record);
         }
-        if fate.kept { self.0.store.push(turn, record) } else { Ok(0) }
+        if fate.kept { self.0.store.push(thread, record) } else { Ok(0) }
     }
 
     pub(crate) fn keep_or_count(&self, record: &[u8], fate: Fate) {

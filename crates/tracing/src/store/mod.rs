@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use reserve::Reserve;
-use shard::{Position, Shard};
+use shard::{Budget, Position, Shard};
 
 use crate::packed::Head;
 
-/// Several small rings instead of one, so that a writer who meets a reader or another writer just takes the next.
+/// Each thread has a ring of its own, as long as there are no more threads than that; who meets a reader or another writer
+/// just takes the next.
 const SHARDS: usize = 8;
 
 /// The trace was not kept because every part of the store was taken at that moment, or because it is too large.
@@ -25,6 +26,8 @@ pub struct NotStored;
 #[derive(Debug)]
 pub(crate) struct Store {
     shards: [Aligned; SHARDS],
+    /// What every shard may take a part of beyond what is its own.
+    common: Budget,
     reserve: Option<Reserve>,
     max_records: usize,
     /// Spans that found no place.
@@ -65,23 +68,24 @@ impl Store {
     /// reserve.
     pub(crate) fn new(max_records: usize, max_bytes: usize, with_reserve: bool) -> Self {
         let reserved = if with_reserve { max_bytes / 4 } else { 0 };
-        // Rounded up, so that the shards together always hold the newest `max_records`; readers cut the rest off.
-        let (records, bytes) = (max_records.div_ceil(SHARDS), (max_bytes - reserved) / SHARDS);
+        let bytes = max_bytes - reserved;
+        let own = bytes / 2 / SHARDS;
         Self {
-            shards: [(); SHARDS].map(|()| Aligned(Mutex::new(Shard::new(records, bytes)))),
+            // All that were kept last may be of one thread. Readers cut off what is too many.
+            shards: [(); SHARDS].map(|()| Aligned(Mutex::new(Shard::new(max_records, own)))),
+            common: Budget::new(bytes - own * SHARDS),
             reserve: with_reserve.then(|| Reserve::new(max_records, reserved)),
             max_records,
             refused_spans: AtomicU64::new(0),
         }
     }
 
-    /// Keeps a record; the oldest of its shard make room. `turn` goes round the shards, so that they hold equally many. Returns
-    /// how many were let go for ever.
-    pub(crate) fn push(&self, turn: usize, record: &[u8]) -> Result<usize, NotStored> {
+    /// Keeps a record; the oldest of its shard make room. Returns how many were let go for ever.
+    pub(crate) fn push(&self, thread: usize, record: &[u8]) -> Result<usize, NotStored> {
         for offset in 0..SHARDS {
-            let Some(mut shard) = try_lock(&self.shards[(turn.wrapping_add(offset)) % SHARDS].0) else { continue };
+            let Some(mut shard) = try_lock(&self.shards[(thread.wrapping_add(offset)) % SHARDS].0) else { continue };
             let mut gone = 0;
-            let pushed = shard.push(record, |evicted| {
+            let pushed = shard.push(record, &self.common, |evicted| {
                 let reserved = self.reserve.as_ref().is_some_and(|reserve| reserve.offer(evicted));
                 gone += usize::from(!reserved);
             });
@@ -157,10 +161,10 @@ impl Store {
 
 impl Records {
     /// Takes note of records that were appended, and sorts all by when they ended.
-    fn add(&mut self, lengths: &[u32]) {
+    fn add(&mut self, lengths: &[usize]) {
         let mut at = self.index.iter().map(|(_, range)| range.end).max().unwrap_or(0);
         for length in lengths {
-            let range = at..at + *length as usize;
+            let range = at..at + *length;
             at = range.end;
             let ended = self.bytes.get(range.clone()).and_then(Head::read).map_or(i64::MIN, |head| head.ended_ns());
             self.index.push((ended, range));

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::FixedState;
 
-use super::shard::{Position, Shard};
+use super::shard::{Budget, Position, Shard};
 use super::{lock, try_lock};
 use crate::packed::{self, Head};
 use crate::record::Status;
@@ -68,7 +68,8 @@ impl Reserve {
     pub(crate) fn offer(&self, record: &[u8]) -> bool {
         let Some(head) = Head::read(record).filter(|head| !head.late) else { return false };
         if matches!(head.status, Status::Error | Status::Timeout) {
-            return try_lock(&self.kept).is_some_and(|mut kept| kept.errors.push(record, |_| {}).is_ok());
+            return try_lock(&self.kept)
+                .is_some_and(|mut kept| kept.errors.push(record, &Budget::new(0), |_| {}).is_ok());
         }
         let Some(operation) = packed::operation(record).map(hash) else { return false };
         let known = &self.known[operation as usize % PLACES];
@@ -83,12 +84,12 @@ impl Reserve {
         is_kept
     }
 
-    pub(crate) fn copy(&self, bytes: &mut Vec<u8>, lengths: &mut Vec<u32>) {
+    pub(crate) fn copy(&self, bytes: &mut Vec<u8>, lengths: &mut Vec<usize>) {
         let kept = lock(&self.kept);
         kept.errors.copy(Position::default(), u64::MAX, bytes, lengths);
         for slow in kept.slowest.values().flatten() {
             bytes.extend_from_slice(&slow.record);
-            lengths.push(u32::try_from(slow.record.len()).unwrap_or(u32::MAX));
+            lengths.push(slow.record.len());
         }
     }
 

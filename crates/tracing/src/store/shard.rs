@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::NotStored;
 use crate::packed::Head;
@@ -22,19 +24,36 @@ pub(crate) struct Shard {
     /// All that was ever let go: the position of the oldest.
     gone: Position,
     max_records: usize,
+    /// How large the block may be; grows by what it gets of a common budget.
     max_bytes: usize,
+}
+
+/// Bytes that several shards share: who needs them first has them for good.
+#[derive(Debug)]
+pub(crate) struct Budget(AtomicUsize);
+
+impl Budget {
+    pub(crate) const fn new(bytes: usize) -> Self {
+        Self(AtomicUsize::new(bytes))
+    }
+
+    /// Takes as many as there are, but no more than that.
+    fn take(&self, most: usize) -> usize {
+        let taken = self.0.try_update(Relaxed, Relaxed, |left| Some(left - left.min(most)));
+        taken.map_or(0, |before| before.min(most))
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    at: u32,
-    length: u32,
+    at: usize,
+    length: usize,
     spans: u16,
 }
 
 impl Place {
     const fn range(self) -> Range<usize> {
-        self.at as usize..self.at as usize + self.length as usize
+        self.at..self.at + self.length
     }
 }
 
@@ -56,14 +75,18 @@ impl Shard {
             spans: 0,
             gone: Position::default(),
             max_records,
-            // Places have 32 bits.
-            max_bytes: max_bytes.min(u32::MAX as usize),
+            max_bytes,
         }
     }
 
     /// Keeps a record; `evicted` sees each that makes room for it.
-    pub(crate) fn push(&mut self, record: &[u8], mut evicted: impl FnMut(&[u8])) -> Result<(), NotStored> {
-        if record.len() > self.max_bytes || self.max_records == 0 {
+    pub(crate) fn push(
+        &mut self,
+        record: &[u8],
+        common: &Budget,
+        mut evicted: impl FnMut(&[u8]),
+    ) -> Result<(), NotStored> {
+        if self.max_records == 0 {
             return Err(NotStored);
         }
         if self.places.len() >= self.max_records {
@@ -72,15 +95,15 @@ impl Shard {
         let at = loop {
             match self.find(record.len()) {
                 Some(at) => break at,
-                None if self.block.len() < self.max_bytes => self.grow(record.len()),
+                None if self.grow(record.len(), common) => {}
+                None if self.places.is_empty() => return Err(NotStored),
                 None => self.evict(&mut evicted),
             }
         };
         let Some(place) = self.block.get_mut(at..at + record.len()) else { return Err(NotStored) };
         place.copy_from_slice(record);
         let spans = Head::spans(record);
-        // Both are below the limit, which has 32 bits.
-        self.places.push_back(Place { at: at as u32, length: record.len() as u32, spans });
+        self.places.push_back(Place { at, length: record.len(), spans });
         self.bytes += record.len();
         self.spans += u64::from(spans);
         Ok(())
@@ -91,7 +114,7 @@ impl Shard {
         let (Some(oldest), Some(newest)) = (self.places.front(), self.places.back()) else {
             return (bytes <= self.block.len()).then_some(0);
         };
-        let (first, next) = (oldest.at as usize, newest.range().end);
+        let (first, next) = (oldest.at, newest.range().end);
         if newest.at < oldest.at {
             // The newest are at the beginning, and the oldest behind them.
             (next + bytes <= first).then_some(next)
@@ -107,24 +130,29 @@ impl Shard {
         if let Some(record) = self.block.get(oldest.range()) {
             evicted(record);
         }
-        self.bytes -= oldest.length as usize;
+        self.bytes -= oldest.length;
         self.spans -= u64::from(oldest.spans);
         self.gone = Position { records: self.gone.records + 1, spans: self.gone.spans + u64::from(oldest.spans) };
     }
 
-    /// Moves everything to a block that is larger by a quarter, with room for so many bytes more.
-    #[cold]
-    fn grow(&mut self, bytes: usize) {
+    /// Moves everything to a block that is larger by a quarter, with room for so many bytes more; or not, if there is no more.
+    fn grow(&mut self, bytes: usize, common: &Budget) -> bool {
         const LEAST: usize = 16 << 10;
-        let wanted = (self.block.len() + self.block.len() / 4).max(self.bytes + bytes).max(LEAST).min(self.max_bytes);
+        let wanted = (self.block.len() + self.block.len() / 4).max(self.bytes + bytes).max(LEAST);
+        self.max_bytes += common.take(wanted.saturating_sub(self.max_bytes));
+        let wanted = wanted.min(self.max_bytes);
+        if wanted <= self.block.len() {
+            return false;
+        }
         let mut block = Vec::with_capacity(wanted);
         for place in &mut self.places {
-            let at = block.len() as u32;
+            let at = block.len();
             block.extend_from_slice(self.block.get(place.range()).unwrap_or_default());
             place.at = at;
         }
         block.resize(wanted, 0);
         self.block = block;
+        true
     }
 
     /// The position behind the newest record.
@@ -144,7 +172,7 @@ impl Shard {
         from: Position,
         max_spans: u64,
         bytes: &mut Vec<u8>,
-        lengths: &mut Vec<u32>,
+        lengths: &mut Vec<usize>,
     ) -> (Position, Position) {
         let missed = Position {
             records: self.gone.records.saturating_sub(from.records),
