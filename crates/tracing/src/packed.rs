@@ -233,16 +233,13 @@ pub(crate) fn end_span(record: &mut Buffer, at: usize, duration_ns: u64, status:
     }
 }
 
-#[inline]
 pub(crate) fn put_attribute(record: &mut Buffer, name: Name<'_>, value: ValueRef<'_>) {
-    match (name, value) {
-        (Name::Text(name), ValueRef::Str(value)) => put_text_attribute(record, name, value),
-        (name, value) => put_pair(record, Some(piece::ATTRIBUTE), name, value),
-    }
+    put_pair(record, Some(piece::ATTRIBUTE), name, value);
 }
 
-/// What most attributes are, in as few pieces as possible.
-fn put_text_attribute(record: &mut Buffer, name: &str, value: &str) {
+/// The same for a name and a text, in as few pieces as possible.
+#[inline]
+pub(crate) fn put_text_attribute(record: &mut Buffer, name: &str, value: &str) {
     let (name, value) = (bounded_name(name), bounded_value(value));
     let mut room = record.room(2 + text_bytes(name) + 1 + text_bytes(value));
     let ([a, b], [c, d]) = (length(name.len()), length(value.len()));

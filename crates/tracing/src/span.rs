@@ -198,7 +198,10 @@ impl<'t> SpanGuard<'t> {
     #[inline]
     pub fn attribute<'a>(&mut self, name: &str, value: impl Into<ValueRef<'a>>) -> &mut Self {
         if let Some(recording) = &mut self.recording {
-            recording.attribute(Name::Text(name), value.into());
+            match value.into() {
+                ValueRef::Str(text) => recording.text_attribute(name, text),
+                value => recording.attribute(Name::Text(name), value),
+            }
         }
         self
     }
@@ -325,11 +328,19 @@ impl Recording {
 
     #[inline]
     fn has_room(&mut self) -> bool {
-        self.attributes += u16::from(self.attributes <= MAX_ATTRIBUTES);
-        self.attributes <= MAX_ATTRIBUTES
+        let has_room = self.attributes < MAX_ATTRIBUTES;
+        self.attributes += u16::from(has_room);
+        has_room
     }
 
-    #[inline]
+    /// What most attributes are.
+    #[inline(never)]
+    fn text_attribute(&mut self, name: &str, text: &str) {
+        if self.has_room() {
+            packed::put_text_attribute(&mut self.bytes, name, text);
+        }
+    }
+
     fn attribute(&mut self, name: Name<'_>, value: ValueRef<'_>) {
         if self.has_room() {
             packed::put_attribute(&mut self.bytes, name, value);

@@ -56,7 +56,10 @@ fn write(record: &mut Buffer, server: &str, spans: &[Span], details: &[Attribute
         let start_ns = span.start.as_nanos() as u64;
         let span_head = SpanHead { id: span.id, parent: span.parent, start_ns, kind: span.kind };
         let at = begin_span(record, span_head, &span.name, None);
-        span.attributes.iter().for_each(|(n, value)| put_attribute(record, name(n), value.into()));
+        span.attributes.iter().for_each(|(n, value)| match (name(n), value) {
+            (Name::Text(name), Value::Str(text)) => put_text_attribute(record, name, text),
+            (name, value) => put_attribute(record, name, value.into()),
+        });
         if n == 0 {
             details.iter().for_each(|(n, value)| put_detail(record, name(n), value.into()));
         }
