@@ -11,7 +11,8 @@ use crate::problem::Problem;
 /// How many traces are listed when nobody says.
 const DEFAULT_LIMIT: usize = 100;
 
-const TRACE_PARAMETERS: &str = "operation, method, status, tool, server, min_duration, since, until, limit";
+const TRACE_PARAMETERS: &str =
+    "operation, method, status, tool, server, session, text, injected, min_duration, since, until, limit";
 
 /// Refuses any parameter, for an endpoint that takes none: one that is ignored would look as if it worked.
 pub(crate) fn none(query: &str) -> Result<(), Problem> {
@@ -50,6 +51,9 @@ pub(crate) fn traces(query: &str) -> Result<Filter, Problem> {
             "method" => filter.method.replace(value.into_owned()).is_some(),
             "tool" => filter.tool.replace(value.into_owned()).is_some(),
             "server" => filter.server.replace(value.into_owned()).is_some(),
+            "session" => filter.session.replace(value.into_owned()).is_some(),
+            "text" => filter.text.replace(value.into_owned()).is_some(),
+            "injected" => filter.injected.replace(yes_or_no(name, &value)?).is_some(),
             "status" => filter.status.replace(status(name, &value)?).is_some(),
             "min_duration" => filter.min_duration.replace(duration(name, &value)?).is_some(),
             "since" => filter.since.replace(time(name, &value)?).is_some(),
@@ -70,6 +74,10 @@ pub(crate) fn traces(query: &str) -> Result<Filter, Problem> {
 
 fn status(name: &str, value: &str) -> Result<Status, Problem> {
     Status::parse(value).ok_or_else(|| wrong(name, "one of ok, error, timeout, cancelled", value))
+}
+
+fn yes_or_no(name: &str, value: &str) -> Result<bool, Problem> {
+    value.parse().map_err(|_| wrong(name, "true or false", value))
 }
 
 /// A number of ms, or a number with its unit.
@@ -104,8 +112,8 @@ mod tests {
 
     #[test]
     fn every_parameter_is_understood() {
-        let query = "operation=tools%2Fcall+echo&method=tools/call&status=error&tool=echo&server=s&min_duration=1.5\
-                     &since=1000&until=2000&limit=7";
+        let query = "operation=tools%2Fcall+echo&method=tools/call&status=error&tool=echo&server=s&session=1%2F2\
+                     &text=ech&injected=true&min_duration=1.5&since=1000&until=2000&limit=7";
         let epoch = SystemTime::UNIX_EPOCH;
         let expected = Filter {
             operation: Some("tools/call echo".into()),
@@ -113,7 +121,9 @@ mod tests {
             status: Some(Status::Error),
             tool: Some("echo".into()),
             server: Some("s".into()),
-            session: None,
+            session: Some("1/2".into()),
+            text: Some("ech".into()),
+            injected: Some(true),
             min_duration: Some(Duration::from_micros(1500)),
             since: Some(epoch + Duration::from_secs(1)),
             until: Some(epoch + Duration::from_secs(2)),
@@ -156,11 +166,13 @@ mod tests {
                 "until=99999999999999999999",
                 "parameter until: expected milliseconds since the epoch, a whole number; found \"99999999999999999999\"",
             ),
+            ("injected=yes", "parameter injected: expected true or false; found \"yes\""),
             ("limit=all", "parameter limit: expected a whole number; found \"all\""),
             ("tool=a&tool=b", "parameter tool is given twice"),
             (
                 "stauts=ok",
-                "unknown parameter \"stauts\": expected one of operation, method, status, tool, server, min_duration, since, until, limit",
+                "unknown parameter \"stauts\": expected one of operation, method, status, tool, server, \
+                 session, text, injected, min_duration, since, until, limit",
             ),
         ] {
             assert_eq!(traces(query).unwrap_err().detail(), expected);

@@ -317,6 +317,7 @@ pub(crate) struct Trace<'a> {
     server: &'a str,
     method: &'a str,
     tool: Option<&'a str>,
+    session: Option<&'a str>,
     injected: bool,
     spans: Vec<Span<'a>>,
 }
@@ -330,14 +331,17 @@ struct Span<'a> {
     start_us: u64,
     duration_us: u64,
     status: &'static str,
+    message: Option<&'a str>,
     attributes: BTreeMap<&'a str, String>,
     events: Vec<Event<'a>>,
+    dropped_events: u32,
 }
 
 #[derive(Debug, Serialize)]
 struct Event<'a> {
     name: &'a str,
     at_us: u64,
+    attributes: BTreeMap<&'a str, String>,
 }
 
 impl<'a> From<&'a tracing::Trace> for Trace<'a> {
@@ -353,6 +357,7 @@ impl<'a> From<&'a tracing::Trace> for Trace<'a> {
             server: &trace.server,
             method: &trace.method,
             tool: trace.tool.as_deref(),
+            session: trace.session.as_deref(),
             injected: trace.injected,
             spans: trace.spans.iter().map(Into::into).collect(),
         }
@@ -369,9 +374,17 @@ impl<'a> From<&'a tracing::Span> for Span<'a> {
             start_us: whole_us(span.start),
             duration_us: whole_us(span.duration),
             status: span.status.as_str(),
+            message: span.message.as_deref(),
             attributes: by_name(&span.attributes),
-            events: span.events.iter().map(|e| Event { name: &e.name, at_us: whole_us(e.at) }).collect(),
+            events: span.events.iter().map(Into::into).collect(),
+            dropped_events: span.dropped_events,
         }
+    }
+}
+
+impl<'a> From<&'a tracing::Event> for Event<'a> {
+    fn from(event: &'a tracing::Event) -> Self {
+        Self { name: &event.name, at_us: whole_us(event.at), attributes: by_name(&event.attributes) }
     }
 }
 

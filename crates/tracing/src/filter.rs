@@ -19,6 +19,10 @@ pub struct Filter {
     pub server: Option<String>,
     /// Of this session.
     pub session: Option<String>,
+    /// With this in its operation, server, session or id, in capital letters or small ones.
+    pub text: Option<String>,
+    /// Which a fault touched, or which none did.
+    pub injected: Option<bool>,
     /// That took at least this long.
     pub min_duration: Option<Duration>,
     /// That began at or after this time.
@@ -42,8 +46,17 @@ impl Filter {
             && same(self.tool.as_deref(), trace.tool.as_deref())
             && same(self.server.as_deref(), Some(&trace.server))
             && same(self.session.as_deref(), trace.session.as_deref())
+            && self.text.as_deref().is_none_or(|text| holds(trace, text))
+            && same(self.injected.as_ref(), Some(&trace.injected))
             && self.min_duration.is_none_or(|min| trace.duration >= min)
             && self.since.is_none_or(|since| trace.timestamp >= since)
             && self.until.is_none_or(|until| trace.timestamp < until)
     }
+}
+
+/// Whether one of the texts by which people look for it contains this.
+fn holds(trace: &Trace, text: &str) -> bool {
+    let (text, id) = (text.to_lowercase(), trace.id.to_string());
+    let fields = [Some(&*trace.operation), Some(&*trace.server), trace.session.as_deref(), Some(&*id)];
+    fields.into_iter().flatten().any(|field| field.to_lowercase().contains(&text))
 }

@@ -76,7 +76,14 @@ fn finds_by_every_filter() {
     assert_eq!(found(&Filter { server: Some("other".into()), ..all.clone() }).len(), 0);
     let second_10 = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
     assert_eq!(found(&Filter { since: Some(second_10), ..all.clone() }).len(), 2);
-    assert_eq!(found(&Filter { until: Some(second_10), ..all }), ["echo".into()] as [Box<str>; 1]);
+    assert_eq!(found(&Filter { until: Some(second_10), ..all.clone() }), ["echo".into()] as [Box<str>; 1]);
+    assert_eq!(found(&Filter { session: Some("other".into()), ..all.clone() }).len(), 0);
+    assert_eq!(found(&Filter { injected: Some(true), ..all.clone() }).len(), 0);
+    assert_eq!(found(&Filter { injected: Some(false), ..all.clone() }).len(), 3);
+    let text = |text: &str| found(&Filter { text: Some(text.into()), ..all.clone() });
+    assert_eq!(text("CALL ADD"), ["add".into()] as [Box<str>; 1]);
+    assert_eq!(text(&failed.to_string()[5..]), ["add".into()] as [Box<str>; 1]);
+    assert_eq!((text("s").len(), text("none").len()), (3, 0));
 
     let trace = tracer.trace(failed).unwrap();
     assert_eq!((trace.status, &*trace.operation, trace.spans.len()), (Status::Error, "tools/call add", 1));

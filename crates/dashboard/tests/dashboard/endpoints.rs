@@ -3,17 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use expect_test::expect;
-use mcpscope_core::{Outcome, Transport};
+use mcpscope_core::Transport;
 use mcpscope_dashboard::{Config, DashboardError, check_loopback};
 use mcpscope_hub::health::{Observation, State};
 
-use crate::support::{Observe, Running, with_two_calls};
-
-async fn json(running: &Running, path: &str) -> String {
-    let answer = running.get(path).await;
-    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")), "{}", answer.body);
-    answer.json()
-}
+use crate::support::{Observe, Running, json, with_two_calls};
 
 #[tokio::test]
 async fn a_scrape_is_prometheus_text() {
@@ -239,182 +233,6 @@ async fn raw_records_newest_first() {
 }
 
 #[tokio::test]
-async fn traces_newest_first() {
-    expect![[r#"
-        [
-          {
-            "details": {
-              "error_class": "tool_error",
-              "method": "tools/call",
-              "request_bytes": "100",
-              "response_bytes": "200"
-            },
-            "duration_ms": 30.0,
-            "id": "3fdabe86cbbeaa1173d33b666a1e21da",
-            "injected": false,
-            "method": "tools/call",
-            "operation": "tools/call add",
-            "server": "everything",
-            "spans": [
-              {
-                "attributes": {
-                  "error.type": "tool_error",
-                  "gen_ai.operation.name": "execute_tool",
-                  "gen_ai.tool.name": "add",
-                  "jsonrpc.request.id": "1",
-                  "mcp.method.name": "tools/call",
-                  "mcp.protocol.version": "2025-11-25",
-                  "network.transport": "pipe"
-                },
-                "duration_us": 30000,
-                "events": [],
-                "id": "953aeb70673e29cb",
-                "kind": "server",
-                "name": "tools/call add",
-                "parent": null,
-                "start_us": 0,
-                "status": "error"
-              }
-            ],
-            "status": "error",
-            "timestamp": 1800000002000,
-            "tool": "add"
-          },
-          {
-            "details": {
-              "method": "tools/call",
-              "request_bytes": "100",
-              "response_bytes": "200"
-            },
-            "duration_ms": 12.0,
-            "id": "e6984080bab12a02044c3cd7f43c661c",
-            "injected": false,
-            "method": "tools/call",
-            "operation": "tools/call echo",
-            "server": "everything",
-            "spans": [
-              {
-                "attributes": {
-                  "gen_ai.operation.name": "execute_tool",
-                  "gen_ai.tool.name": "echo",
-                  "jsonrpc.request.id": "1",
-                  "mcp.method.name": "tools/call",
-                  "mcp.protocol.version": "2025-11-25",
-                  "network.transport": "pipe"
-                },
-                "duration_us": 12000,
-                "events": [],
-                "id": "63cbe1e459320dd7",
-                "kind": "server",
-                "name": "tools/call echo",
-                "parent": null,
-                "start_us": 0,
-                "status": "ok"
-              }
-            ],
-            "status": "ok",
-            "timestamp": 1800000001000,
-            "tool": "echo"
-          }
-        ]
-    "#]]
-    .assert_eq(&json(&with_two_calls().await, "/api/v1/traces").await);
-}
-
-#[tokio::test]
-async fn traces_by_every_parameter() {
-    let running = with_two_calls().await;
-    let tools = async |query: &str| {
-        let answer = running.get(&format!("/api/v1/traces?{query}")).await;
-        assert_eq!(answer.status, 200, "{query}: {}", answer.body);
-        let value: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
-        let tools = value.as_array().unwrap().iter().map(|t| t["tool"].as_str().unwrap().to_owned());
-        tools.collect::<Vec<_>>().join(" ")
-    };
-    for (query, expected) in [
-        ("", "add echo"),
-        ("operation=tools/call%20echo", "echo"),
-        ("method=tools%2Fcall", "add echo"),
-        ("method=ping", ""),
-        ("status=error", "add"),
-        ("tool=echo", "echo"),
-        ("server=everything", "add echo"),
-        ("server=other", ""),
-        ("min_duration=12", "add echo"),
-        ("min_duration=12.5", "add"),
-        ("min_duration=30ms", "add"),
-        ("min_duration=1s", ""),
-        ("since=1800000002000", "add"),
-        ("until=1800000002000", "echo"),
-        ("limit=1", "add"),
-        ("limit=0", ""),
-        ("tool=echo&status=ok&limit=5", "echo"),
-    ] {
-        assert_eq!(tools(query).await, expected, "{query}");
-    }
-}
-
-#[tokio::test]
-async fn a_hundred_traces_unless_asked_otherwise() {
-    let running = Running::start(Config::default()).await;
-    for n in 0..150 {
-        running.tool_call("echo", n, 1, Outcome::Ok);
-    }
-    let count = async |path: &str| running.get(path).await.body.matches("\"operation\":").count();
-    assert_eq!(count("/api/v1/traces").await, 100);
-    assert_eq!(count("/api/v1/traces?limit=1000").await, 150);
-}
-
-#[tokio::test]
-async fn one_trace() {
-    let running = with_two_calls().await;
-    let id = running.tracer.traces(&mcpscope_hub::tracing::Filter::default())[1].id;
-    let answer = running.get(&format!("/api/v1/traces/{id}")).await;
-    assert_eq!(answer.status, 200);
-    // Its timestamp is the trace's own, and the one in the list.
-    assert!(answer.body.contains("\"timestamp\":1800000001000"), "{}", answer.body);
-    expect![[r#"
-        {
-          "details": {
-            "method": "tools/call",
-            "request_bytes": "100",
-            "response_bytes": "200"
-          },
-          "duration_ms": 12.0,
-          "id": "e6984080bab12a02044c3cd7f43c661c",
-          "injected": false,
-          "method": "tools/call",
-          "operation": "tools/call echo",
-          "server": "everything",
-          "spans": [
-            {
-              "attributes": {
-                "gen_ai.operation.name": "execute_tool",
-                "gen_ai.tool.name": "echo",
-                "jsonrpc.request.id": "1",
-                "mcp.method.name": "tools/call",
-                "mcp.protocol.version": "2025-11-25",
-                "network.transport": "pipe"
-              },
-              "duration_us": 12000,
-              "events": [],
-              "id": "63cbe1e459320dd7",
-              "kind": "server",
-              "name": "tools/call echo",
-              "parent": null,
-              "start_us": 0,
-              "status": "ok"
-            }
-          ],
-          "status": "ok",
-          "timestamp": "<timestamp>",
-          "tool": "echo"
-        }
-    "#]]
-    .assert_eq(&answer.json());
-}
-
-#[tokio::test]
 async fn health_by_component() {
     let running = Running::start(Config::default()).await;
     let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
@@ -572,7 +390,8 @@ async fn bad_parameters_are_named() {
         ),
         (
             "/api/v1/traces?colour=red",
-            "unknown parameter \"colour\": expected one of operation, method, status, tool, server, min_duration, since, until, limit",
+            "unknown parameter \"colour\": expected one of operation, method, status, tool, server, session, \
+             text, injected, min_duration, since, until, limit",
         ),
         ("/api/v1/metrics?name=x", "unknown parameter \"name\": this endpoint takes none"),
         ("/api/v1/traces/0AF7", "\"0AF7\" is no trace id: expected 32 lower-case hexadecimal digits, not all zero"),

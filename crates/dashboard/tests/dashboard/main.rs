@@ -9,4 +9,5 @@ mod limits;
 mod page;
 mod probe;
 mod support;
+mod traces;
 mod websocket;

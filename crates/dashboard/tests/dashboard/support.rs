@@ -112,6 +112,18 @@ impl Running {
 
     /// Records a tool call that began `at_ms` after the start and took `duration_ms`.
     pub(crate) fn tool_call(&self, tool: &str, at_ms: u64, duration_ms: u64, outcome: Outcome) {
+        self.tool_call_with(tool, at_ms, duration_ms, outcome, |_| ());
+    }
+
+    /// The same, of which `change` knows more.
+    pub(crate) fn tool_call_with(
+        &self,
+        tool: &str,
+        at_ms: u64,
+        duration_ms: u64,
+        outcome: Outcome,
+        change: impl FnOnce(&mut CallRecord),
+    ) {
         let (started, duration) = (self.anchor.mono + Duration::from_millis(at_ms), Duration::from_millis(duration_ms));
         self.metrics.tool_calls("everything", tool, outcome.as_label(), false).record(duration, started + duration);
         self.metrics.component_operations(Component::Tools, false).increment(started + duration);
@@ -132,7 +144,7 @@ impl Running {
             context: None,
             tracestate: None,
         };
-        let record = CallRecord {
+        let mut record = CallRecord {
             call,
             started,
             duration,
@@ -144,6 +156,7 @@ impl Running {
             forwarded: None,
             events: Vec::new(),
         };
+        change(&mut record);
         self.tracer.record_call(&record, root).unwrap();
     }
 
@@ -185,6 +198,13 @@ pub(crate) async fn with_two_calls() -> Running {
     running.metrics.registry_operations("everything", "list").increment(running.anchor.mono + Duration::from_secs(3));
     running.metrics.close_window(running.anchor.mono + Duration::from_secs(10));
     running
+}
+
+/// The JSON under a path, with everything that follows from the time left out.
+pub(crate) async fn json(running: &Running, path: &str) -> String {
+    let answer = running.get(path).await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")), "{}", answer.body);
+    answer.json()
 }
 
 /// What a hub with nothing to observe gives out. The hub must be kept.

@@ -48,6 +48,7 @@ impl From<&tracing::Trace> for Trace {
             server: trace.server.to_string(),
             method: trace.method.to_string(),
             tool: trace.tool.as_ref().map(ToString::to_string),
+            session: trace.session.as_ref().map(ToString::to_string),
             injected: trace.injected,
             spans: trace.spans.iter().map(Into::into).collect(),
         }
@@ -56,7 +57,6 @@ impl From<&tracing::Trace> for Trace {
 
 impl From<&tracing::Span> for Span {
     fn from(span: &tracing::Span) -> Self {
-        let event = |event: &tracing::Event| SpanEvent { name: event.name.to_string(), at_us: whole_us(event.at) };
         Self {
             id: span.id.to_string(),
             parent: span.parent.map(|parent| parent.to_string()),
@@ -66,8 +66,16 @@ impl From<&tracing::Span> for Span {
             duration_us: whole_us(span.duration),
             status: TraceStatus::from(span.status).into(),
             attributes: by_name(&span.attributes),
-            events: span.events.iter().map(event).collect(),
+            events: span.events.iter().map(Into::into).collect(),
+            message: span.message.as_ref().map(ToString::to_string),
+            dropped_events: span.dropped_events,
         }
+    }
+}
+
+impl From<&tracing::Event> for SpanEvent {
+    fn from(event: &tracing::Event) -> Self {
+        Self { name: event.name.to_string(), at_us: whole_us(event.at), attributes: by_name(&event.attributes) }
     }
 }
 
@@ -76,8 +84,20 @@ impl From<&tracing::Span> for Span {
 /// # Errors
 /// A field that cannot be meant.
 pub(crate) fn filter(asked: Option<TraceFilter>, limit: usize) -> Result<Filter, Invalid> {
-    let TraceFilter { operation, method, status, tool, server, min_duration_ms, since, until, limit: wanted } =
-        asked.unwrap_or_default();
+    let TraceFilter {
+        operation,
+        method,
+        status,
+        tool,
+        server,
+        min_duration_ms,
+        since,
+        until,
+        limit: wanted,
+        session,
+        text,
+        injected,
+    } = asked.unwrap_or_default();
     let duration = |ms: f64| {
         let invalid = |_| Invalid::new("min_duration_ms", "a number of milliseconds, 0 or more", ms.to_string());
         Duration::try_from_secs_f64(ms / 1e3).map_err(invalid)
@@ -95,7 +115,9 @@ pub(crate) fn filter(asked: Option<TraceFilter>, limit: usize) -> Result<Filter,
         status: read_status(status)?,
         tool,
         server,
-        session: None,
+        session,
+        text,
+        injected,
         min_duration: min_duration_ms.map(duration).transpose()?,
         since: since.map(|ms| time("since", ms)).transpose()?,
         until: until.map(|ms| time("until", ms)).transpose()?,
@@ -172,13 +194,14 @@ mod tests {
         fn span()(
             id in span_id(), parent in prop::option::of(span_id()), name in text(), kind in prop::sample::select(&KINDS),
             start in us(), duration in us(), status in prop::sample::select(&STATUSES), attributes in pairs(),
-            events in prop::collection::vec((text(), us()), 0..3),
+            message in prop::option::of(text()), events in prop::collection::vec((text(), us(), pairs()), 0..3),
+            dropped_events in any::<u32>(),
         ) -> tracing::Span {
-            let event = |(name, at)| tracing::Event { name, at, attributes: Vec::new() };
+            let event = |(name, at, attributes)| tracing::Event { name, at, attributes };
             let events = events.into_iter().map(event).collect();
             tracing::Span {
-                id, parent, name, kind, start, duration, status, message: None, tracestate: None, attributes, events,
-                dropped_events: 0,
+                id, parent, name, kind, start, duration, status, message, tracestate: None, attributes, events,
+                dropped_events,
             }
         }
     }
@@ -187,14 +210,14 @@ mod tests {
         fn trace()(
             id in 1..=u128::MAX, began in 0..=10_000_000_000_000_u64, operation in text(), duration in us(),
             status in prop::sample::select(&STATUSES), details in pairs(), server in text(), method in text(),
-            tool in prop::option::of(text()), injected in any::<bool>(), spans in prop::collection::vec(span(), 0..3),
+            tool in prop::option::of(text()), session in prop::option::of(text()), injected in any::<bool>(),
+            spans in prop::collection::vec(span(), 0..3),
         ) -> tracing::Trace {
             let id = TraceId(NonZeroU128::new(id).unwrap());
             let timestamp = SystemTime::UNIX_EPOCH + Duration::from_millis(began);
             let server = server.into();
             tracing::Trace {
-                id, timestamp, operation, duration, status, details, server, method, tool, session: None, injected,
-                spans,
+                id, timestamp, operation, duration, status, details, server, method, tool, session, injected, spans,
             }
         }
     }
@@ -221,6 +244,7 @@ mod tests {
             prop_assert_eq!(&*found.server, &*trace.server);
             prop_assert_eq!(&*found.method, &*trace.method);
             prop_assert_eq!(found.tool.as_deref(), trace.tool.as_deref());
+            prop_assert_eq!(found.session.as_deref(), trace.session.as_deref());
             prop_assert_eq!(found.injected, trace.injected);
             prop_assert_eq!(found.spans.len(), trace.spans.len());
             for (found, span) in found.spans.iter().zip(&trace.spans) {
@@ -232,8 +256,13 @@ mod tests {
                 prop_assert_eq!(Duration::from_micros(found.duration_us), span.duration);
                 prop_assert_eq!(word(found.status().as_str_name(), "TRACE_STATUS_"), span.status.as_str());
                 prop_assert_eq!(&found.attributes, &map(&span.attributes));
-                let events: Vec<_> = found.events.iter().map(|e| (&*e.name, Duration::from_micros(e.at_us))).collect();
-                prop_assert_eq!(events, span.events.iter().map(|e| (&*e.name, e.at)).collect::<Vec<_>>());
+                prop_assert_eq!(found.message.as_deref(), span.message.as_deref());
+                prop_assert_eq!(found.events.len(), span.events.len());
+                for (found, event) in found.events.iter().zip(&span.events) {
+                    prop_assert_eq!((&*found.name, Duration::from_micros(found.at_us)), (&*event.name, event.at));
+                    prop_assert_eq!(&found.attributes, &map(&event.attributes));
+                }
+                prop_assert_eq!(found.dropped_events, span.dropped_events);
             }
         }
     }
@@ -251,6 +280,9 @@ mod tests {
             since: Some(-1),
             until: Some(2000),
             limit: Some(7),
+            session: Some("1".into()),
+            text: Some("ech".into()),
+            injected: Some(false),
         };
         let expected = Filter {
             operation: Some("tools/call echo".into()),
@@ -258,7 +290,9 @@ mod tests {
             status: Some(Status::Timeout),
             tool: Some("echo".into()),
             server: Some("s".into()),
-            session: None,
+            session: Some("1".into()),
+            text: Some("ech".into()),
+            injected: Some(false),
             min_duration: Some(Duration::from_micros(1500)),
             since: Some(epoch - Duration::from_millis(1)),
             until: Some(epoch + Duration::from_secs(2)),

@@ -1444,6 +1444,15 @@ pub struct TraceFilter {
     /// How many at most; no more than 10000.
     #[prost(uint32, optional, tag = "9")]
     pub limit: ::core::option::Option<u32>,
+    /// The session, exactly.
+    #[prost(string, optional, tag = "10")]
+    pub session: ::core::option::Option<::prost::alloc::string::String>,
+    /// With this in its operation, server, session or id, in capital letters or small ones.
+    #[prost(string, optional, tag = "11")]
+    pub text: ::core::option::Option<::prost::alloc::string::String>,
+    /// Whether a fault touched it.
+    #[prost(bool, optional, tag = "12")]
+    pub injected: ::core::option::Option<bool>,
 }
 /// One operation from its beginning to its end.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -1465,7 +1474,8 @@ pub struct Trace {
     #[prost(enumeration = "TraceStatus", tag = "5")]
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::json::trace_status"))]
     pub status: i32,
-    /// Method, sizes, and on errors class and message.
+    /// Method, sizes, where the time went ("proxy_us", "queue_us" and "server_us", in microseconds), and on errors class and
+    /// message.
     #[prost(btree_map = "string, string", tag = "6")]
     pub details: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -1486,6 +1496,9 @@ pub struct Trace {
     /// The root first.
     #[prost(message, repeated, tag = "11")]
     pub spans: ::prost::alloc::vec::Vec<Span>,
+    /// The session it belongs to, where it has one.
+    #[prost(string, optional, tag = "12")]
+    pub session: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// One span of a trace.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -1523,10 +1536,16 @@ pub struct Span {
     /// What happened on the way.
     #[prost(message, repeated, tag = "9")]
     pub events: ::prost::alloc::vec::Vec<SpanEvent>,
+    /// What went wrong, in words, where something did.
+    #[prost(string, optional, tag = "10")]
+    pub message: ::core::option::Option<::prost::alloc::string::String>,
+    /// Events that found no place.
+    #[prost(uint32, tag = "11")]
+    pub dropped_events: u32,
 }
 /// Something that happened during a span.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SpanEvent {
     /// What.
     #[prost(string, tag = "1")]
@@ -1534,6 +1553,12 @@ pub struct SpanEvent {
     /// From the beginning of the trace, in microseconds.
     #[prost(uint64, tag = "2")]
     pub at_us: u64,
+    /// What is known about it.
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub attributes: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 /// How an operation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

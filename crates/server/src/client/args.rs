@@ -75,6 +75,15 @@ pub(crate) struct TracesArgs {
     /// Only this MCP server
     #[arg(long)]
     pub(crate) server: Option<String>,
+    /// Only this session, as `mcpscope trace ID` shows it
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<String>,
+    /// Only with this in the operation, server, session or id, in capital letters or small ones
+    #[arg(long)]
+    pub(crate) text: Option<String>,
+    /// Only those that a fault touched
+    #[arg(long)]
+    pub(crate) injected: bool,
     /// Only those that ended like this
     #[arg(long)]
     pub(crate) status: Option<StatusArg>,

@@ -13,7 +13,7 @@ use super::health::section;
 use super::number;
 use super::peer::connect;
 use super::screen::Screen;
-use super::text::{self, BAD, BOLD, Cell, Column, DIM, GOOD, PLAIN, Table, clean, cut, styled};
+use super::text::{self, BAD, BOLD, Cell, Column, DIM, GOOD, Table, clean, cut, styled};
 use crate::failure::Failure;
 
 /// Where nothing says how wide it is.
@@ -22,6 +22,9 @@ const DEFAULT_WIDTH: usize = 80;
 const MAX_INDENT: usize = 12;
 /// The bars get at least this much of a line.
 const MIN_BARS: usize = 20;
+/// Where the time went, by the detail's name.
+const PARTS: [(&str, &str); 3] =
+    [("proxy_us", "in the proxy"), ("queue_us", "in the queue"), ("server_us", "waiting for the server")];
 
 pub(super) async fn trace(args: &TraceArgs) -> Result<(), End> {
     let mut screen = Screen::new(args.asked.output);
@@ -53,8 +56,19 @@ fn render(trace: &Trace, width: Option<usize>) -> String {
     if let Some(tool) = &trace.tool {
         facts.row(vec![Cell::new("tool", DIM), tool.as_str().into()]);
     }
-    for (name, value) in trace.details.iter().filter(|(name, value)| *name != "method" || **value != trace.method) {
+    if let Some(session) = &trace.session {
+        facts.row(vec![Cell::new("session", DIM), session.as_str().into()]);
+    }
+    let is_part = |name: &str| PARTS.iter().any(|(part, _)| *part == name);
+    let said = |name: &str, value: &str| is_part(name) || (name == "method" && value == trace.method);
+    for (name, value) in trace.details.iter().filter(|(name, value)| !said(name, value)) {
         facts.row(vec![Cell::new(name, DIM), value.as_str().into()]);
+    }
+    for (name, title) in PARTS {
+        if let Some(ms) = trace.details.get(name).and_then(|us| us.parse::<f64>().ok()).map(|us| us / 1e3) {
+            let share = number::percent(ms / trace.duration_ms);
+            facts.row(vec![Cell::new(title, DIM), format!("{} ({share})", number::duration(ms)).into()]);
+        }
     }
     out.push_str(&section(facts, width));
     out.push_str(&waterfall(&trace.spans, width.unwrap_or(DEFAULT_WIDTH)));
@@ -81,8 +95,9 @@ fn waterfall(spans: &[Span], width: usize) -> String {
     let times: Vec<String> = spans.iter().map(|span| number::duration(span.duration_us as f64 / 1e3)).collect();
     let widest = |texts: &[String]| texts.iter().map(|text| text.width()).max().unwrap_or(0);
     let time_width = widest(&times);
+    let kind_width = spans.iter().map(|span| kind(span).len()).max().unwrap_or(0);
     // Two spaces between the parts.
-    let room = width.saturating_sub(time_width + 4);
+    let room = width.saturating_sub(kind_width + time_width + 6);
     let name_width = widest(&names).min(room.saturating_sub(MIN_BARS).max(MIN_BARS));
     let bars = room.saturating_sub(name_width).max(MIN_BARS);
     let mut out = String::from("\n");
@@ -95,12 +110,15 @@ fn waterfall(spans: &[Span], width: usize) -> String {
             TraceStatus::Cancelled | TraceStatus::Unspecified => DIM,
         };
         out.push_str(&format!(
-            "{name}{:padding$}  {:time_padding$}{time}  {:offset$}{}\n",
+            "{name}{:padding$}  {}{:kind_padding$}  {:time_padding$}{time}  {:offset$}{}\n",
+            "",
+            styled(kind(span), DIM),
             "",
             "",
             "",
             styled(&"█".repeat(length), style),
             padding = name_width - name.width(),
+            kind_padding = kind_width - kind(span).len(),
             time_padding = time_width - time.width(),
         ));
     }
@@ -129,29 +147,37 @@ fn bar(span: &Span, end_us: u64, width: usize) -> (usize, usize) {
     (offset, length)
 }
 
-/// What is in a span, after its name; empty without attributes and events.
+/// What is in a span, after its name; empty without anything.
 fn contents(span: &Span, width: Option<usize>) -> String {
-    if span.attributes.is_empty() && span.events.is_empty() {
+    let mut rows = pairs();
+    if let Some(message) = &span.message {
+        rows.row(vec![Cell::new("message", DIM), message.as_str().into()]);
+    }
+    for (name, value) in &span.attributes {
+        rows.row(vec![Cell::new(name, DIM), value.as_str().into()]);
+    }
+    for event in &span.events {
+        let at = format!("+{}", number::duration(event.at_us as f64 / 1e3));
+        let attributes: String = event.attributes.iter().map(|(name, value)| format!("  {name} {value}")).collect();
+        rows.row(vec![Cell::new(&at, DIM), format!("{}{attributes}", event.name).into()]);
+    }
+    if span.dropped_events > 0 {
+        rows.row(vec![Cell::new("", DIM), format!("{} further events found no place", span.dropped_events).into()]);
+    }
+    if rows.is_empty() {
         return String::new();
     }
-    let kind = match span.kind() {
+    let heading = styled(&format!("{} {}", kind(span), clean(&span.id)), DIM);
+    format!("\n{}  {heading}\n{}", styled(&clean(&span.name), BOLD), rows.take(width))
+}
+
+fn kind(span: &Span) -> &'static str {
+    match span.kind() {
         SpanKind::Server => "server",
         SpanKind::Client => "client",
         SpanKind::Internal => "internal",
         SpanKind::Unspecified => "",
-    };
-    let mut out =
-        format!("\n{}  {}\n", styled(&clean(&span.name), BOLD), styled(&format!("{kind} {}", clean(&span.id)), DIM));
-    let mut attributes = pairs();
-    for (name, value) in &span.attributes {
-        attributes.row(vec![Cell::new(name, DIM), value.as_str().into()]);
     }
-    for event in &span.events {
-        let at = format!("+{}", number::duration(event.at_us as f64 / 1e3));
-        attributes.row(vec![Cell::new(&at, DIM), Cell::new(&event.name, PLAIN)]);
-    }
-    out.push_str(&attributes.take(width));
-    out
 }
 
 #[cfg(test)]
@@ -181,21 +207,36 @@ mod tests {
         root.attributes = [("mcp.method.name", "tools/call"), ("gen_ai.tool.name", "\x1b[31mecho")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into();
-        root.events = vec![SpanEvent { name: "first byte".into(), at_us: 2_500 }];
+        root.message = Some("it\nbroke".into());
+        let attributes = [("progress", "0.5"), ("total", "1")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        root.events = vec![
+            SpanEvent { name: "notifications/progress".into(), at_us: 2_500, attributes: attributes.into() },
+            SpanEvent { name: "notifications/cancelled".into(), at_us: 9_000, ..SpanEvent::default() },
+        ];
+        root.dropped_events = 3;
         let mut child = span("2", Some("00f067aa0ba902b7"), "upstream\x1b]0;", 2_000, 7_000);
         child.status = TraceStatus::Error.into();
+        child.kind = SpanKind::Client.into();
         Trace {
             id: "0af7651916cd43dd8448eb211c80319c".into(),
             timestamp: 1_764_000_000_123,
             operation: "tools/call echo".into(),
             duration_ms: 10.0,
             status: TraceStatus::Error.into(),
-            details: [("error_message", "it\nbroke"), ("method", "tools/call"), ("request_bytes", "120")]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
+            details: [
+                ("error_message", "it\nbroke"),
+                ("method", "tools/call"),
+                ("proxy_us", "1500"),
+                ("queue_us", "500"),
+                ("request_bytes", "120"),
+                ("server_us", "8000"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
             server: "demo".into(),
             method: "tools/call".into(),
             tool: Some("echo".into()),
+            session: Some("1".into()),
             injected: true,
             spans: vec![root, child, span("3", Some("2"), "parse", 9_999, 1)],
         }
@@ -206,22 +247,29 @@ mod tests {
         expect![[r#"
             tools/call echo   error   10.0 ms   injected
 
-            id             0af7651916cd43dd8448eb211c80319c
-            began          2025-11-24 16:00:00.123 UTC
-            server         demo
-            method         tools/call
-            tool           echo
-            error_message  it\nbroke
-            request_bytes  120
+            id                      0af7651916cd43dd8448eb211c80319c
+            began                   2025-11-24 16:00:00.123 UTC
+            server                  demo
+            method                  tools/call
+            tool                    echo
+            session                 1
+            error_message           it\nbroke
+            request_bytes           120
+            in the proxy            1.50 ms (15 %)
+            in the queue            500 µs (5.0 %)
+            waiting for the server  8.00 ms (80 %)
 
-            tools/call echo      10.0 ms  ██████████████████████████████████████████████████
-              upstream\u{1b}]0;  7.00 ms            ███████████████████████████████████
-                parse            1.00 µs                                                   █
+            tools/call echo      server  10.0 ms  ██████████████████████████████████████████
+              upstream\u{1b}]0;  client  7.00 ms          █████████████████████████████
+                parse            server  1.00 µs                                           █
 
             tools/call echo  server 00f067aa0ba902b7
+            message           it\nbroke
             gen_ai.tool.name  \u{1b}[31mecho
             mcp.method.name   tools/call
-            +2.50 ms          first byte
+            +2.50 ms          notifications/progress  progress 0.5  total 1
+            +9.00 ms          notifications/cancelled
+                              3 further events found no place
         "#]]
         .assert_eq(&anstream::adapter::strip_str(&render(&example(), None)).to_string());
     }
@@ -231,8 +279,9 @@ mod tests {
         let texts = || [(HOSTILE.to_owned(), HOSTILE.to_owned())].into();
         let mut root = span(HOSTILE, None, HOSTILE, 0, 1);
         root.attributes = texts();
-        root.events = vec![SpanEvent { name: HOSTILE.into(), at_us: 0 }];
+        root.events = vec![SpanEvent { name: HOSTILE.into(), at_us: 0, attributes: texts() }];
         let hostile = || HOSTILE.to_owned();
+        root.message = Some(hostile());
         let trace = Trace {
             id: hostile(),
             operation: hostile(),
@@ -240,6 +289,7 @@ mod tests {
             server: hostile(),
             method: hostile(),
             tool: Some(hostile()),
+            session: Some(hostile()),
             spans: vec![root],
             ..Trace::default()
         };

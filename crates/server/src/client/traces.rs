@@ -52,6 +52,9 @@ fn filter(args: &TracesArgs, now: SystemTime) -> TraceFilter {
         since: args.since.map(since),
         until: None,
         limit: args.limit,
+        session: args.session.clone(),
+        text: args.text.clone(),
+        injected: args.injected.then_some(true),
     }
 }
 
@@ -164,7 +167,7 @@ mod tests {
         let asked = |line: &str| filter(&Line::parse_from(line.split(' ')).args, now);
         assert_eq!(asked("traces"), TraceFilter::default());
         let all = "traces --operation o --method m --tool t --server s --status timeout --min-duration 1500us \
-                   --since 10m --limit 5";
+                   --since 10m --limit 5 --session 1 --text ech --injected";
         assert_eq!(
             asked(all),
             TraceFilter {
@@ -177,6 +180,9 @@ mod tests {
                 since: Some(400_000),
                 until: None,
                 limit: Some(5),
+                session: Some("1".into()),
+                text: Some("ech".into()),
+                injected: Some(true),
             }
         );
         assert_eq!(asked("traces --since 365d").since, Some(0), "before the epoch is the epoch");

@@ -24,9 +24,12 @@ WINDOW = {"min", "max", "avg", "count", "sum", "p50", "p90", "p95", "p99", "rate
 AGGREGATE = {"min", "max", "avg", "count", "sum"}
 TRACE = {
     *("id", "timestamp", "operation", "duration_ms", "status", "details"),
-    *("server", "method", "tool", "injected", "spans"),
+    *("server", "method", "tool", "session", "injected", "spans"),
 }
-SPAN = {"id", "parent", "name", "kind", "start_us", "duration_us", "status", "attributes", "events"}
+SPAN = {
+    *("id", "parent", "name", "kind", "start_us", "duration_us", "status", "message"),
+    *("attributes", "events", "dropped_events"),
+}
 
 
 @pytest.fixture

@@ -105,8 +105,8 @@ def proxy(start_proxy):
     return start_proxy()
 
 
-def send(proxy, tool: str):
-    assert httpx.post(proxy.proxy, json=call(tool), trust_env=False).status_code == 200
+def send(proxy, tool: str, headers: dict[str, str] | None = None):
+    assert httpx.post(proxy.proxy, json=call(tool), headers=headers, trust_env=False).status_code == 200
 
 
 def column(text: str, name: str) -> list[str]:
@@ -186,6 +186,9 @@ def test_the_status_leaves_no_tool_out(start_proxy, ask):
         (["--operation", "tools/call good"], ["good"]),
         (["--method", "tools/call", "--server", NAME, "--since", "1h"], ["slow", "bad", "good"]),
         (["--server", "other"], []),
+        (["--text", "CALL GOOD"], ["good"]),
+        (["--injected"], []),
+        (["--session", "other"], []),
     ],
 )
 def test_traces(proxy, ask, options, expected):
@@ -209,11 +212,36 @@ def test_trace(proxy, ask, refused):
         assert re.search(rf"^{re.escape(name)} +{re.escape(value)}$", text, re.M), name
     for line in text.splitlines():
         assert "█" not in line or len(line) <= 80, "bars fit 80 columns where there is no terminal"
+    for span in listed["spans"]:
+        assert re.search(rf"^ *{re.escape(span['name'])}  {span['kind']} ", text, re.M), span["kind"]
     unknown = "0af7651916cd43dd8448eb211c80319c"
     code, stderr = refused("trace", unknown)
     assert code == 64 and unknown in stderr
     code, stderr = refused("trace", "xyz")
     assert code == 64 and "32" in stderr and "xyz" in stderr
+
+
+def test_a_trace_leads_to_its_session(proxy, ask, instances):
+    # A session is known once its first call has been answered.
+    for tool, session in (("first", "a"), ("first", "b"), ("second", "a"), ("second", "b"), ("third", "a")):
+        send(proxy, tool, {"Mcp-Session-Id": session})
+    wait_until(lambda: len(ask_json(ask, "traces")) == 8, what="the traces")
+    (third,) = ask_json(ask, "traces", "--tool", "third")
+    (session,) = re.findall(r"^session +(.+)$", ask("trace", third["id"]), re.M)
+    assert session == third["session"] == "a"
+
+    def tools() -> list[str]:
+        return [trace["tool"] for trace in ask_json(ask, "traces", "--session", session)]
+
+    assert tools()[:2] == ["third", "second"]
+    lines = Following(instances, "traces", "--session", session, "--limit", "1", "--output", "json")
+    assert json.loads(lines.line()) == third
+    for tool, other in (("fourth", "b"), ("fifth", "a")):
+        send(proxy, tool, {"Mcp-Session-Id": other})
+    assert json.loads(lines.line())["tool"] == "fifth"
+    lines.process.send_signal(signal.SIGINT)
+    assert lines.instance.wait() == 130
+    assert tools()[:3] == ["fifth", "third", "second"]
 
 
 def test_an_unknown_metric_is_answered_with_those_there_are(proxy, refused):

@@ -388,6 +388,10 @@ def test_traces_by_every_filter(seen, rpc):
     assert tools(tool="good") == ["good"] * 2
     assert tools(server=NAME) == tools()
     assert tools(server="nobody") == []
+    assert tools(text="CALL GOOD") == ["good"] * 2
+    assert tools(text=every[2]["id"][4:]) == ["bad"]
+    assert tools(injected=True) == tools(session="nobody") == []
+    assert tools(injected=False) == tools()
     assert tools(min_duration_ms=150) == ["slow"]
     assert tools(since=middle) == [trace["tool"] for trace in every if trace["timestamp"] >= middle]
     assert tools(until=middle) == [trace["tool"] for trace in every if trace["timestamp"] < middle]
