@@ -19,8 +19,10 @@ macro_rules! files {
 /// Everything in `static/` that a browser loads, and the licences of what others wrote of it.
 const FILES: &[(&str, &[u8])] = files![
     "app.js",
+    "ask.js",
     "charts.js",
     "connection.js",
+    "filter.js",
     "format.js",
     "health.js",
     "icon.svg",

@@ -51,7 +51,7 @@ function App(_props) {
             <${Charts} store=${store} range=${here.range} />
             <div class="columns">
                 <${Tools} metrics=${store.metrics} sort=${here.sort} />
-                <${Traces} traces=${traces} route=${here} />
+                <${Traces} store=${store} route=${here} />
             </div>
         </main>
         ${here.trace && html`<${TraceDialog} id=${here.trace} traces=${traces} />`}
@@ -98,8 +98,8 @@ function Help({ onClose }) {
     return html`<dialog ref=${dialog} class="help" aria-labelledby="help-title" onClose=${onClose}>
         <h2 id="help-title">Keys</h2>
         <dl>${KEYS.map(([key, what]) => html`<div><dt><kbd>${key}</kbd></dt><dd>${what}</dd></div>`)}</dl>
-        <p class="muted">Charts hold what came since the page was opened, up to an hour. The address holds filter, sorting and
-            the open trace. Percentiles over several series are mixed from each one's; errors are the server's own:
+        <p class="muted">Charts hold what came since the page was opened, up to an hour. The filter looks through all traces that
+            are kept. The address holds filter, sorting and the open trace. Percentiles over several series are mixed from each one's; errors are the server's own:
             callers' mistakes, cancelled calls and injected faults do not count.</p>
         <button type="button" onClick=${() => dialog.current?.close()}>Close</button>
     </dialog>`;

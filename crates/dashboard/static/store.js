@@ -8,12 +8,13 @@ import { History } from "./metrics.js";
  *     cpu_usage: number | null }} Process
  * @typedef {{ overall: HealthState, health_percentage: number, components: Record<string, Component>, uptime: number,
  *     timestamp: number }} Health
- * @typedef {{ name: string, at_us: number, attributes?: Record<string, unknown> }} SpanEvent
+ * @typedef {{ name: string, at_us: number, attributes: Record<string, string> }} SpanEvent
  * @typedef {{ id: string, parent: string | null, name: string, kind: string, start_us: number, duration_us: number,
- *     status: string, attributes: Record<string, unknown>, events: SpanEvent[] }} Span
+ *     status: string, message: string | null, attributes: Record<string, string>, events: SpanEvent[],
+ *     dropped_events: number }} Span
  * @typedef {{ id: string, timestamp: number, operation: string, duration_ms: number, status: string,
- *     details: Record<string, unknown>, server: string, method: string, tool: string | null, injected: boolean,
- *     spans: Span[] }} Trace
+ *     details: Record<string, string>, server: string, method: string, tool: string | null, session: string | null,
+ *     injected: boolean, spans: Span[] }} Trace
  * @typedef {{ timestamp: number, metrics: import("./metrics.js").Metrics, traces: Trace[], system_health: Health,
  *     active_connections: number, system_uptime: number, memory_usage: number | null, memory_ratio: number | null,
  *     cpu_usage: number | null, processes?: Process[] }} Dashboard

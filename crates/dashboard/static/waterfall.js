@@ -1,6 +1,7 @@
-// One trace: its spans as a waterfall, and what each of them says.
+// One trace: where its time went, its spans as a waterfall, and what each of them says.
+import { ask } from "./ask.js";
 import * as format from "./format.js";
-import { go } from "./route.js";
+import { NO_FILTER, follow, go, href, traceHref } from "./route.js";
 import { Cut, Injected, State, html, useEffect, useLayoutEffect, useRef, useState } from "./view.js";
 
 /**
@@ -11,6 +12,8 @@ import { Cut, Injected, State, html, useEffect, useLayoutEffect, useRef, useStat
 
 const GONE = "This trace is not kept any more: only the newest are, with a reserve for errors and slow ones.";
 const TICKS = [0, 0.25, 0.5, 0.75, 1];
+/** Where the time went, by the detail's name. @type {[string, string][]} */
+const PARTS = [["proxy_us", "in the proxy"], ["queue_us", "in the queue"], ["server_us", "waiting for the server"]];
 
 /** @param {{ id: string, traces: Trace[] }} props */
 export function TraceDialog({ id, traces }) {
@@ -29,28 +32,26 @@ export function TraceDialog({ id, traces }) {
 }
 
 /**
- * The trace as long as it is looked at, also when newer ones have pushed it off the list.
+ * The trace as long as it is looked at, also when newer ones have pushed it off the list. What is listed is one call; the
+ * whole trace may have more of them.
  * @param {string} id
  * @param {Trace[]} traces
  * @returns {Found}
  */
 function useTrace(id, traces) {
     const [found, setFound] = useState(/** @type {Found} */ ({ id: "" }));
-    const listed = traces.find(trace => trace.id === id);
+    const listed = traces.filter(trace => trace.id === id);
     useEffect(() => {
-        if (listed) return setFound({ id, trace: listed });
-        if (found.id === id && found.trace) return;
         const stop = new AbortController();
-        const problem = (/** @type {string} */ text) => !stop.signal.aborted && setFound({ id, problem: text });
-        fetch(`/api/v1/traces/${encodeURIComponent(id)}`, { signal: stop.signal }).then(
-            async answer => {
-                if (answer.ok) setFound({ id, trace: await answer.json() });
-                else problem(answer.status === 404 ? GONE : `The server answered ${answer.status}.`);
-            },
-        ).catch(() => problem("The server cannot be reached."));
+        ask(`/api/v1/traces/${encodeURIComponent(id)}`, stop.signal).then(({ value, status, problem }) => {
+            if (stop.signal.aborted) return;
+            const none = { id, problem: status === 404 ? GONE : problem };
+            setFound(before => (value ? { id, trace: value } : before.id === id && before.trace ? before : none));
+        });
         return () => stop.abort();
-    }, [id, listed]);
-    return listed ? { id, trace: listed } : found.id === id ? found : { id };
+    }, [id, listed.length]);
+    const mine = found.id === id ? found : { id };
+    return mine.trace || !listed.length ? mine : { id, trace: listed[0] };
 }
 
 /** @param {{ trace: Trace }} props */
@@ -67,33 +68,84 @@ function Waterfall({ trace }) {
             <h2>${trace.operation}</h2>
             <p class="facts"><${State} state=${trace.status} />${trace.injected && html`<${Injected} />`}
                 <b>${format.duration(trace.duration_ms)}</b><span>${format.moment(trace.timestamp)}</span>
-                <span>${trace.server}</span></p>
+                <span>${trace.server}</span>
+                ${trace.session && html`<${SessionLink} session=${trace.session} />`}</p>
+            <p class="facts"><a class="id" href=${traceHref(trace.id)}>${trace.id}</a><${CopyLink} key=${trace.id} id=${trace.id} /></p>
         </header>
+        <${Parts} details=${trace.details} />
         <div class="waterfall" role="group" aria-label="Spans" onKeyDown=${walk}>
             <div class="axis" aria-hidden="true"><span></span><span>${TICKS.map(at => html`
                 <i style=${{ left: `${at * 100}%` }}>${format.duration((whole * at) / 1000)}</i>`)}</span></div>
-            ${rows.map(({ span: one, depth }) => html`<button type="button" key=${one.id} class="span"
+            ${rows.map(({ span: one, depth }) => html`<button type="button" key=${one.id} class="span" data-kind=${one.kind}
                 aria-pressed=${String(one.id === chosen)} data-status=${one.status} onClick=${() => choose(one.id)}>
-                <span class="cut" title=${one.name} style=${{ paddingLeft: `${Math.min(depth, 12) * 14}px` }}>${one.name}</span>
+                <span class="cut" title=${`${one.kind} ${one.name}`} style=${{ paddingLeft: `${Math.min(depth, 12) * 14}px` }}>
+                    <small class="kind">${one.kind}</small> ${one.name}</span>
                 <span class="track" aria-hidden="true">
                     <i class="bar" style=${{ left: share(one.start_us), width: share(one.duration_us) }}></i>
-                    ${one.events.map(event => html`<i class="event" title=${event.name} style=${{ left: share(event.at_us) }}></i>`)}
+                    ${one.events.map(event => html`<i class="event" title=${`${after(event)} ${event.name}`}
+                        style=${{ left: share(event.at_us) }}></i>`)}
                 </span>
-                <span class="number">${format.duration(one.duration_us / 1000)}</span>
+                <span class="number">${format.duration(one.duration_us / 1000)}
+                    ${one.events.length > 0 && html`<span class="unseen">, ${one.events.length} events</span>`}</span>
             </button>`)}
             ${rows.length === 0 && html`<p class="empty">No spans were recorded for it.</p>`}
         </div>
         <div class="about">
             ${span && html`<section aria-label="Span"><h3>Span <${Cut} text=${span.name} /></h3>
+                ${span.message && html`<p class="bad">${span.message}</p>`}
                 <${Pairs} pairs=${own(span)} />
                 ${Object.keys(span.attributes).length > 0 && html`<h4>Attributes</h4><${Pairs} pairs=${span.attributes} />`}
-                ${span.events.length > 0 && html`<h4>Events</h4>`}
-                ${span.events.map(({ name, at_us, attributes }) => html`
-                    <${Pairs} pairs=${{ [name]: `at ${format.duration(at_us / 1000)}`, ...attributes }} />`)}
+                <${Events} span=${span} />
             </section>`}
-            <section aria-label="Trace"><h3>Trace</h3><${Pairs} pairs=${{ id: trace.id, ...trace.details }} /></section>
+            <section aria-label="Trace"><h3>Trace</h3><${Pairs} pairs=${facts(trace)} /></section>
         </div>`;
 }
+
+/** @param {{ session: string }} props */
+function SessionLink({ session }) {
+    const change = { ...NO_FILTER, trace: "", session };
+    const open = (/** @type {MouseEvent} */ event) =>
+        // The list has the focus once the trace is closed.
+        follow(event, change) && setTimeout(() => document.getElementById("traces")?.focus());
+    return html`<span>session <a data-testid="session" title="All traces of this session" href=${href(change)}
+        onClick=${open}>${session}</a></span>`;
+}
+
+/** Only where the browser lets pages write to the clipboard, as it does on this machine. @param {{ id: string }} props */
+function CopyLink({ id }) {
+    const [done, setDone] = useState("");
+    if (!navigator.clipboard) return null;
+    const copy = () => navigator.clipboard.writeText(new URL(traceHref(id), location.href).href)
+        .then(() => setDone("Copied"), () => setDone("The browser did not allow it"));
+    return html`<span><button type="button" data-testid="copy-link" onClick=${copy}>Copy link</button>
+        <span role="status"> ${done}</span></span>`;
+}
+
+/** @param {{ details: Record<string, string> }} props */
+function Parts({ details }) {
+    const known = PARTS.flatMap(([name, title], line) => (name in details ? [{ title, line, us: Number(details[name]) }] : []));
+    const whole = known.reduce((sum, { us }) => sum + us, 0);
+    if (!(whole > 0)) return null;
+    return html`<section class="parts" data-testid="parts" aria-label="Where the time went">
+        <div aria-hidden="true">${known.map(({ line, us }) => html`<i data-line=${line} style=${{ flexGrow: us / whole }}></i>`)}</div>
+        <ul class="legend">${known.map(({ title, line, us }) => html`<li><i data-line=${line} aria-hidden="true"></i>${title}
+            <b>${format.duration(us / 1000)}</b> ${format.percent(us / whole)}</li>`)}</ul>
+    </section>`;
+}
+
+/** @param {{ span: Span }} props */
+const Events = ({ span: { events, dropped_events } }) => html`
+    ${events.length > 0 && html`<h4>Events</h4><ol class="events" data-testid="events">${events.map(event => html`<li>
+        <span class="muted">${after(event)}</span> ${event.name}
+        ${Object.entries(event.attributes).map(([name, value]) => html` <span class="muted">${name}</span> ${value}`)}</li>`)}</ol>`}
+    ${dropped_events > 0 && html`<p class="events muted">${dropped_events} further events found no place.</p>`}`;
+
+/** @param {import("./store.js").SpanEvent} event */
+const after = ({ at_us }) => `+${format.duration(at_us / 1000)}`;
+
+/** @param {Trace} trace */
+const facts = ({ details }) =>
+    Object.fromEntries(Object.entries(details).filter(([name]) => !PARTS.some(([part]) => part === name)));
 
 /** @param {Span} span */
 const own = ({ kind, status, start_us, duration_us, id, parent }) => ({
@@ -105,9 +157,9 @@ const own = ({ kind, status, start_us, duration_us, id, parent }) => ({
     ...(parent && { parent }),
 });
 
-/** @param {{ pairs: Record<string, unknown> }} props */
+/** @param {{ pairs: Record<string, string> }} props */
 const Pairs = ({ pairs }) => html`<dl>${Object.entries(pairs).map(([name, value]) => html`<div key=${name}>
-    <dt>${name}</dt><dd>${typeof value === "string" ? value : JSON.stringify(value)}</dd></div>`)}</dl>`;
+    <dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 
 /**
  * Up and down between the spans.

@@ -65,6 +65,12 @@ class Page:
     def click(self, selector: str):
         self.ask("click", selector)
 
+    def fill(self, selector: str, text: str):
+        self.ask("fill", selector, text)
+
+    def choose(self, selector: str, value: str):
+        self.ask("choose", selector, value)
+
     def press(self, key: str):
         self.ask("press", key)
 

@@ -12,7 +12,7 @@ from browser import Page
 from everything import run_async
 from harness import ANY_PORT, wait_until
 from scrape import CRITICAL
-from upstream import Upstream, call
+from upstream import Upstream, call, result_for
 
 # The slowest update that the page may take, by default settings.
 SOON = 6
@@ -32,8 +32,10 @@ def proxy(instances, upstream):
     return instances.proxy(upstream.url, "--name", "paged")
 
 
-def call_tool(instance, tool: str, id=1):
-    assert httpx.post(instance.proxy, json=call(tool, id=id), trust_env=False, timeout=10).status_code == 200
+def call_tool(instance, tool: str, id=1, session: str | None = None):
+    headers = {"Mcp-Session-Id": session} if session else {}
+    sent = httpx.post(instance.proxy, json=call(tool, id=id), headers=headers, trust_env=False, timeout=10)
+    assert sent.status_code == 200
 
 
 def tool_row(tool: str) -> str:
@@ -115,6 +117,168 @@ def test_a_call_its_trace_and_the_waterfall(page, proxy):
     page.reload()
     page.wait_for_element("[data-testid=waterfall][open] .span")
     assert "/ws" in stays_here(page, proxy)
+    assert page.complaints() == []
+
+
+TOOLS = """[...document.querySelectorAll('[data-testid=trace-row] .name a')].map(link => link.innerText.split(' ')[1])"""
+CLEAR = "[data-testid=clear-filter]"
+
+
+def lists(page: Page, *tools: str):
+    """The traces shown are soon those of these tools, newest first."""
+    page.wait_for(f"JSON.stringify({TOOLS}) === {json.dumps(json.dumps(tools, separators=(',', ':')))}", 2 * SOON)
+
+
+def test_the_filter_looks_through_everything_that_is_kept(page, proxy, upstream):
+    def answer(exchange):
+        answer = result_for(exchange.json())
+        answer["result"]["isError"] = exchange.json()["params"]["name"] == "bad"
+        if exchange.json()["params"]["name"] == "slow":
+            time.sleep(0.2)
+        exchange.answer_json(answer)
+
+    upstream.answer = answer
+    for tool in ("bad", "slow", "bad"):
+        call_tool(proxy, tool)
+    with httpx.Client(trust_env=False) as client:
+        for number in range(110):
+            client.post(proxy.proxy, json=call(f"flood{number}"))
+    shown(page, proxy)
+    page.wait_for(f"{TOOLS}.length === 100", SOON)
+    assert not page.exists(CLEAR)
+    assert page.evaluate(f"{TOOLS}.includes('bad')") is False, "a frame has the newest only"
+
+    page.choose("[data-filter=status]", "error")
+    lists(page, "bad", "bad")
+    page.click(CLEAR)
+    page.wait_for(f"{TOOLS}.length === 100")
+    assert urlsplit(page.evaluate("location.href")).fragment == "" and not page.exists(CLEAR)
+    # Typed, also with capitals and the space within a name.
+    page.fill("#filter", "CALL slow")
+    lists(page, "slow")
+    page.fill("#filter", "")
+    page.fill("[data-filter=min]", "150ms")
+    lists(page, "slow")
+    # What comes is found too, without another word.
+    call_tool(proxy, "slow")
+    lists(page, "slow", "slow")
+    page.choose("[data-filter=within]", "60")
+    page.choose("[data-filter=server]", "paged")
+    lists(page, "slow", "slow")
+    # All of it is in the address.
+    page.reload()
+    lists(page, "slow", "slow")
+    values = "[...document.querySelectorAll('.filter select, .filter input')].map(field => field.value)"
+    assert page.evaluate(values) == ["", "", "paged", "150ms", "60"]
+    # Nothing found: said with what was looked for, and one click away from everything.
+    page.choose("[data-filter=status]", "timeout")
+    page.wait_for("document.querySelector('[data-testid=traces] .empty')?.innerText.startsWith('No trace is kept')")
+    said = page.text("[data-testid=traces] .empty")
+    assert "with status timeout, server paged, a duration of 150ms or more from the last 1 min." in said
+    page.click("[data-testid=traces] .empty button")
+    page.wait_for(f"{TOOLS}.length === 100")
+    assert page.complaints() == []
+
+    asked = [urlsplit(url) for url in page.requests()]
+    searches = [where.query for where in asked if where.path == "/api/v1/traces"]
+    assert all("limit=200" in search for search in searches)
+    # Each of some ten changes, and a few frames.
+    assert len(searches) < 30, searches
+    # What cannot be meant is explained by the server.
+    page.fill("[data-filter=min]", "soon")
+    page.wait_for("document.querySelector('[data-testid=traces] .empty')?.innerText.includes('expected a duration')")
+    assert all("400" in said for said in page.complaints())
+
+
+def test_a_trace_leads_to_its_session(page, proxy):
+    # A session is known once its first call has been answered.
+    for tool, session in (("first", "a"), ("first", "b"), ("second", "a"), ("second", "b"), ("third", "a")):
+        call_tool(proxy, tool, session=session)
+    shown(page, proxy)
+    page.wait_for(f"{TOOLS}.length === 5", SOON)
+    (third,) = proxy.get("api/v1/traces?tool=third").json()
+    of_a = [trace["tool"] for trace in proxy.get("api/v1/traces?session=a").json()]
+    assert of_a[:2] == ["third", "second"]
+    page.click(f'[data-trace="{third["id"]}"]')
+    page.wait_for_element("[data-testid=waterfall][open] .span")
+    page.click("[data-testid=session]")
+    page.wait_for("document.querySelector('[data-testid=waterfall]') === null")
+    lists(page, *of_a)
+    assert page.evaluate("document.activeElement.id") == "traces"
+    assert page.evaluate("document.querySelector('[data-filter=session]').value") == "a"
+    # Back leads to the trace again.
+    page.evaluate("history.back()")
+    page.wait_for_element("[data-testid=waterfall][open] .span")
+    assert page.complaints() == []
+
+
+def test_a_trace_by_its_address(page, proxy):
+    call_tool(proxy, "probe")
+    (trace,) = proxy.get("api/v1/traces").json()
+    with httpx.Client(trust_env=False) as client:
+        for number in range(110):
+            client.post(proxy.proxy, json=call(f"flood{number}"))
+    page.open(f"{proxy.dashboard}#trace={trace['id']}")
+    page.wait_for_element("[data-testid=waterfall][open] .span")
+    assert "tools/call probe" in page.text("[data-testid=waterfall]")
+    assert page.evaluate("document.querySelector('.facts .id').href") == f"{proxy.dashboard}#trace={trace['id']}"
+    page.click("[data-testid=copy-link]")
+    page.wait_for("/Copied/.test(document.querySelector('[data-testid=waterfall] [role=status]').innerText)")
+    assert page.complaints() == []
+    # One that is gone, and one that never was one.
+    for id, said in (("1" * 32, "not kept any more"), ("nonsense", "is no trace id")):
+        page.evaluate(f"void (location.hash = '#trace={id}')")
+        page.wait_for(f"document.querySelector('[data-testid=waterfall]').innerText.includes('{said}')")
+    assert all("404" in said or "400" in said for said in page.complaints())
+
+
+# A call that was sent on, as the server tells of it.
+FORWARDED = {
+    **{"id": "f" * 32, "timestamp": 1_800_000_000_000, "operation": "tools/call sum", "duration_ms": 10.0},
+    **{"status": "error", "server": "paged", "method": "tools/call", "tool": "sum", "session": None, "injected": True},
+    "details": {"method": "tools/call", "proxy_us": "1000", "queue_us": "1000", "server_us": "8000"},
+    "spans": [
+        {
+            **{"id": "a" * 16, "parent": None, "name": "tools/call sum", "kind": "server", "start_us": 0},
+            **{"duration_us": 10_000, "status": "error", "message": EVIL, "dropped_events": 7},
+            "attributes": {"gen_ai.tool.name": EVIL},
+            "events": [
+                {"name": "notifications/progress", "at_us": 2500, "attributes": {"progress": "1", "total": "4"}},
+                {"name": EVIL, "at_us": 7500, "attributes": {EVIL: EVIL}},
+            ],
+        },
+        {
+            **{"id": "b" * 16, "parent": "a" * 16, "name": "tools/call sum", "kind": "client", "start_us": 2000},
+            **{"duration_us": 8000, "status": "error", "message": None, "dropped_events": 0},
+            **{"attributes": {}, "events": []},
+        },
+    ],
+}
+
+
+def test_where_the_time_went(page, proxy):
+    shown(page, proxy)
+    page.evaluate(f"void (window.fetch = async () => new Response(JSON.stringify({json.dumps(FORWARDED)})))")
+    page.evaluate(f"void (location.hash = '#trace={FORWARDED['id']}')")
+    page.wait_for_element("[data-testid=parts]")
+    parts = page.text("[data-testid=parts]")
+    for part in ("in the proxy 1 ms 10 %", "in the queue 1 ms 10 %", "waiting for the server 8 ms 80 %"):
+        assert part in " ".join(parts.split())
+    widths = "[...document.querySelectorAll('[data-testid=parts] > div i')].map(part => part.getBoundingClientRect().width)"
+    proxy_time, queue, server = page.evaluate(widths)
+    assert proxy_time == pytest.approx(queue) and server == pytest.approx(8 * queue, rel=0.02)
+    kinds = "[...document.querySelectorAll('[data-testid=waterfall] .span')].map(span => span.dataset.kind)"
+    assert page.evaluate(kinds) == ["server", "client"]
+    assert page.evaluate("document.querySelector('.span .unseen').innerText") == ", 2 events"
+    # Each event has its mark where it happened, and its line.
+    marks = "[...document.querySelectorAll('.event')].map(mark => [mark.style.left, mark.title])"
+    assert page.evaluate(marks) == [["25%", "+2.5 ms notifications/progress"], ["75%", f"+7.5 ms {EVIL}"]]
+    text = " ".join(page.text("[data-testid=events]").split())
+    assert text == f"+2.5 ms notifications/progress progress 1 total 4 +7.5 ms {EVIL} {EVIL} {EVIL}"
+    sheet = page.text("[data-testid=waterfall]")
+    assert "7 further events found no place" in sheet and "proxy_us" not in sheet
+    assert page.text("[data-testid=waterfall] .about .bad") == EVIL
+    assert page.evaluate("typeof window.hacked") == "undefined"
     assert page.complaints() == []
 
 
