@@ -4,6 +4,8 @@ mod buffer;
 mod call;
 mod context;
 mod filter;
+#[cfg(feature = "layer")]
+mod layer;
 mod local;
 mod packed;
 mod record;
@@ -15,6 +17,8 @@ mod value;
 
 pub use context::{parse_traceparent, traceparent};
 pub use filter::Filter;
+#[cfg(feature = "layer")]
+pub use layer::layer;
 pub use record::{Attribute, Event, Span, SpanKind, Status, Trace, Value};
 pub use sampling::{Export, Root, Sampler};
 pub use span::SpanGuard;

@@ -33,7 +33,7 @@ const MAX_SPARE_BYTES: usize = 4096;
 /// One that nobody will see costs a few nanoseconds: whether its trace is recorded was decided at the root, before anything else
 /// was done. What is given to it is written down at once, so it takes the clock twice and no more.
 ///
-/// It borrows its [`Tracer`]; [`Span::into_owned`] makes one that can go into a task. What ends later than the root of its trace
+/// It borrows its [`Tracer`]; [`SpanGuard::into_owned`] makes one that can go into a task. What ends later than the root of its trace
 /// is found with the rest all the same ([`Tracer::trace`]).
 #[derive(Debug)]
 #[must_use = "a span ends when it is dropped"]
@@ -231,6 +231,14 @@ impl<'t> SpanGuard<'t> {
     pub fn status(&mut self, status: Status) -> &mut Self {
         if let Some(recording) = &mut self.recording {
             recording.status = status;
+        }
+        self
+    }
+
+    /// What went wrong, in the caller's own words.
+    pub fn message(&mut self, message: &str) -> &mut Self {
+        if let Some(recording) = &mut self.recording {
+            packed::put_message(&mut recording.bytes, message);
         }
         self
     }
