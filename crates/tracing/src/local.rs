@@ -12,7 +12,8 @@ pub(crate) struct Sequence {
     /// No other one ever has it.
     number: u64,
     seed: u64,
-    threads: AtomicU64,
+    /// Blocks of numbers that threads have taken.
+    blocks: AtomicU64,
 }
 
 /// A number that only one span has, from which its ids follow: to know them takes longer than to draw it.
@@ -35,12 +36,12 @@ thread_local! {
     static LAST: Cell<Last> = const { Cell::new(Last { sequence: 0, next: 0 }) };
 }
 
-/// How many a thread can draw before it comes to those of the next thread: 35 years of a million each second.
-const DRAWS_BITS: u32 = 50;
+/// How many a thread takes for itself at once: so many that this is rare, and so few that there are as many blocks.
+const BLOCK_BITS: u32 = 32;
 
 impl Sequence {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { number: NUMBERS.fetch_add(1, Ordering::Relaxed), seed, threads: AtomicU64::new(0) }
+        Self { number: NUMBERS.fetch_add(1, Ordering::Relaxed), seed, blocks: AtomicU64::new(0) }
     }
 
     /// The number of a span that is new.
@@ -74,32 +75,36 @@ impl Sequence {
         self.mix(root.0 + 1).get()
     }
 
-    /// The number of this thread; one that comes back from another sequence gets a new one.
+    /// A number of this thread that hardly ever changes, and is another in most other threads.
     pub(crate) fn thread(&self) -> usize {
-        (self.last().next >> DRAWS_BITS) as usize
+        (self.last(0).next >> BLOCK_BITS) as usize
     }
 
     /// Takes `count` numbers that nobody else gets; returns the first.
     #[inline]
     fn take(&self, count: u64) -> u64 {
-        let mut last = self.last();
+        let mut last = self.last(count);
         let first = last.next;
         last.next += count;
         LAST.set(last);
         first
     }
 
+    /// What this thread has, with `count` numbers left at least.
     #[inline]
-    fn last(&self) -> Last {
+    fn last(&self, count: u64) -> Last {
         let last = LAST.get();
-        if last.sequence == self.number { last } else { self.adopt() }
+        let is_enough = last.next >> BLOCK_BITS == (last.next + count) >> BLOCK_BITS;
+        if last.sequence == self.number && is_enough { last } else { self.adopt() }
     }
 
-    /// A thread that comes back from another sequence gets new numbers.
+    /// Takes a new block: for a thread that is new or comes back from another sequence, or has used up the one that it had.
     #[cold]
     fn adopt(&self) -> Last {
-        let thread = self.threads.fetch_add(1, Ordering::Relaxed);
-        Last { sequence: self.number, next: thread << DRAWS_BITS }
+        let block = self.blocks.fetch_add(1, Ordering::Relaxed);
+        let last = Last { sequence: self.number, next: block << BLOCK_BITS };
+        LAST.set(last);
+        last
     }
 
     /// Number `n` of a splitmix64 sequence (Steele, Lea and Flood, 2014), which is as good as random and needs no state but `n`.
@@ -110,5 +115,38 @@ impl Sequence {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         NonZeroU64::new(z ^ (z >> 31)).unwrap_or(NonZeroU64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_number_is_drawn_twice_by_threads_that_change_between_sequences() {
+        let sequences = [Sequence::new(7), Sequence::new(7)];
+        let draw = || {
+            let drawn = |n: usize| (n % 2, sequences[n % 2].span_id(sequences[n % 2].draw_root()));
+            (0..3000).map(drawn).collect::<Vec<_>>()
+        };
+        let all: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..3).map(|_| scope.spawn(draw)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
+    }
+
+    #[test]
+    fn a_thread_keeps_its_number_and_takes_a_new_block_when_one_is_used_up() {
+        let sequence = Sequence::new(7);
+        let thread = sequence.thread();
+        assert_eq!((thread, sequence.thread()), (0, 0));
+        let Drawn(first) = sequence.draw();
+        assert_eq!((first, sequence.thread()), (0, 0));
+        sequence.take((1 << BLOCK_BITS) - 3);
+        let Drawn(next) = sequence.draw_root();
+        assert_eq!((next, sequence.thread()), (1 << BLOCK_BITS, 1), "two are left, three are wanted");
     }
 }
