@@ -62,6 +62,31 @@ impl Kind for Switch {
     }
 }
 
+pub(crate) enum AutoSwitch {}
+
+impl Kind for AutoSwitch {
+    type Setting = Option<bool>;
+    const EXPECTED: &str = "auto, true or false";
+
+    fn read(value: &Value) -> Result<Option<bool>, &Value> {
+        match value {
+            Value::Bool(switch) => Ok(Some(*switch)),
+            // An environment variable can say it as text only.
+            Value::String(text) => match text.as_str() {
+                "auto" => Ok(None),
+                "true" => Ok(Some(true)),
+                "false" => Ok(Some(false)),
+                _ => Err(value),
+            },
+            _ => Err(value),
+        }
+    }
+
+    fn write(setting: &Option<bool>) -> Value {
+        setting.map_or_else(|| Value::from("auto"), Value::from)
+    }
+}
+
 pub(crate) enum Count {}
 
 impl Kind for Count {
@@ -206,6 +231,63 @@ impl Kind for OptionalAddress {
 
     fn write(setting: &Option<String>) -> Value {
         setting.as_ref().map_or(Value::Null, Address::write)
+    }
+}
+
+pub(crate) enum Name {}
+
+impl Kind for Name {
+    type Setting = String;
+    const EXPECTED: &str = "a name of 1 to 128 bytes";
+
+    fn read(value: &Value) -> Result<String, &Value> {
+        match value {
+            Value::String(text) if (1..=128).contains(&text.len()) => Ok(text.clone()),
+            _ => Err(value),
+        }
+    }
+
+    fn write(setting: &String) -> Value {
+        Value::from(setting.as_str())
+    }
+}
+
+pub(crate) enum Sampling {}
+
+impl Kind for Sampling {
+    type Setting = String;
+    const EXPECTED: &str =
+        "always_on, always_off or traceidratio:SHARE such as traceidratio:0.1, also after parentbased_";
+
+    fn read(value: &Value) -> Result<String, &Value> {
+        let is_share = |text: &str| text.parse().is_ok_and(|share| Ratio::try_new(share).is_ok());
+        let is_sampling = |text: &str| match text.strip_prefix("parentbased_").unwrap_or(text) {
+            "always_on" | "always_off" => true,
+            other => other.strip_prefix("traceidratio:").is_some_and(is_share),
+        };
+        match value {
+            Value::String(text) if is_sampling(text) => Ok(text.clone()),
+            _ => Err(value),
+        }
+    }
+
+    fn write(setting: &String) -> Value {
+        Value::from(setting.as_str())
+    }
+}
+
+pub(crate) enum Exporters {}
+
+impl Kind for Exporters {
+    type Setting = Vec<String>;
+    const EXPECTED: &str = "a list out of otlp, console";
+
+    fn read(value: &Value) -> Result<Vec<String>, &Value> {
+        texts(value, |name| matches!(name, "otlp" | "console"))
+    }
+
+    fn write(setting: &Vec<String>) -> Value {
+        setting.iter().map(String::as_str).collect()
     }
 }
 

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     critical::{self, CriticalMetric},
     kind::{
-        Address, Components, Count, Host, Hosts, Kind as _, Names, OptionalAddress, Origins, Period, Port, Ratio,
-        Share, Size, Switch,
+        Address, AutoSwitch, Components, Count, Exporters, Host, Hosts, Kind as _, Name, Names, OptionalAddress,
+        Origins, Period, Port, Ratio, Sampling, Share, Size, Switch,
     },
 };
 
@@ -36,6 +36,8 @@ pub struct Settings {
     pub grpc: Grpc,
     /// The plain listener for probes and scrapes from elsewhere.
     pub probe: Probe,
+    /// What goes to an OpenTelemetry collector.
+    pub otel: Otel,
     /// The relay itself.
     pub proxy: Proxy,
 }
@@ -165,6 +167,27 @@ pub struct Probe {
     pub listen: Option<String>,
 }
 
+/// What goes to an OpenTelemetry collector. The standard `OTEL_*` variables say where it is, and beat what is said here, but for
+/// `enabled: false`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Otel {
+    /// Whether traces and metrics are exported; none, written `auto`, is what the variables give an endpoint or an exporter.
+    /// Default: none.
+    #[serde(with = "AutoSwitch")]
+    pub enabled: Option<bool>,
+    /// `service.name` of what is exported, 1 to 128 bytes. Default: `mcpscope`.
+    #[serde(with = "Name")]
+    pub service_name: String,
+    /// Where to, out of `otlp` (a collector) and `console` (traces alone). Default: `otlp`.
+    #[serde(with = "Exporters")]
+    pub exporters: Vec<String>,
+    /// Which traces are exported: `always_on`, `always_off` or `traceidratio:0.1`, each also after `parentbased_`.
+    /// Default: `always_on`.
+    #[serde(with = "Sampling")]
+    pub sampling: String,
+}
+
 /// The HTTP listener with dashboard and API.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -233,7 +256,6 @@ pub(crate) const LATER: &[&str] = &[
     "auth",
     "chaos",
     "history",
-    "otel",
     "proxy.queue_bytes",
     "proxy.queue_messages",
     "servers",
@@ -275,6 +297,7 @@ impl Default for Settings {
             dashboard: Dashboard::default(),
             grpc: Grpc::default(),
             probe: Probe::default(),
+            otel: Otel::default(),
             proxy: Proxy::default(),
         }
     }
@@ -330,6 +353,17 @@ impl Default for InstrumentedComponents {
 impl Default for Grpc {
     fn default() -> Self {
         Self { enabled: true, listen: "127.0.0.1:50051".to_owned() }
+    }
+}
+
+impl Default for Otel {
+    fn default() -> Self {
+        Self {
+            enabled: None,
+            service_name: "mcpscope".to_owned(),
+            exporters: vec!["otlp".to_owned()],
+            sampling: "always_on".to_owned(),
+        }
     }
 }
 

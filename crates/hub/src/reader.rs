@@ -249,6 +249,13 @@ impl Reader {
         }
     }
 
+    /// Counts several of them at once.
+    pub fn dropped_many(&self, what: &str, number: u64) {
+        if let Some(metrics) = self.core.sources.metrics.as_ref().filter(|_| number > 0) {
+            metrics.dropped(what).add(number, now());
+        }
+    }
+
     fn metrics(&self) -> Result<&mcpscope_metrics::Metrics, Off> {
         self.core.sources.metrics.as_ref().ok_or(Off::Metrics)
     }

@@ -60,6 +60,13 @@ pub struct FamilySnapshot {
     pub(crate) hidden: Vec<SeriesSnapshot>,
 }
 
+impl FamilySnapshot {
+    /// The numbers of all its series ([`SeriesSnapshot::number`]), of those too that are not shown and may be again.
+    pub fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.series.iter().chain(&self.hidden).map(|series| series.number)
+    }
+}
+
 /// One series at one moment.
 #[derive(Clone, Debug)]
 pub struct SeriesSnapshot {
@@ -71,6 +78,15 @@ pub struct SeriesSnapshot {
     pub value: Value,
     /// A recent record for each exposed bucket of a histogram, or one of a counter's events; empty if there is none.
     pub exemplars: Vec<Option<Exemplar>>,
+}
+
+impl SeriesSnapshot {
+    /// Tells the series from every other one of the instance, also from one with the same labels that was there before and
+    /// whose place it has taken: as long as the number stays, the value goes on.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
 }
 
 /// A record of which there is more to see.

@@ -62,7 +62,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
         reporter: instance.reporter().clone(),
         seed: args.seed,
     };
-    let observing = Observing::start(&instance, bindings)?;
+    let observing = Observing::start(&instance, bindings, std::io::stdout())?;
     let _running = announcement.publish(&name, Mode::Demo)?;
     if let Some(url) = metrics_url {
         say(format_args!("metrics {url}"));

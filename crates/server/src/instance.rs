@@ -7,19 +7,22 @@ use std::time::{Instant, SystemTime};
 
 use mcpscope_config::{CriticalMetric, MetricKind, Settings};
 use mcpscope_core::{ClockAnchor, Component, HostPolicy, Origins, Ratio, Transport};
+use mcpscope_export::{Enabled, Exporter, Service};
 use mcpscope_health::{Reporter, View, WatchedProcess};
 use mcpscope_hooks::{Instrumentation, Parts, Probe};
 use mcpscope_hub::Sources;
 use mcpscope_metrics::{Declared, Kind, Metrics, Prometheus, RecordError, Recorder};
 use mcpscope_proxy::{Limits, Traffic};
-use mcpscope_tracing::Tracer;
+use mcpscope_tracing::{Export, Exports, Tracer};
 
 use crate::cli::Common;
-use crate::failure::Failure;
+use crate::failure::{Failure, say};
 
 /// What records the traffic of this process.
 pub(crate) struct Instance {
     pub(crate) settings: Settings,
+    /// What is exported. [`mcpscope_export::Config::exports_traces`] is what `--propagate auto` goes by.
+    pub(crate) export: mcpscope_export::Config,
     metrics: Option<Metrics>,
     tracer: Option<Tracer>,
     instrumentation: Option<Instrumentation>,
@@ -35,6 +38,7 @@ impl Instance {
         let settings = Settings::load(&common.config, mcpscope_config::environment(&[])).map_err(Failure::usage)?;
         let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
         let on = settings.observability_enabled;
+        let export = export_config(&settings)?;
         let metrics = if on && settings.metrics.enabled {
             let metrics = Metrics::new(&metrics_config(&settings), anchor);
             declare(&metrics, &settings.metrics.critical_metrics).map_err(Failure::usage)?;
@@ -43,10 +47,11 @@ impl Instance {
         } else {
             None
         };
-        let tracer = (on && settings.tracing.enabled).then(|| Tracer::new(&tracing_config(&settings), anchor, seed()));
+        let tracer = (on && settings.tracing.enabled)
+            .then(|| Tracer::new(&tracing_config(&settings, export.traces.as_ref()), anchor, seed()));
         let instrumentation = if on { Some(instrumentation(&settings)?) } else { None };
         let (reporter, view) = mcpscope_health::channel(anchor.mono);
-        Ok(Self { settings, metrics, tracer, instrumentation, anchor, reporter, view })
+        Ok(Self { settings, export, metrics, tracer, instrumentation, anchor, reporter, view })
     }
 
     /// What the hub observes.
@@ -64,6 +69,11 @@ impl Instance {
     /// Where parts report how they are.
     pub(crate) fn reporter(&self) -> &Reporter {
         &self.reporter
+    }
+
+    /// What the tracer holds for an exporter from now on, if there is one.
+    pub(crate) fn exports(&self) -> Option<Exports> {
+        self.tracer.as_ref()?.exports()
     }
 
     /// Whether there are metrics to show.
@@ -148,7 +158,7 @@ fn record_libraries(metrics: &Metrics) {
     }
 }
 
-fn tracing_config(settings: &Settings) -> mcpscope_tracing::Config {
+fn tracing_config(settings: &Settings, export: Option<&mcpscope_export::Traces>) -> mcpscope_tracing::Config {
     let tracing = &settings.tracing;
     let named = |name: &String| Component::ALL.into_iter().find(|component| component.as_str() == name);
     mcpscope_tracing::Config {
@@ -157,8 +167,32 @@ fn tracing_config(settings: &Settings) -> mcpscope_tracing::Config {
         // Both are shares in 0..=1, checked when the settings were read.
         sampling_rate: Ratio::new(tracing.sampling_rate.get()).unwrap_or(Ratio::ONE),
         critical_paths: tracing.critical_paths.iter().filter_map(named).collect(),
-        export: None,
+        export: export.map(|traces| Export { sampler: traces.sampler, max_bytes: traces.max_queue_bytes() }),
     }
+}
+
+/// What is exported by the configuration and the standard variables; what is wrong with those is said, and passed over.
+fn export_config(settings: &Settings) -> Result<mcpscope_export::Config, Failure> {
+    let otel = &settings.otel;
+    let enabled = match otel.enabled {
+        _ if !settings.observability_enabled => Enabled::Off,
+        None => Enabled::Auto,
+        Some(true) => Enabled::On,
+        Some(false) => Enabled::Off,
+    };
+    let exporter = |name: &String| if name == "console" { Exporter::Console } else { Exporter::Otlp };
+    let wanted = mcpscope_export::Settings {
+        enabled,
+        service_name: otel.service_name.clone(),
+        exporters: otel.exporters.iter().map(exporter).collect(),
+        sampler: mcpscope_export::parse_sampler(&otel.sampling).map_err(Failure::usage)?,
+    };
+    let service = Service { version: env!("CARGO_PKG_VERSION").to_owned(), instance_id: instance_id() };
+    let (mut export, warnings) = mcpscope_export::Config::read(&wanted, &service, mcpscope_export::environment());
+    warnings.iter().for_each(|warning| say(format_args!("mcpscope: {warning}")));
+    export.traces = export.traces.filter(|_| settings.tracing.enabled);
+    export.metrics = export.metrics.filter(|_| settings.metrics.enabled);
+    Ok(export)
 }
 
 fn instrumentation(settings: &Settings) -> Result<Instrumentation, Failure> {
@@ -179,6 +213,12 @@ fn instrumentation(settings: &Settings) -> Result<Instrumentation, Failure> {
 fn seed() -> u64 {
     use std::hash::BuildHasher as _;
     std::hash::RandomState::new().hash_one(std::process::id())
+}
+
+/// An id that no other instance has.
+fn instance_id() -> String {
+    let random = (u128::from(seed()) << 64) | u128::from(seed());
+    uuid::Builder::from_random_bytes(random.to_be_bytes()).into_uuid().to_string()
 }
 
 /// The name of something in labels, from what the user called it.

@@ -1,6 +1,6 @@
 //! Everything that shows what was recorded: the hub and its publishers, on a thread of their own.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, anyhow};
 use hyper_util::service::TowerToHyperService;
 use mcpscope_config::Settings;
-use mcpscope_health::{Reporter, Requirement, State};
+use mcpscope_health::{Observation, Reporter, Requirement, State};
 use mcpscope_hub::{Admin, Hub, Reader, hub};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,8 @@ use crate::listen::{Address, Bound, ListenAt, bind_or_fail};
 const WORKER_KEPT: Duration = Duration::from_secs(60 * 60);
 /// How long the observing side may take to end.
 const END: Duration = Duration::from_secs(3);
-/// How long it may take where that would show: enough for a close frame to go out.
+/// How long it may take where that would show: enough for a close frame to go out. What is exported may take
+/// [`mcpscope_export::FLUSH`] besides, if the collector has not failed before.
 const END_SOON: Duration = Duration::from_millis(100);
 
 /// The listeners of the observing side, bound.
@@ -145,12 +146,17 @@ pub(crate) struct Observing {
     pub(crate) reader: Reader,
     stop: CancellationToken,
     thread: JoinHandle<()>,
+    exports: bool,
 }
 
 impl Observing {
     /// Starts it. A thread and runtime of its own: it answers while the traffic takes every worker, and nothing in it can
-    /// hold the traffic up.
-    pub(crate) fn start(instance: &Instance, bindings: Bindings) -> Result<Self, Failure> {
+    /// hold the traffic up. Spans that are exported to the console go to `console`.
+    pub(crate) fn start(
+        instance: &Instance,
+        bindings: Bindings,
+        console: impl Write + Send + 'static,
+    ) -> Result<Self, Failure> {
         let settings = &instance.settings;
         let config = mcpscope_hub::Config {
             update_interval: settings.dashboard.update_interval,
@@ -179,12 +185,25 @@ impl Observing {
             stop: CancellationToken::new(),
         };
         let stop = publishers.stop.clone();
+        let exports = instance.export.is_on();
+        let export = exports.then(|| Export {
+            config: instance.export.clone(),
+            parts: mcpscope_export::Parts {
+                reader: reader.clone(),
+                exports: instance.exports(),
+                reporter: instance.reporter().clone(),
+                console: Box::new(console),
+            },
+        });
         let (reporter, ready) = (instance.reporter().clone(), instance.reporter().require("observability"));
-        let runtimes = Runtimes::new().map_err(Failure::internal)?;
+        let runtimes = Runtimes::new(exports).map_err(Failure::internal)?;
+        for destination in instance.export.destinations() {
+            say(format_args!("export {destination}"));
+        }
         let thread = std::thread::Builder::new()
             .name("mcpscope-observe".into())
             .spawn(move || {
-                let work = || runtimes.publish(publishers, hub, ready);
+                let work = || runtimes.publish(publishers, export, hub, ready);
                 let error = match catch_unwind(AssertUnwindSafe(work)) {
                     Ok(Ok(())) => return,
                     Ok(Err(error)) => format!("{error:#}"),
@@ -194,7 +213,7 @@ impl Observing {
             })
             .context("cannot start the observing thread")
             .map_err(Failure::internal)?;
-        Ok(Self { reader, stop, thread })
+        Ok(Self { reader, stop, thread, exports })
     }
 
     /// Ends it, waiting a bounded time: WebSockets are closed, streams end, requests under way are answered.
@@ -204,7 +223,8 @@ impl Observing {
 
     /// Ends it at once, for a caller whose own end someone waits for.
     pub(crate) async fn end_soon(self) {
-        self.end_within(END_SOON).await;
+        let limit = END_SOON + if self.exports { mcpscope_export::FLUSH } else { Duration::ZERO };
+        self.end_within(limit).await;
     }
 
     async fn end_within(self, limit: Duration) {
@@ -218,32 +238,78 @@ impl Observing {
 /// The hub has one and everyone who reads from it another, each with one thread for work that takes a while: readers share
 /// theirs ([`mcpscope_hub::Turn`]), and the hub waits for none. Neither thread changes hands or ends, because most of the work
 /// fills megabytes and frees them again, and the allocator keeps them for the thread that did: with two that took the hub's
-/// work and the readers' as it came, each grew to the size of both.
+/// work and the readers' as it came, each grew to the size of both. What is exported has one more runtime, where it is on:
+/// names are resolved, and the console is written, on threads that can hang for as long as they like.
 struct Runtimes {
     hub: Runtime,
     readers: Runtime,
+    export: Option<Runtime>,
+}
+
+/// What is exported.
+struct Export {
+    config: mcpscope_export::Config,
+    parts: mcpscope_export::Parts,
 }
 
 impl Runtimes {
-    fn new() -> io::Result<Self> {
+    fn new(exports: bool) -> io::Result<Self> {
         let with_one_worker =
             |mut builder: Builder| builder.enable_all().max_blocking_threads(1).thread_keep_alive(WORKER_KEPT).build();
         let mut hub = Builder::new_multi_thread();
         hub.worker_threads(1).thread_name("mcpscope-hub");
-        Ok(Self { hub: with_one_worker(hub)?, readers: with_one_worker(Builder::new_current_thread())? })
+        let mut export = Builder::new_multi_thread();
+        export.worker_threads(1).thread_name("mcpscope-export").enable_all();
+        Ok(Self {
+            hub: with_one_worker(hub)?,
+            readers: with_one_worker(Builder::new_current_thread())?,
+            export: exports.then(|| export.build()).transpose()?,
+        })
     }
 
     /// Runs the hub and everything that reads from it, on this thread, until the stop.
-    fn publish(&self, publishers: Publishers, hub: Hub, ready: Requirement) -> anyhow::Result<()> {
+    fn publish(
+        self,
+        publishers: Publishers,
+        export: Option<Export>,
+        hub: Hub,
+        ready: Requirement,
+    ) -> anyhow::Result<()> {
         let mut hub = self.hub.spawn(hub.run());
-        self.readers.block_on(async {
+        let stop = publishers.stop.clone().cancelled_owned();
+        let exported = self.export.as_ref().zip(export).map(|(runtime, Export { config, parts })| {
+            let reporter = parts.reporter.clone();
+            (runtime.spawn(mcpscope_export::export(config, parts, stop)), reporter)
+        });
+        let exported = async {
+            let Some((export, reporter)) = exported else { return Ok(()) };
+            match export.await {
+                Ok(counts) => tracing::debug!(?counts, "the export has ended"),
+                Err(error) => export_failed(&reporter, &error),
+            }
+            Ok(())
+        };
+        let ended = self.readers.block_on(async {
             tokio::select! {
                 // The hub goes on until the last reader has ended.
-                ended = publishers.publish(ready) => ended,
+                ended = async { tokio::try_join!(publishers.publish(ready), exported) } => ended.map(drop),
                 ended = &mut hub => Err(ended.err().map_or_else(|| anyhow!("the hub ended"), anyhow::Error::new)),
             }
-        })
+        });
+        // Without its threads that hang.
+        if let Some(export) = self.export {
+            export.shutdown_background();
+        }
+        ended
     }
+}
+
+/// What else observes goes on.
+fn export_failed(reporter: &Reporter, error: &tokio::task::JoinError) {
+    tracing::error!(%error, "nothing is exported any more");
+    let message = "Observability failing: the export ended".to_owned();
+    let observation = Observation { state: State::Warning, message, rate: None, count: None };
+    reporter.observe("observability", observation, SystemTime::now());
 }
 
 fn ended(reporter: &Reporter, error: &str) {
@@ -337,7 +403,7 @@ mod tests {
         let update_interval = Duration::from_millis(10);
         let config = mcpscope_hub::Config { update_interval, ..mcpscope_hub::Config::default() };
         let (hub, reader, _admin) = hub(sources, config);
-        let runtimes = Runtimes::new().unwrap();
+        let runtimes = Runtimes::new(false).unwrap();
         runtimes.hub.spawn(hub.run());
         runtimes.readers.block_on(async {
             let (begins, mut began) = tokio::sync::mpsc::unbounded_channel();

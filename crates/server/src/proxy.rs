@@ -43,7 +43,7 @@ pub(crate) async fn proxy(args: ProxyArgs) -> Result<ExitCode, Failure> {
         Some(cli::HostHeader::Upstream) => HostHeader::Upstream,
     };
     let relay = relay(&instance, &name, upstream, host_header, bound, stop.clone())?;
-    let observing = Observing::start(&instance, bindings)?;
+    let observing = Observing::start(&instance, bindings, std::io::stdout())?;
     let _running = announcement.publish(&name, Mode::Proxy)?;
     relay.await;
     observing.end().await;

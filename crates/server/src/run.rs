@@ -31,7 +31,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
 
     let announcement = Listeners::new(&bindings).prepare(args.common.ready_file.as_deref())?;
     // From here on nothing that observes may keep the MCP server from starting or end it.
-    let observing = Observing::start(&instance, bindings).inspect_err(Failure::report).ok();
+    let observing = Observing::start(&instance, bindings, std::io::stderr()).inspect_err(Failure::report).ok();
 
     let client = take_stdio().map_err(Failure::internal)?;
     let mut command = Command::new(program);

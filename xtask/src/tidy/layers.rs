@@ -58,7 +58,7 @@ const PLACES: &[Place] = &[
     ),
     place("grpc", 4, &["accept", "core", "hub"], &[&["warp"]]),
     place("dashboard", 4, &["accept", "core", "hub"], &[&["tonic*", "prost*"]]),
-    place("export", 4, &["core", "hub", "tracing"], &[&["warp", "axum*", "rmcp"]]),
+    place("export", 4, &["core", "health", "hub", "metrics", "tracing"], &[&["warp", "axum*", "rmcp"]]),
     place("notify", 4, &["core", "alerts"], &[&["warp", "axum*", "tonic*", "rmcp"]]),
     // Its settings are its own; the server maps them to each crate's.
     place("config", 4, &[], &[&["tokio*", "hyper*", "warp", "tonic*", "rmcp"]]),

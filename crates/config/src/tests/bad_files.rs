@@ -84,14 +84,29 @@ fn misspelt_and_misplaced_keys() {
 #[test]
 fn keys_of_later_versions() {
     check(
-        "chaos: { enabled: true, nonsense: 1 }\nservers: []\ntracing: { capture: off }\notel: { enabled: auto }\nproxy: { queue_bytes: 1 }\n",
+        "chaos: { enabled: true, nonsense: 1 }\nservers: []\ntracing: { capture: off }\ntls: {}\nproxy: { queue_bytes: 1 }\n",
         expect![[r#"
             a.yaml:1:1: chaos: not available in this version
             a.yaml:2:1: servers: not available in this version
             a.yaml:3:12: tracing.capture: not available in this version
-            a.yaml:4:1: otel: not available in this version
+            a.yaml:4:1: tls: not available in this version
             a.yaml:5:10: proxy.queue_bytes: not available in this version"#]],
     );
+}
+
+#[test]
+fn where_to_export() {
+    check(
+        "otel: { enabled: maybe, service_name: \"\", exporters: [otlp, zipkin], sampling: half }\n",
+        expect![[r#"
+            a.yaml:1:18: otel.enabled: expected auto, true or false, found "maybe"
+            a.yaml:1:39: otel.service_name: expected a name of 1 to 128 bytes, found ""
+            a.yaml:1:54: otel.exporters: expected a list out of otlp, console, found "zipkin"
+            a.yaml:1:80: otel.sampling: expected always_on, always_off or traceidratio:SHARE such as traceidratio:0.1, also after parentbased_, found "half""#]],
+    );
+    for bad in ["traceidratio", "traceidratio:2", "parentbased_", "parentbased_traceidratio:x", "always_on:1"] {
+        assert!(load(&[format!("otel: {{ sampling: {bad} }}\n").as_bytes()], &[]).is_err(), "{bad}");
+    }
 }
 
 #[test]
@@ -127,19 +142,19 @@ fn wrong_shapes() {
     check(
         "just text",
         expect![[
-            r#"a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, proxy, found "just text""#
+            r#"a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, proxy, found "just text""#
         ]],
     );
     check(
         "- a\n- b\n",
         expect![
-            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, proxy, found a list"
+            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, proxy, found a list"
         ],
     );
     check(
         "!tag {}\n",
         expect![
-            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, proxy, found a tag"
+            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, proxy, found a tag"
         ],
     );
     check(

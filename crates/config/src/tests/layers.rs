@@ -53,9 +53,11 @@ fn the_default_file_is_the_defaults() {
 
 #[test]
 fn defaults_are_those_of_the_specification() {
-    let Settings { observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, proxy } =
+    let Settings { observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, proxy } =
         Settings::default();
     assert!(observability_enabled && tracing.enabled && metrics.enabled && dashboard.enabled);
+    assert_eq!((otel.enabled, &*otel.service_name, &*otel.sampling), (None, "mcpscope", "always_on"));
+    assert_eq!(otel.exporters, ["otlp"]);
     assert_eq!((tracing.max_traces, tracing.max_bytes, tracing.sampling_rate.get()), (1000, 4_194_304, 0.1));
     assert_eq!(tracing.critical_paths, ["json_rpc", "session_manager", "registry", "server"]);
     assert_eq!(tracing.call_timeout, Duration::from_secs(300));
@@ -105,6 +107,7 @@ observability_enabled: false
 tracing: { max_traces: 0x10, max_bytes: 1.5 KiB, sampling_rate: 1, critical_paths: [], call_timeout: 1500 }
 metrics: { aggregation_interval: 1s 500ms, retention: 365d, sampling_rate: 0, listen: '[::]:9464' }
 dashboard: { host: '::1', port: 0, allowed_hosts: [a_b.example, 10.0.0.7, '::2'] }
+otel: { enabled: true, service_name: 'a b', exporters: [console, otlp], sampling: parentbased_traceidratio:0.25 }
 proxy: { max_message: 100, allowed_origins: ['https://x.example', 'http://x.example:8080', 'vscode-webview://abc', 'http://[::2]:1'] }
 ";
     let settings = load(&[file], &[]).unwrap();
@@ -117,6 +120,14 @@ proxy: { max_message: 100, allowed_origins: ['https://x.example', 'http://x.exam
     assert_eq!((settings.metrics.sampling_rate.get(), settings.metrics.listen.as_deref()), (0.0, Some("[::]:9464")));
     assert_eq!((settings.dashboard.host.as_str(), settings.dashboard.port), ("::1", 0));
     assert_eq!(settings.dashboard.allowed_hosts, ["a_b.example", "10.0.0.7", "::2"]);
+    assert_eq!((settings.otel.enabled, settings.otel.service_name.as_str()), (Some(true), "a b"));
+    assert_eq!(settings.otel.exporters, ["console", "otlp"]);
+    assert_eq!(settings.otel.sampling, "parentbased_traceidratio:0.25");
+    for (text, enabled) in [("auto", None), ("true", Some(true)), ("false", Some(false))] {
+        let variable = ("MCPSCOPE_OTEL_ENABLED", text);
+        assert_eq!(load(&[file], &[variable]).unwrap().otel.enabled, enabled);
+        assert_eq!(load(&[], &[variable, ("MCPSCOPE_OTEL_EXPORTERS", "")]).unwrap().otel.enabled, enabled);
+    }
     assert_eq!(settings.proxy.max_message_bytes, 100);
     assert_eq!(settings.proxy.allowed_origins.len(), 4);
 }
@@ -160,7 +171,7 @@ fn what_is_no_host_and_no_origin() {
 fn every_key_has_a_variable_of_its_own() {
     let tree = Tree::new();
     let leaves = tree.leaves();
-    assert_eq!(leaves.len(), 40);
+    assert_eq!(leaves.len(), 44);
     let names: BTreeSet<String> = leaves.iter().map(|path| variable(path)).collect();
     assert_eq!(names.len(), leaves.len(), "{names:?}");
     for path in &leaves {

@@ -1,0 +1,116 @@
+//! Traces as OTLP spans.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use mcpscope_tracing::{Attribute, Event, Span, SpanKind, Trace, Value};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use opentelemetry_proto::tonic::trace::v1::{self as otlp, ResourceSpans, ScopeSpans, SpanFlags};
+
+use super::{nanos, pair, scope};
+
+/// W3C: the trace was sampled.
+const SAMPLED: u32 = 1;
+/// The attribute that makes a span one with an error.
+const ERROR_TYPE: &str = "error.type";
+/// Details that say what a span with an error says already.
+const ERROR_DETAILS: [&str; 2] = ["error_class", "error_message"];
+/// The detail that every span has as `mcp.method.name`.
+const METHOD: &str = "method";
+
+/// The request that exports these traces.
+pub(crate) fn spans(traces: &[Arc<Trace>], resource: &Resource) -> ExportTraceServiceRequest {
+    let spans = traces.iter().flat_map(|trace| {
+        trace.spans.iter().enumerate().map(|(index, span)| if index == 0 { root(trace, span) } else { of(trace, span) })
+    });
+    let scope_spans = ScopeSpans { scope: Some(scope()), spans: spans.collect(), ..ScopeSpans::default() };
+    let resource = Some(resource.clone());
+    ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans { resource, scope_spans: vec![scope_spans], ..ResourceSpans::default() }],
+    }
+}
+
+/// The first span, which carries what is known of the whole trace.
+fn root(trace: &Trace, span: &Span) -> otlp::Span {
+    let mut root = of(trace, span);
+    if span.parent.is_some() {
+        root.flags |= SpanFlags::ContextIsRemoteMask as u32;
+    }
+    let failed = has_error(span);
+    let is_told = |name: &str| name == METHOD || (failed && ERROR_DETAILS.contains(&name));
+    let named = |name: &str| if name.contains('.') { name.to_owned() } else { format!("mcpscope.{name}") };
+    let details = trace.details.iter().filter(|(name, _)| !is_told(name)).map(|(name, value)| (named(name), value));
+    let details = details.map(|(name, detail)| pair(name, value(detail)));
+    let server = pair("mcpscope.server", any_value::Value::StringValue(trace.server.to_string()));
+    let injected = trace.injected.then(|| pair("mcpscope.injected", any_value::Value::BoolValue(true)));
+    for attribute in std::iter::once(server).chain(details).chain(injected) {
+        // A name stands for one value.
+        if !root.attributes.iter().any(|known| known.key == attribute.key) {
+            root.attributes.push(attribute);
+        }
+    }
+    root
+}
+
+fn of(trace: &Trace, span: &Span) -> otlp::Span {
+    let start = trace.timestamp + span.start;
+    let status = has_error(span).then(|| otlp::Status {
+        code: StatusCode::Error as i32,
+        message: span.message.as_deref().unwrap_or_default().to_owned(),
+    });
+    let kind = match span.kind {
+        SpanKind::Server => otlp::span::SpanKind::Server,
+        SpanKind::Client => otlp::span::SpanKind::Client,
+        SpanKind::Internal => otlp::span::SpanKind::Internal,
+    };
+    otlp::Span {
+        trace_id: trace.id.0.get().to_be_bytes().to_vec(),
+        span_id: span.id.0.get().to_be_bytes().to_vec(),
+        trace_state: span.tracestate.as_deref().unwrap_or_default().to_owned(),
+        parent_span_id: span.parent.map(|parent| parent.0.get().to_be_bytes().to_vec()).unwrap_or_default(),
+        flags: SAMPLED | SpanFlags::ContextHasIsRemoteMask as u32,
+        name: span.name.to_string(),
+        kind: kind as i32,
+        start_time_unix_nano: nanos(start),
+        end_time_unix_nano: nanos(start + span.duration),
+        attributes: attributes(&span.attributes),
+        events: span.events.iter().map(|event| of_event(trace.timestamp, event)).collect(),
+        dropped_events_count: span.dropped_events,
+        status,
+        ..otlp::Span::default()
+    }
+}
+
+fn of_event(trace: SystemTime, event: &Event) -> otlp::span::Event {
+    otlp::span::Event {
+        time_unix_nano: nanos(trace + event.at),
+        name: event.name.to_string(),
+        attributes: attributes(&event.attributes),
+        ..otlp::span::Event::default()
+    }
+}
+
+/// The conventions: an error is what has a type.
+fn has_error(span: &Span) -> bool {
+    span.attributes.iter().any(|(name, _)| name == ERROR_TYPE)
+}
+
+fn attributes(attributes: &[Attribute]) -> Vec<KeyValue> {
+    attributes.iter().map(|(name, attribute)| pair(name.as_ref(), value(attribute))).collect()
+}
+
+fn value(value: &Value) -> any_value::Value {
+    match value {
+        Value::Str(text) => any_value::Value::StringValue(text.to_string()),
+        Value::Int(number) => any_value::Value::IntValue(*number),
+        Value::Float(number) => any_value::Value::DoubleValue(*number),
+        Value::Bool(yes) => any_value::Value::BoolValue(*yes),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,304 @@
+//! One batch after the other to a collector, and again when it has to be.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::ending::Ending;
+
+/// The first wait after a failure; each next one is twice as long.
+const MIN_WAIT: Duration = Duration::from_secs(1);
+/// The longest wait after a failure, before jitter: soon enough after a collector is back.
+const MAX_WAIT: Duration = Duration::from_secs(8);
+/// The longest wait that a collector may ask for.
+const MAX_ASKED: Duration = Duration::from_secs(5 * 60);
+
+/// Takes what is sent.
+pub(crate) trait Collector: Send + Sync {
+    /// One batch, as it is sent.
+    type Request: Send;
+
+    /// Sends one batch, once.
+    fn send(&self, request: Self::Request) -> impl Future<Output = Result<Accepted, Refusal>> + Send;
+}
+
+/// What a collector says of a batch that it took.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Accepted {
+    /// How many spans or data points it did not take, for good.
+    pub(crate) rejected: u64,
+    /// What it has to say.
+    pub(crate) message: String,
+}
+
+/// Why a batch did not arrive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) message: String,
+    pub(crate) again: Again,
+}
+
+/// Whether it may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// It would be refused again.
+    Never,
+    /// After a while.
+    Later,
+    /// After the time that the collector asks for.
+    After(Duration),
+}
+
+impl Refusal {
+    pub(crate) fn new(message: impl Into<String>, again: Again) -> Self {
+        Self { message: message.into(), again }
+    }
+}
+
+/// Paces what is sent to one collector.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    /// How long one attempt may take.
+    attempt: Duration,
+    /// How long one batch is tried, without the time that the collector asks for.
+    batch: Duration,
+    waits: ExponentialBackoff,
+    not_before: Option<Instant>,
+}
+
+impl Delivery {
+    pub(crate) fn new(attempt: Duration, batch: Duration) -> Self {
+        Self { attempt, batch, waits: waits(), not_before: None }
+    }
+
+    /// Sends one batch until it arrives, or is given up: refused for good, or tried for too long, or the end has come.
+    /// Each failure is told to `failed`.
+    pub(crate) async fn deliver<F: Future<Output = Result<Accepted, Refusal>>>(
+        &mut self,
+        ending: &Ending,
+        mut send: impl FnMut() -> F,
+        mut failed: impl FnMut(&str),
+    ) -> Result<Accepted, Refusal> {
+        self.wait(ending).await;
+        let mut until = Instant::now() + self.batch;
+        loop {
+            let attempt_until = until.min(Instant::now() + self.attempt);
+            let sent = tokio::select! {
+                sent = timeout_at(attempt_until, send()) => sent.unwrap_or_else(|_| Err(self.no_answer())),
+                () = self.end(ending) => Err(self.no_answer()),
+            };
+            let refusal = match sent {
+                Ok(accepted) => {
+                    (self.waits, self.not_before) = (waits(), None);
+                    return Ok(accepted);
+                }
+                Err(refusal) => refusal,
+            };
+            failed(&refusal.message);
+            let wait = match refusal.again {
+                Again::After(asked) => {
+                    let asked = asked.min(MAX_ASKED);
+                    until += asked;
+                    asked
+                }
+                Again::Later | Again::Never => self.waits.next().unwrap_or(MAX_WAIT),
+            };
+            let next = Instant::now() + wait;
+            // The next batch waits too: it is the same collector.
+            self.not_before = Some(next);
+            if refusal.again == Again::Never || next >= until || ending.has_begun() {
+                return Err(refusal);
+            }
+            self.wait(ending).await;
+            if ending.has_begun() {
+                return Err(refusal);
+            }
+        }
+    }
+
+    /// Whether the last attempt failed.
+    pub(crate) const fn is_failing(&self) -> bool {
+        self.not_before.is_some()
+    }
+
+    /// Resolves when no answer is waited for any more: who did not answer before gets no time to do it at the end.
+    async fn end(&self, ending: &Ending) {
+        if self.is_failing() { ending.begun().await } else { ending.over().await }
+    }
+
+    async fn wait(&self, ending: &Ending) {
+        let Some(not_before) = self.not_before else { return };
+        tokio::select! {
+            () = sleep_until(not_before) => {}
+            () = ending.begun() => {}
+        }
+    }
+
+    fn no_answer(&self) -> Refusal {
+        Refusal::new(format!("no answer within {}", humantime::format_duration(self.attempt)), Again::Later)
+    }
+}
+
+/// Never ends: how long a batch is tried is not a matter of how often.
+fn waits() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(MIN_WAIT)
+        .with_max_delay(MAX_WAIT)
+        .with_factor(2.0)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::future::pending;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::ending::{Ends, FLUSH};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Answers as it was told to; when there is nothing more, never.
+    struct Scripted {
+        answers: Mutex<VecDeque<Result<Accepted, Again>>>,
+        asked: Mutex<Vec<Instant>>,
+    }
+
+    impl Scripted {
+        fn new(answers: impl IntoIterator<Item = Result<Accepted, Again>>) -> Self {
+            Self { answers: Mutex::new(answers.into_iter().collect()), asked: Mutex::default() }
+        }
+
+        async fn answer(&self) -> Result<Accepted, Refusal> {
+            self.asked.lock().unwrap().push(Instant::now());
+            let answer = self.answers.lock().unwrap().pop_front();
+            match answer {
+                Some(answer) => answer.map_err(|again| Refusal::new("scripted", again)),
+                None => pending().await,
+            }
+        }
+
+        /// From one request to the next.
+        fn waits(&self) -> Vec<Duration> {
+            self.asked.lock().unwrap().windows(2).map(|two| two[1] - two[0]).collect()
+        }
+    }
+
+    struct Sender {
+        delivery: Delivery,
+        ending: Ending,
+        ends: Ends,
+        failures: Mutex<Vec<String>>,
+    }
+
+    impl Sender {
+        /// One that waits 10 s for an answer, and tries a batch for 30 s.
+        fn new() -> Self {
+            let (ends, ending) = Ending::new();
+            Self { delivery: Delivery::new(10 * SECOND, 30 * SECOND), ending, ends, failures: Mutex::default() }
+        }
+
+        async fn send(&mut self, to: &Scripted) -> Result<Accepted, Refusal> {
+            let failed = |why: &str| self.failures.lock().unwrap().push(why.to_owned());
+            self.delivery.deliver(&self.ending, || to.answer(), failed).await
+        }
+    }
+
+    const FINE: Result<Accepted, Again> = Ok(Accepted { rejected: 0, message: String::new() });
+    const LATER: Result<Accepted, Again> = Err(Again::Later);
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_double_with_jitter_up_to_a_limit_and_begin_anew() {
+        let (mut sender, mut waits) = (Sender::new(), Vec::new());
+        sender.delivery.batch = 1000 * SECOND;
+        for _ in 0..50 {
+            let collector = Scripted::new([LATER, LATER, LATER, LATER, LATER, FINE, LATER, FINE]);
+            sender.send(&collector).await.unwrap();
+            sender.send(&collector).await.unwrap();
+            let found = collector.waits();
+            for (wait, seconds) in found.iter().zip([1, 2, 4, 8, 8, 0, 1]) {
+                let base = SECOND * seconds;
+                assert!((base..=base * 2).contains(wait), "{found:?}");
+            }
+            waits.push(found[0]);
+        }
+        waits.sort();
+        assert!(waits[0] < SECOND * 5 / 4 && waits[49] > SECOND * 7 / 4, "no jitter: {waits:?}");
+        assert_eq!(sender.failures.lock().unwrap().len(), 50 * 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_go_well_is_not_tried_again_and_the_next_batch_waits() {
+        let mut sender = Sender::new();
+        let collector = Scripted::new([Err(Again::Never), FINE]);
+        assert_eq!(sender.send(&collector).await, Err(Refusal::new("scripted", Again::Never)));
+        assert_eq!(collector.asked.lock().unwrap().len(), 1);
+        sender.send(&collector).await.unwrap();
+        assert!((SECOND..=2 * SECOND).contains(&collector.waits()[0]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_collector_is_asked_again_when_it_wants_to_be() {
+        let mut sender = Sender::new();
+        // Longer than a batch is tried; and no collector can ask for ever.
+        let collector = Scripted::new([Err(Again::After(100 * SECOND)), Err(Again::After(9999 * SECOND)), FINE]);
+        sender.send(&collector).await.unwrap();
+        assert_eq!(collector.waits(), [100 * SECOND, MAX_ASKED]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_given_up_after_its_time() {
+        let mut sender = Sender::new();
+        let collector = Scripted::new(std::iter::repeat_n(LATER, 100));
+        let begun = Instant::now();
+        assert_eq!(sender.send(&collector).await.unwrap_err().again, Again::Later);
+        let (took, asked) = (begun.elapsed(), collector.asked.lock().unwrap().len());
+        assert!(took <= 30 * SECOND && (3..=6).contains(&asked), "{took:?} {asked}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_collector_that_hangs_costs_the_timeout() {
+        let mut sender = Sender::new();
+        let collector = Scripted::new([]);
+        let begun = Instant::now();
+        let refusal = sender.send(&collector).await.unwrap_err();
+        assert_eq!(refusal.message, "no answer within 10s");
+        assert!(begun.elapsed() <= 30 * SECOND, "{:?}", begun.elapsed());
+        assert!((2..=3).contains(&collector.asked.lock().unwrap().len()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_end_only_answers_are_waited_for_and_not_for_long() {
+        let mut sender = Sender::new();
+        sender.ends.begin();
+        let (hangs, begun) = (Scripted::new([]), Instant::now());
+        sender.send(&hangs).await.unwrap_err();
+        assert_eq!(begun.elapsed(), FLUSH);
+
+        let mut sender = Sender::new();
+        sender.ends.begin();
+        let (fails, begun) = (Scripted::new([LATER, FINE]), Instant::now());
+        sender.send(&fails).await.unwrap_err();
+        assert_eq!((begun.elapsed(), fails.asked.lock().unwrap().len()), (Duration::ZERO, 1));
+
+        // Also where it waits already, or hangs again.
+        let mut sender = Sender::new();
+        let (fails, begun) = (Scripted::new([Err(Again::After(100 * SECOND)), FINE]), Instant::now());
+        let Sender { delivery, ending, ends, .. } = &mut sender;
+        let ended = async {
+            tokio::time::sleep(3 * SECOND).await;
+            ends.begin();
+        };
+        let (sent, ()) = tokio::join!(delivery.deliver(ending, || fails.answer(), |_| {}), ended);
+        sent.unwrap_err();
+        assert_eq!(begun.elapsed(), 3 * SECOND);
+        assert!(sender.delivery.is_failing());
+        let (hangs, begun) = (Scripted::new([]), Instant::now());
+        sender.send(&hangs).await.unwrap_err();
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+}

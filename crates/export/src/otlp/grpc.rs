@@ -1,0 +1,93 @@
+//! OTLP over gRPC: tonic's client over our connections.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::FutureExt as _;
+use http::header::USER_AGENT;
+use http::{Request, Response, Uri};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use mcpscope_hub::Turn;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Extensions, Status};
+use tonic_types::StatusExt as _;
+
+use super::{Client, Connection, Signal, excerpt};
+use crate::delivery::{Again, Refusal};
+
+/// What takes tonic's requests.
+#[derive(Clone)]
+pub(crate) struct Service {
+    connection: Connection,
+    url: Uri,
+    turn: Turn,
+}
+
+impl Service {
+    pub(super) fn origin(&self) -> Uri {
+        self.url.clone()
+    }
+}
+
+impl tower_service::Service<Request<tonic::body::Body>> for Service {
+    type Response = Response<Incoming>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let Self { connection, turn, .. } = self.clone();
+        Box::pin(async move {
+            let (mut head, body) = request.into_parts();
+            head.headers.entry(USER_AGENT).or_insert(super::USER_AGENT);
+            // The message is encoded, and compressed, where its body is read: that is work.
+            let body = turn.work(move || body.collect().now_or_never()).await;
+            let body = body.unwrap_or_else(|| Err(Status::internal("the message was not encoded at once")))?;
+            let request = Request::from_parts(head, Full::new(body.to_bytes()));
+            super::request(&connection, request).await.map_err(|refusal| Status::unavailable(refusal.message))
+        })
+    }
+}
+
+impl<S: Signal> Client<S> {
+    pub(super) async fn send_grpc(&self, message: S::Request) -> Result<S::Response, Refusal> {
+        let endpoint = &self.endpoint;
+        let service = Service { connection: self.connection()?, url: endpoint.url.clone(), turn: self.turn.clone() };
+        let metadata = MetadataMap::from_headers(endpoint.headers.0.clone());
+        let mut request = tonic::Request::from_parts(metadata, Extensions::new(), message);
+        request.set_timeout(endpoint.timeout);
+        let answer = S::call(service, endpoint.gzip, request).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| refusal(&status))
+    }
+}
+
+/// As the OTLP specification has it.
+fn refusal(status: &Status) -> Refusal {
+    let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    let may_again = match status.code() {
+        Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unavailable
+        | Code::DataLoss => true,
+        // Only if the collector says that it will recover.
+        Code::ResourceExhausted => asked.is_some(),
+        _ => false,
+    };
+    let again = match (may_again, asked) {
+        (false, _) => Again::Never,
+        (true, Some(after)) => Again::After(after),
+        (true, None) => Again::Later,
+    };
+    let message = match status.message() {
+        "" => format!("{:?}", status.code()),
+        message if status.code() == Code::Unavailable => excerpt(message),
+        message => format!("{:?}: {}", status.code(), excerpt(message)),
+    };
+    Refusal::new(message, again)
+}

@@ -1,0 +1,187 @@
+//! Spans from the tracer to a collector and a console.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mcpscope_hub::{Reader, Turn};
+use mcpscope_tracing::{Exports, Trace};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+use crate::condition::Condition;
+use crate::config::Traces;
+use crate::delivery::{Collector, Delivery};
+use crate::ending::Ending;
+use crate::{Counts, DROPPED_SPAN, console, convert};
+
+/// The signal's name, as people are told.
+const SIGNAL: &str = "traces";
+/// How often the tracer is asked at least: it makes room for what comes by letting go of what waits.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The work of exporting spans.
+pub(crate) struct Export<'a, C> {
+    config: &'a Traces,
+    exports: Exports,
+    collector: Option<C>,
+    console: Option<Box<dyn Write + Send>>,
+    resource: Arc<Resource>,
+    reader: &'a Reader,
+    condition: &'a Condition,
+    turn: Turn,
+    delivery: Delivery,
+    batch: Batch,
+    counts: Counts,
+}
+
+/// What is sent next. There is never more than one.
+#[derive(Default)]
+struct Batch {
+    traces: Vec<Arc<Trace>>,
+    spans: usize,
+    since: Option<Instant>,
+}
+
+impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
+    pub(crate) fn new(
+        config: &'a Traces,
+        exports: Exports,
+        collector: Option<C>,
+        console: Option<Box<dyn Write + Send>>,
+        resource: Resource,
+        reader: &'a Reader,
+        condition: &'a Condition,
+    ) -> Self {
+        let attempt = config.otlp.as_ref().map_or(config.export_timeout, |endpoint| endpoint.timeout);
+        Self {
+            config,
+            exports,
+            collector,
+            console,
+            resource: Arc::new(resource),
+            reader,
+            condition,
+            turn: reader.turn(),
+            delivery: Delivery::new(attempt, config.export_timeout),
+            batch: Batch::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Exports until the end, and then what is left.
+    pub(crate) async fn run(mut self, ending: Ending) -> Counts {
+        while !ending.has_begun() {
+            self.take(self.room()).await;
+            if self.is_due() {
+                self.send(&ending).await;
+                continue;
+            }
+            tokio::select! {
+                () = sleep(LOOK.min(self.config.schedule_delay)) => {}
+                () = ending.begun() => {}
+            }
+        }
+        // What was being recorded at the first look has arrived by the second. A collector that does not take what there is
+        // will not take it in a hurry either.
+        let mut looks_without = 0;
+        while looks_without < 2 && !ending.is_over() && !self.delivery.is_failing() {
+            looks_without = if self.take(self.room()).await == 0 { looks_without + 1 } else { 0 };
+            if self.batch.spans > 0 {
+                self.send(&ending).await;
+            }
+        }
+        for _ in 0..2 {
+            self.take(usize::MAX).await;
+            let spans = std::mem::take(&mut self.batch).spans;
+            self.dropped(spans as u64);
+        }
+        self.counts
+    }
+
+    /// How many spans the next batch can still take.
+    fn room(&self) -> usize {
+        self.config.max_batch_spans.saturating_sub(self.batch.spans).max(1)
+    }
+
+    /// Takes what there is, about this much, and shows it on the console. Returns how many spans that were.
+    async fn take(&mut self, max_spans: usize) -> usize {
+        let taken = self.exports.take(max_spans);
+        self.dropped(taken.lost_spans);
+        let spans = taken.traces.iter().map(|trace| trace.spans.len()).sum::<usize>();
+        if spans == 0 {
+            return 0;
+        }
+        let mut shown = false;
+        if let Some(mut console) = self.console.take() {
+            let traces = taken.traces.clone();
+            // Whoever reads it may be slow.
+            let written = spawn_blocking(move || console::write(&mut console, &traces).map(|()| console)).await;
+            match written {
+                Ok(Ok(console)) => (self.console, shown) = (Some(console), true),
+                Ok(Err(error)) => tracing::warn!(%error, "spans are no longer shown on the console"),
+                Err(error) => tracing::error!(%error, "spans are no longer shown on the console"),
+            }
+        }
+        if self.collector.is_some() {
+            self.batch.spans += spans;
+            self.batch.since.get_or_insert_with(Instant::now);
+            self.batch.traces.extend(taken.traces);
+        } else if shown {
+            self.counts.exported_spans += spans as u64;
+        } else {
+            self.dropped(spans as u64);
+        }
+        spans
+    }
+
+    fn is_due(&self) -> bool {
+        let since = self.batch.since.filter(|_| self.batch.spans > 0);
+        since.is_some_and(|since| {
+            self.batch.spans >= self.config.max_batch_spans || since.elapsed() >= self.config.schedule_delay
+        })
+    }
+
+    async fn send(&mut self, ending: &Ending) {
+        let Some(collector) = &self.collector else { return };
+        let Batch { traces, spans, .. } = std::mem::take(&mut self.batch);
+        let (traces, at) = (Arc::new(traces), self.config.destination());
+        let send = || {
+            let (traces, resource, turn) = (Arc::clone(&traces), Arc::clone(&self.resource), &self.turn);
+            async move {
+                // Made anew each time: while it waits, it takes no more room than its traces.
+                let request = turn.work(move || convert::spans(&traces, &resource)).await;
+                collector.send(request).await
+            }
+        };
+        let failed = |why: &str| self.condition.fails(SIGNAL, &at, why);
+        let rejected = match self.delivery.deliver(ending, send, failed).await {
+            Ok(accepted) if accepted.rejected == 0 => {
+                if !accepted.message.is_empty() {
+                    tracing::warn!("the collector at {at} says: {}", accepted.message);
+                }
+                self.condition.works(SIGNAL, &at);
+                0
+            }
+            Ok(accepted) => {
+                let (rejected, message) = (accepted.rejected, &accepted.message);
+                self.condition.fails(SIGNAL, &at, &format!("{rejected} of {spans} spans rejected: {message}"));
+                // No more than there were, whatever it says.
+                rejected.min(spans as u64)
+            }
+            Err(_) => spans as u64,
+        };
+        self.counts.exported_spans += spans as u64 - rejected;
+        self.dropped(rejected);
+    }
+
+    fn dropped(&mut self, spans: u64) {
+        self.counts.dropped_spans += spans;
+        self.reader.dropped_many(DROPPED_SPAN, spans);
+    }
+}
+
+#[cfg(test)]
+mod tests;
