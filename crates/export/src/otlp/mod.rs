@@ -171,16 +171,16 @@ fn connect(endpoint: &Endpoint) -> Result<Connection, tls::TlsError> {
 
 /// Sends one request; what goes wrong on the way to an answer may go well later.
 async fn request(connection: &Connection, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Refusal> {
-    connection.request(request).await.map_err(|error| Refusal::new(chain(&error), Again::Later))
+    connection.request(request).await.map_err(|error| {
+        // The error itself says least: `client error (Connect)`.
+        let cause = error.source().map_or_else(|| error.to_string(), chain);
+        Refusal::new(cause, Again::Later)
+    })
 }
 
-/// An error with its causes, the first of which says least: `client error (Connect)`.
-fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| (*cause).source()).map(ToString::to_string);
-    let mut all: Vec<String> = causes.collect();
-    if all.is_empty() {
-        all.push(error.to_string());
-    }
+/// An error with its causes.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let all: Vec<_> = std::iter::successors(Some(error), |error| (*error).source()).map(ToString::to_string).collect();
     // Several layers repeat their cause's words.
     let is_repeated = |at: usize, text: &str| all.iter().skip(at + 1).any(|cause| text.contains(&**cause));
     let told = all.iter().enumerate().filter(|(at, text)| !is_repeated(*at, text)).map(|(_, text)| text.as_str());
