@@ -77,11 +77,31 @@ impl Delivery {
     pub(crate) async fn deliver<F: Future<Output = Result<Accepted, Refusal>>>(
         &mut self,
         ending: &Ending,
+        send: impl FnMut() -> F,
+        failed: impl FnMut(&str),
+    ) -> Result<Accepted, Refusal> {
+        self.deliver_for(self.batch, ending, send, failed).await
+    }
+
+    /// The same with nothing to lose, to see whether a collector that failed is back: not for as long.
+    pub(crate) async fn probe<F: Future<Output = Result<Accepted, Refusal>>>(
+        &mut self,
+        ending: &Ending,
+        send: impl FnMut() -> F,
+        failed: impl FnMut(&str),
+    ) -> Result<Accepted, Refusal> {
+        self.deliver_for(self.attempt.min(self.batch), ending, send, failed).await
+    }
+
+    async fn deliver_for<F: Future<Output = Result<Accepted, Refusal>>>(
+        &mut self,
+        tried: Duration,
+        ending: &Ending,
         mut send: impl FnMut() -> F,
         mut failed: impl FnMut(&str),
     ) -> Result<Accepted, Refusal> {
         self.wait(ending).await;
-        let mut until = Instant::now() + self.batch;
+        let mut until = Instant::now() + tried;
         loop {
             let attempt_until = until.min(Instant::now() + self.attempt);
             let sent = tokio::select! {
@@ -120,6 +140,11 @@ impl Delivery {
     /// Whether the last attempt failed.
     pub(crate) const fn is_failing(&self) -> bool {
         self.not_before.is_some()
+    }
+
+    /// Whether a collector that failed may be asked whether it is back.
+    pub(crate) fn may_probe(&self) -> bool {
+        self.not_before.is_some_and(|not_before| not_before <= Instant::now())
     }
 
     /// Resolves when no answer is waited for any more: who did not answer before gets no time to do it at the end.

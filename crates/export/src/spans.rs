@@ -137,9 +137,12 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
         spans
     }
 
+    /// Whether the batch is to be sent: also an empty one, to a collector that failed.
     fn is_due(&self) -> bool {
-        let since = self.batch.since.filter(|_| self.batch.spans > 0);
-        since.is_some_and(|since| {
+        if self.batch.spans == 0 {
+            return self.delivery.may_probe();
+        }
+        self.batch.since.is_some_and(|since| {
             self.batch.spans >= self.config.max_batch_spans || since.elapsed() >= self.config.schedule_delay
         })
     }
@@ -157,7 +160,11 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
             }
         };
         let failed = |why: &str| self.condition.fails(SIGNAL, &at, why);
-        let rejected = match self.delivery.deliver(ending, send, failed).await {
+        let delivered = match spans {
+            0 => self.delivery.probe(ending, send, failed).await,
+            _ => self.delivery.deliver(ending, send, failed).await,
+        };
+        let rejected = match delivered {
             Ok(accepted) if accepted.rejected == 0 => {
                 if !accepted.message.is_empty() {
                     tracing::warn!("the collector at {at} says: {}", accepted.message);

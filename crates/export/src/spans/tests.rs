@@ -160,11 +160,17 @@ async fn what_is_refused_for_good_is_dropped_at_once() {
     let (running, (), counts) = export(Does::Refuse(Again::Never), PLENTY, async |running| {
         running.world.call(10);
         seconds(6).await;
-        assert_eq!((running.world.dropped(DROPPED_SPAN), running.collector.requests.lock().unwrap().len()), (10, 1));
+        assert_eq!((running.world.dropped(DROPPED_SPAN), running.collector.requests.lock().unwrap()[0]), (10, 10));
+        assert_eq!(running.world.health().unwrap().0, State::Warning);
+        // It is asked with nothing to lose whether it is back.
+        *running.collector.does.lock().unwrap() = Does::Take;
+        seconds(20).await;
+        assert_eq!(running.world.health().unwrap().0, State::Healthy);
     })
     .await;
     assert_eq!(counts, Counts { exported_spans: 0, dropped_spans: 10 });
-    assert_eq!(running.collector.requests.lock().unwrap().len(), 1);
+    let requests = running.collector.requests.lock().unwrap().clone();
+    assert!(requests[1..].iter().all(|spans| *spans == 0) && (2..6).contains(&requests.len()), "{requests:?}");
 }
 
 #[tokio::test(start_paused = true)]
