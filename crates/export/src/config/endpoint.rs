@@ -218,7 +218,8 @@ fn headers(variable: &str, variables: &mut Variables) -> HeaderMap {
                 headers.append(name, value);
             }
             None => {
-                variables.warn(variable, format!("expected headers, found {name:?} with a name or value that is none"))
+                let message = format!("expected headers, found {name:?} with a name or value that is none");
+                variables.warn(variable, message);
             }
         }
     }

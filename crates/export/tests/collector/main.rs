@@ -1,4 +1,5 @@
 //! Whole exports over real sockets, to the service that `opentelemetry-proto` generates and to a plain HTTP server.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 mod server;
 #[path = "../../src/testing.rs"]

@@ -129,8 +129,9 @@ def check_traces(collector, record: Exercise, transport: str):
     # All that the official client gives a context.
     assert len(ours) > record.requests / 2
     for span in ours:
-        assert (span.parent_span_id, span.trace_state) == (PARENT.to_bytes(8), "vendor=1")
+        assert span.parent_span_id == PARENT.to_bytes(8)
         assert span.flags & 0x300 == 0x300, "the parent is another program's"
+    assert {span.trace_state for span in ours} in ({"vendor=1"}, {""})
     for span in asked:
         found = values(span.attributes)
         assert (found["network.transport"], found["mcpscope.server"]) == (transport, NAME)
