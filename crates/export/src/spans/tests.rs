@@ -183,9 +183,7 @@ async fn the_end_is_not_held_up() {
     assert!(running.begun.elapsed() < Duration::from_millis(10));
 }
 
-/// The whole number that the issue asks for takes a release build: `cargo test --release -- --ignored`.
 #[tokio::test(start_paused = true)]
-#[ignore = "a million spans take a minute in a debug build"]
 async fn a_million_spans_with_a_hanging_collector() {
     const SPANS: u64 = 1_000_000;
     let ((mut most, mut first), bytes) = ((0, 0), 2 << 20);
@@ -205,5 +203,6 @@ async fn a_million_spans_with_a_hanging_collector() {
     .await;
     assert_eq!((counts.exported_spans, counts.dropped_spans + refused), (0, SPANS));
     assert_eq!(running.world.dropped(DROPPED_SPAN), counts.dropped_spans);
-    assert!(most < first + (4 << 20), "memory grew from {first} to {most} bytes");
+    // Other tests may run in this process; a million spans are some 600 MiB.
+    assert!(most < first + (32 << 20), "memory grew from {first} to {most} bytes");
 }
