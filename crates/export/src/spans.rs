@@ -1,6 +1,6 @@
 //! Spans from the tracer to a collector and a console.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
     /// Exports until the end, and then what is left.
     pub(crate) async fn run(mut self, ending: Ending) -> Counts {
         while !ending.has_begun() {
-            self.take(self.room()).await;
+            self.take(self.room(), &ending).await;
             if self.is_due() {
                 self.send(&ending).await;
                 continue;
@@ -88,13 +88,13 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
         // will not take it in a hurry either.
         let mut looks_without = 0;
         while looks_without < 2 && !ending.is_over() && !self.delivery.is_failing() {
-            looks_without = if self.take(self.room()).await == 0 { looks_without + 1 } else { 0 };
+            looks_without = if self.take(self.room(), &ending).await == 0 { looks_without + 1 } else { 0 };
             if self.batch.spans > 0 {
                 self.send(&ending).await;
             }
         }
         for _ in 0..2 {
-            self.take(usize::MAX).await;
+            self.take(usize::MAX, &ending).await;
             let spans = std::mem::take(&mut self.batch).spans;
             self.dropped(spans as u64);
         }
@@ -107,24 +107,14 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
     }
 
     /// Takes what there is, about this much, and shows it on the console. Returns how many spans that were.
-    async fn take(&mut self, max_spans: usize) -> usize {
+    async fn take(&mut self, max_spans: usize, ending: &Ending) -> usize {
         let taken = self.exports.take(max_spans);
         self.dropped(taken.lost_spans);
         let spans = taken.traces.iter().map(|trace| trace.spans.len()).sum::<usize>();
         if spans == 0 {
             return 0;
         }
-        let mut shown = false;
-        if let Some(mut console) = self.console.take() {
-            let traces = taken.traces.clone();
-            // Whoever reads it may be slow.
-            let written = spawn_blocking(move || console::write(&mut console, &traces).map(|()| console)).await;
-            match written {
-                Ok(Ok(console)) => (self.console, shown) = (Some(console), true),
-                Ok(Err(error)) => tracing::warn!(%error, "spans are no longer shown on the console"),
-                Err(error) => tracing::error!(%error, "spans are no longer shown on the console"),
-            }
-        }
+        let shown = self.show(&taken.traces, ending).await;
         if self.collector.is_some() {
             self.batch.spans += spans;
             self.batch.since.get_or_insert_with(Instant::now);
@@ -135,6 +125,23 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
             self.dropped(spans as u64);
         }
         spans
+    }
+
+    /// Shows them on the console. Returns whether it did.
+    async fn show(&mut self, traces: &[Arc<Trace>], ending: &Ending) -> bool {
+        let Some(mut console) = self.console.take() else { return false };
+        let traces = traces.to_vec();
+        let write = spawn_blocking(move || console::write(&mut console, &traces).map(|()| console));
+        // Whoever reads it may be slow; at the end it is waited for no longer than a collector.
+        let written = tokio::select! {
+            written = write => written.map_err(io::Error::other).flatten(),
+            () = ending.over() => Err(io::Error::from(io::ErrorKind::TimedOut)),
+        };
+        match written {
+            Ok(console) => self.console = Some(console),
+            Err(error) => tracing::warn!(%error, "spans are no longer shown on the console"),
+        }
+        self.console.is_some()
     }
 
     /// Whether the batch is to be sent: also an empty one, to a collector that failed.

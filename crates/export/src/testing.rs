@@ -48,15 +48,15 @@ impl World {
         self.tracer.exports().unwrap()
     }
 
-    /// Records so many calls, each of one span. Returns how many found no place at once.
-    pub(crate) fn call(&self, times: u64) -> u64 {
-        let refused = (0..times).filter(|_| {
+    /// Records so many calls, each of one span.
+    pub(crate) fn call(&self, times: u64) {
+        for _ in 0..times {
             let root = self.tracer.start(Component::JsonRpc, None);
             let mut record = record("tools/call", Some("echo"), Outcome::Ok);
             (record.trace_id, record.span_id) = (root.trace_id, root.span_id);
-            self.tracer.record_call(&record, root).is_err()
-        });
-        refused.count() as u64
+            // What is kept here is another matter.
+            let _ = self.tracer.record_call(&record, root);
+        }
     }
 
     /// What was dropped by this name.

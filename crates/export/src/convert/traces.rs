@@ -45,9 +45,11 @@ fn root(trace: &Trace, span: &Span) -> otlp::Span {
     let named = |name: &str| if name.contains('.') { name.to_owned() } else { format!("mcpscope.{name}") };
     let details = trace.details.iter().filter(|(name, _)| !is_told(name)).map(|(name, value)| (named(name), value));
     let details = details.map(|(name, detail)| pair(name, value(detail)));
-    let server = pair("mcpscope.server", any_value::Value::StringValue(trace.server.to_string()));
+    // A program that traces itself may have no server.
+    let server = (!trace.server.is_empty())
+        .then(|| pair("mcpscope.server", any_value::Value::StringValue(trace.server.to_string())));
     let injected = trace.injected.then(|| pair("mcpscope.injected", any_value::Value::BoolValue(true)));
-    for attribute in std::iter::once(server).chain(details).chain(injected) {
+    for attribute in server.into_iter().chain(details).chain(injected) {
         // A name stands for one value.
         if !root.attributes.iter().any(|known| known.key == attribute.key) {
             root.attributes.push(attribute);

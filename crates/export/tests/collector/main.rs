@@ -1,5 +1,5 @@
 //! Whole exports over real sockets, to the service that `opentelemetry-proto` generates and to a plain HTTP server.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
 mod server;
 #[path = "../../src/testing.rs"]
@@ -307,4 +307,35 @@ async fn the_console_shows_each_span_as_a_line() {
         assert_eq!(line["timestamp"].as_str().map(str::len), Some("1970-01-12T13:46:40.000000Z".len()));
         assert_eq!(line["trace_id"].as_str().map(str::len), Some(32));
     }
+}
+
+/// Never takes anything, until it is let go.
+struct Stuck(std::sync::mpsc::Receiver<()>);
+
+impl Write for Stuck {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.recv();
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_console_that_hangs_does_not_hold_up_the_end() {
+    let world = World::new(64 << 20);
+    let (let_go, stuck) = std::sync::mpsc::channel();
+    let parts = Parts {
+        reader: world.reader.clone(),
+        exports: Some(world.exports()),
+        reporter: world.reporter.clone(),
+        console: Box::new(Stuck(stuck)),
+    };
+    world.call(3);
+    let export = mcpscope_export::export(config(&[("OTEL_TRACES_EXPORTER", "console")]), parts, async {});
+    let counts = tokio::time::timeout(4 * mcpscope_export::FLUSH, export).await.expect("it ends");
+    assert_eq!(counts, dropped(3));
+    drop(let_go);
 }

@@ -245,6 +245,33 @@ def test_the_console(instances):
     assert (asked["server"], asked["status"], asked["attributes"]["gen_ai.tool.name"]) == (NAME, "ok", "echo")
 
 
+def test_the_file_says_what_the_variables_do_not(instances, tmp_path):
+    """What they say goes before, but where the file switches it off."""
+    file = tmp_path / "otel.yaml"
+    request = json.dumps(call("echo")).encode() + b"\n"
+    child = [sys.executable, "-c", f"input(); print({ANSWER})"]
+
+    def run(otel: str, variables: dict) -> str:
+        file.write_text(f"otel: {{ {otel} }}\n")
+        instance = instances.run("--config", str(file), command=child, env=instances.variables() | variables)
+        instance.process.communicate(request, timeout=10)
+        assert instance.process.returncode == 0
+        return instance.stderr()
+
+    assert '"name":"tools/call echo"' in run("enabled: true, exporters: [console]", {})
+    none = run("enabled: true, exporters: [console], sampling: always_off", {})
+    assert "export traces to the console" in none and "tools/call" not in none
+    with HttpCollector() as collector:
+        run("service_name: filed", collector.variables)
+        found = [values(resource.resource.attributes)["service.name"] for resource in collector.of("resource_spans")]
+        assert (found, asked(collector)) == (["filed"], 1)
+        assert "export" not in run("enabled: false", collector.variables)
+        assert "export traces to the console\n" in run("", collector.variables | {"OTEL_TRACES_EXPORTER": "console"})
+        assert asked(collector) == 1
+    stderr = run("", {"OTEL_TRACES_EXPORTER": "zipkin"})
+    assert 'mcpscope: OTEL_TRACES_EXPORTER is passed over: expected otlp, console or none, found "zipkin"' in stderr
+
+
 ANSWER = '\'{"jsonrpc": "2.0", "id": 1, "result": {"content": []}}\''
 
 
