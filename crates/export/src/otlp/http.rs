@@ -90,3 +90,29 @@ fn compressed(message: &impl Message) -> Vec<u8> {
     let _ = encoder.write_all(&message.encode_to_vec());
     encoder.finish().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_a_collector_wants_to_be_left_alone() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        for (text, seconds) in [
+            ("0", Some(0)),
+            (" 120 ", Some(120)),
+            ("Sun, 09 Sep 2001 01:47:40 GMT", Some(60)),
+            // Past by our clock.
+            ("Sun, 09 Sep 2001 01:46:39 GMT", Some(0)),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, text.parse().unwrap());
+            let expected = seconds.map_or(Again::Later, |seconds| Again::After(Duration::from_secs(seconds)));
+            assert_eq!(again(StatusCode::TOO_MANY_REQUESTS, &headers, now), expected, "{text}");
+            assert_eq!(again(StatusCode::INTERNAL_SERVER_ERROR, &headers, now), Again::Never);
+        }
+    }
+}
