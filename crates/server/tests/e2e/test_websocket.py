@@ -51,14 +51,15 @@ def critical(value) -> bool:
 
 READINGS = {"timestamp": int, "system_uptime": int, "memory_usage": int, "cpu_usage": NUMBER}
 HEALTH = {"overall": str, "health_percentage": NUMBER, "components": components, "uptime": int, "timestamp": int}
-EVENT = {"name": str, "at_us": int}
+EVENT = {"name": str, "at_us": int, "attributes": labels}
 SPAN = {
     **{"id": str, "parent": {str, type(None)}, "name": str, "kind": str, "start_us": int, "duration_us": int},
-    **{"status": str, "attributes": labels, "events": [EVENT]},
+    **{"status": str, "message": {str, type(None)}, "attributes": labels, "events": [EVENT], "dropped_events": int},
 }
 TRACE = {
     **{"id": str, "timestamp": int, "operation": str, "duration_ms": NUMBER, "status": str, "details": labels},
-    **{"server": str, "method": str, "tool": {str, type(None)}, "injected": bool, "spans": [SPAN]},
+    **{"server": str, "method": str, "tool": {str, type(None)}, "session": {str, type(None)}},
+    **{"injected": bool, "spans": [SPAN]},
 }
 
 
