@@ -140,6 +140,8 @@ pub struct CallRecord {
     pub forwarded: Option<Forwarded>,
     /// What happened on the way, oldest first.
     pub events: Vec<CallEvent>,
+    /// Later ones that found no place.
+    pub dropped_events: u32,
 }
 
 /// A call as the one in the middle sends it on, and so a client's to whoever answers it.

@@ -350,6 +350,7 @@ fn call(metrics: &Metrics, tracer: &Tracer, n: u64, start: Instant) {
         span_id,
         forwarded: None,
         events: Vec::new(),
+        dropped_events: 0,
     };
     // The store is made for it: what it does not keep is missed by the clients.
     let _ = tracer.record_call(&record, root);

@@ -239,6 +239,7 @@ fn calls() -> Table {
         span_id: root.span_id,
         forwarded,
         events: Vec::new(),
+        dropped_events: 0,
     };
     let sent = started + Duration::from_micros(20);
     let forwarded = mcpscope_core::Forwarded { span_id: tracer.new_span_id(), queued: sent, sent };

@@ -43,6 +43,9 @@ pub(crate) fn write(bytes: &mut Buffer, record: &CallRecord, anchor: &ClockAncho
             numbers.into_iter().filter_map(|(key, number)| Some((Name::Known(key), ValueRef::Float(number?))));
         packed::put_event(bytes, name, at(*moment), numbers);
     }
+    if record.dropped_events > 0 {
+        packed::put_dropped_events(bytes, record.dropped_events);
+    }
     packed::end_span(bytes, root, duration_ns, status);
     if let Some(Forwarded { span_id: id, sent, .. }) = *forwarded {
         let (start_ns, kind) = (at(sent), SpanKind::Client);

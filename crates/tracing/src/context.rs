@@ -64,6 +64,62 @@ mod tests {
         }
     }
 
+    // The cases of the specification's own test suite (w3c/trace-context, test/test.py).
+
+    const TRACE: &str = "12345678901234567890123456789012";
+    const PARENT: &str = "1234567890123456";
+
+    #[test]
+    fn reads_what_the_test_suite_wants_inherited() {
+        for text in [
+            format!("00-{TRACE}-{PARENT}-01"),
+            format!("00-{TRACE}-{PARENT}-00"),
+            format!("cc-{TRACE}-{PARENT}-01"),
+            format!("cc-{TRACE}-{PARENT}-01-what-the-future-will-be-like"),
+        ] {
+            assert_eq!(parse_traceparent(&text).map(|context| context.trace_id.to_string()).as_deref(), Some(TRACE));
+        }
+    }
+
+    #[test]
+    fn refuses_what_the_test_suite_wants_discarded() {
+        for bad in [
+            format!("00-{TRACE}-{PARENT}-01."),
+            format!("00-{TRACE}-{PARENT}-01-what-the-future-will-be-like"),
+            format!("cc-{TRACE}-{PARENT}-01.what-the-future-will-be-like"),
+            format!("ff-{TRACE}-{PARENT}-01"),
+            format!(".0-{TRACE}-{PARENT}-01"),
+            format!("0.-{TRACE}-{PARENT}-01"),
+            format!("000-{TRACE}-{PARENT}-01"),
+            format!("0000-{TRACE}-{PARENT}-01"),
+            format!("0-{TRACE}-{PARENT}-01"),
+            format!("00-{}-{PARENT}-01", "0".repeat(32)),
+            format!("00-.2345678901234567890123456789012-{PARENT}-01"),
+            format!("00-1234567890123456789012345678901.-{PARENT}-01"),
+            format!("00-{TRACE}3-{PARENT}-01"),
+            format!("00-1234567890123456789012345678901-{PARENT}-01"),
+            format!("00-{TRACE}-{}-01", "0".repeat(16)),
+            format!("00-{TRACE}-.234567890123456-01"),
+            format!("00-{TRACE}-123456789012345.-01"),
+            format!("00-{TRACE}-{PARENT}7-01"),
+            format!("00-{TRACE}-123456789012345-01"),
+            format!("00-{TRACE}-{PARENT}-.0"),
+            format!("00-{TRACE}-{PARENT}-0."),
+            format!("00-{TRACE}-{PARENT}-001"),
+            format!("00-{TRACE}-{PARENT}-1"),
+            // Wrong separators, and what only a header may have around it.
+            format!("00_{TRACE}_{PARENT}_01"),
+            format!("00-{TRACE}-{PARENT}_01"),
+            format!(" 00-{TRACE}-{PARENT}-01"),
+            format!("00-{TRACE}-{PARENT}-01 "),
+            format!("CC-{TRACE}-{PARENT}-01"),
+            format!("00-{TRACE}-{PARENT}-0A"),
+            "00-ABCDEF78901234567890123456789012-1234567890123456-01".to_owned(),
+        ] {
+            assert_eq!(parse_traceparent(&bad), None, "{bad}");
+        }
+    }
+
     proptest! {
         #[test]
         fn never_panics(text in ".*") {

@@ -13,6 +13,7 @@ mod sampling;
 mod span;
 mod store;
 mod tracer;
+mod tracestate;
 mod value;
 
 pub use context::{parse_traceparent, traceparent};
@@ -24,4 +25,5 @@ pub use sampling::{Export, Root, Sampler};
 pub use span::SpanGuard;
 pub use store::{Cursor, NotStored};
 pub use tracer::{Config, Exports, Taken, Tracer};
+pub use tracestate::Tracestate;
 pub use value::ValueRef;

@@ -45,6 +45,7 @@ fn call(tool: &str, duration_ms: u64, outcome: Outcome, root: Root) -> CallRecor
         span_id: root.span_id,
         forwarded: None,
         events: Vec::new(),
+        dropped_events: 0,
     }
 }
 

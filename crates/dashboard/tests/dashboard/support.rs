@@ -155,6 +155,7 @@ impl Running {
             span_id: root.span_id,
             forwarded: None,
             events: Vec::new(),
+            dropped_events: 0,
         };
         change(&mut record);
         self.tracer.record_call(&record, root).unwrap();

@@ -118,6 +118,7 @@ impl Bench {
             span_id: root.span_id,
             forwarded: None,
             events: Vec::new(),
+            dropped_events: 0,
         };
         self.tracer.record_call(&record, root).unwrap();
     }
