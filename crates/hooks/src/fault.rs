@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use mcpscope_core::{Direction, RequestId, Verdict};
 
+use crate::departure::Departure;
+
 /// Decides which messages a fault touches. Decides only: the interception point acts.
 pub trait Injector: fmt::Debug + Send + Sync {
     /// Whether any fault is active. While none is, messages pass without being held until they are complete and
@@ -42,13 +44,25 @@ pub enum Passage {
 }
 
 /// One direction of one connection, whose messages keep their order whatever is delayed.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Lane {
     /// When the last delayed message is due.
     due: Option<Instant>,
+    /// That of the calls that are to go on together next.
+    departure: Option<Departure>,
 }
 
 impl Lane {
+    /// The departure of the calls since [`Lane::depart`], the first of which arrived at `at`.
+    pub(crate) fn departure(&mut self, at: Instant) -> &Departure {
+        self.departure.get_or_insert_with(|| Departure::new(at))
+    }
+
+    /// The calls until now go on together; nothing if there is none among them that wants to know when.
+    pub fn depart(&mut self) -> Option<Departure> {
+        self.departure.take()
+    }
+
     /// When a message with this verdict, which arrived at `at`, may go on.
     pub fn pass(&mut self, verdict: Verdict, at: Instant) -> Passage {
         // What was due before this message arrived delays it no more.

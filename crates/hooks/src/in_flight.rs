@@ -2,11 +2,16 @@
 
 use std::time::Instant;
 
-use mcpscope_core::{Call, FaultId, Outcome};
+use mcpscope_core::{Call, CallEvent, FaultId, Outcome, SpanId, TraceContext};
 use mcpscope_tracing::Root;
 
-use crate::Probe;
+use crate::departure::Departure;
+use crate::fault::Lane;
 use crate::probe::{NO_TRACE, record};
+use crate::Probe;
+
+/// Events kept of one call.
+const MAX_EVENTS: usize = 32;
 
 /// A call that has begun. Dropping it unfinished records it as cancelled.
 #[derive(Debug)]
@@ -16,6 +21,10 @@ pub struct InFlight {
     pub(crate) root: Option<Root>,
     pub(crate) started: Instant,
     pub(crate) injected: Option<FaultId>,
+    /// The span of the call from here on, and when it left.
+    pub(crate) forward: Option<(SpanId, Departure)>,
+    pub(crate) events: Vec<CallEvent>,
+    pub(crate) dropped_events: u32,
     /// Taken when the call ends.
     pub(crate) call: Option<Call>,
 }
@@ -38,6 +47,25 @@ impl InFlight {
         self.started
     }
 
+    /// The call goes on from here, with the next [`Lane::depart`] of `lane`, as a call of its own: with a span of its own,
+    /// whose context is returned for whoever answers. Its sampled flag tells whether anyone will see our spans. Nothing
+    /// without a tracer, or where nobody would see or learn of the span.
+    pub fn forward(&mut self, lane: &mut Lane) -> Option<TraceContext> {
+        let root = self.root.filter(|root| root.is_recorded() || self.probe.propagates())?;
+        let parent = self.probe.0.tracer.as_ref()?.new_span_id();
+        self.forward = Some((parent, lane.departure(self.started).clone()));
+        Some(TraceContext { trace_id: root.trace_id, parent, sampled: root.is_recorded() })
+    }
+
+    /// Something happened during the call. The first 32 are kept, the others counted.
+    pub fn event(&mut self, event: CallEvent) {
+        if self.events.len() < MAX_EVENTS {
+            self.events.push(event);
+        } else {
+            self.dropped_events = self.dropped_events.saturating_add(1);
+        }
+    }
+
     /// Ends the call: its answer, of `response_bytes` bytes, was seen at `at`.
     pub fn finish(mut self, outcome: Outcome, response_bytes: u64, at: Instant) {
         self.end(outcome, response_bytes, at);
@@ -53,6 +81,12 @@ impl InFlight {
         let root = self.root.unwrap_or(NO_TRACE);
         let mut record = record(call, self.started, at, root, outcome, response_bytes);
         record.injected = self.injected;
+        // Whatever was answered had been sent.
+        let answered = response_bytes > 0;
+        let forwarded = |(span_id, departure): (SpanId, Departure)| departure.forwarded(span_id, at, answered);
+        record.forwarded = self.forward.take().and_then(forwarded);
+        record.events = std::mem::take(&mut self.events);
+        record.dropped_events = self.dropped_events;
         self.probe.end(&record, root);
     }
 }

@@ -1,12 +1,14 @@
 #![doc = include_str!("../README.md")]
 
 mod counting;
+mod departure;
 mod fault;
 mod in_flight;
 mod instrumentation;
 mod open;
 mod probe;
 
+pub use departure::Departure;
 pub use fault::{Injector, Lane, MessageFacts, Passage};
 pub use in_flight::InFlight;
 pub use instrumentation::{DEFAULT_COMPONENTS, InstrumentError, Instrumentation};
@@ -17,4 +19,16 @@ pub use probe::{Loss, Observer, Parts, Probe};
 #[must_use]
 pub fn trace_context(traceparent: &str) -> Option<mcpscope_core::TraceContext> {
     mcpscope_tracing::parse_traceparent(traceparent)
+}
+
+/// Writes a trace context as `traceparent`.
+#[must_use]
+pub fn traceparent(context: &mcpscope_core::TraceContext) -> String {
+    mcpscope_tracing::traceparent(context)
+}
+
+/// Reads a `tracestate`, of which several headers are joined by commas; nothing if it is not valid.
+#[must_use]
+pub fn tracestate(text: &str) -> Option<Box<str>> {
+    mcpscope_tracing::Tracestate::parse(text).map(Into::into)
 }

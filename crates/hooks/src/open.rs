@@ -5,7 +5,7 @@ use std::time::Instant;
 use mcpscope_core::{Component, Direction, ErrorType, Protocol};
 use mcpscope_metrics::Gauge;
 
-use crate::Probe;
+use crate::{Departure, Probe};
 
 /// A gauge that is higher while this lives.
 #[derive(Debug)]
@@ -89,11 +89,13 @@ pub struct Queued {
     direction: Direction,
     messages: usize,
     since: Instant,
+    /// When all of them were written, if that is known.
+    written: Option<Instant>,
 }
 
 impl Queued {
     pub(crate) fn new(probe: &Probe, direction: Direction, messages: usize, at: Instant) -> Self {
-        let queued = Self { probe: probe.clone(), direction, messages, since: at };
+        let queued = Self { probe: probe.clone(), direction, messages, since: at, written: None };
         queued.change(messages as f64, at);
         queued
     }
@@ -101,6 +103,15 @@ impl Queued {
     /// A fault held them until then: that is no time that the proxy took.
     pub fn held_until(&mut self, due: Instant) {
         self.since = self.since.max(due);
+    }
+
+    /// Some more of them were just written, with these calls among them, if any.
+    pub fn wrote(&mut self, calls: Option<&Departure>) {
+        self.written = calls.map(|departure| {
+            let now = Instant::now();
+            departure.sent(now);
+            now
+        });
     }
 
     fn change(&self, by: f64, at: Instant) {
@@ -115,7 +126,7 @@ impl Drop for Queued {
         if self.messages == 0 {
             return;
         }
-        let now = Instant::now();
+        let now = self.written.unwrap_or_else(Instant::now);
         self.change(-(self.messages as f64), now);
         if let Some(handles) = self.probe.0.metrics.as_ref().filter(|_| self.probe.counts(Component::Transport)) {
             let overhead = now.saturating_duration_since(self.since);

@@ -83,7 +83,8 @@ pub(crate) struct Inner {
     pub(crate) server: Arc<str>,
     pub(crate) transport: Transport,
     pub(crate) metrics: Option<Handles>,
-    tracer: Option<Tracer>,
+    pub(crate) tracer: Option<Tracer>,
+    propagate: bool,
     injector: Option<Arc<dyn Injector>>,
     observer: Option<Arc<dyn Observer>>,
     pub(crate) instrumentation: Option<Instrumentation>,
@@ -100,6 +101,8 @@ pub struct Parts {
     pub metrics: Option<Metrics>,
     /// Where traces are kept.
     pub tracer: Option<Tracer>,
+    /// Whether requests that go on are to carry our trace context; only with a tracer.
+    pub propagate: bool,
     /// Who is asked for a verdict on every message.
     pub injector: Option<Arc<dyn Injector>>,
     /// Who sees every call that has ended.
@@ -117,6 +120,7 @@ impl Parts {
             transport,
             metrics: None,
             tracer: None,
+            propagate: false,
             injector: None,
             observer: None,
             instrumentation: None,
@@ -128,9 +132,10 @@ impl Probe {
     /// Puts a probe together.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { server, transport, metrics, tracer, injector, observer, instrumentation } = parts;
+        let Parts { server, transport, metrics, tracer, propagate, injector, observer, instrumentation } = parts;
         let metrics = metrics.map(|metrics| Handles::new(metrics, &server, transport));
-        Self(Arc::new(Inner { server, transport, metrics, tracer, injector, observer, instrumentation }))
+        let propagate = propagate && tracer.is_some();
+        Self(Arc::new(Inner { server, transport, metrics, tracer, propagate, injector, observer, instrumentation }))
     }
 
     /// The server's name.
@@ -155,6 +160,12 @@ impl Probe {
     #[must_use]
     pub fn holds(&self) -> bool {
         self.0.injector.as_ref().is_some_and(|injector| self.guarded(|| injector.is_active()).unwrap_or(false))
+    }
+
+    /// Whether requests that go on are to carry our trace context, for which they must be held until they are complete.
+    #[must_use]
+    pub fn propagates(&self) -> bool {
+        self.0.propagate
     }
 
     /// Asks for a verdict on a message that arrived at `at`, and says when its bytes may go on. The call that the message
@@ -184,7 +195,16 @@ impl Probe {
             self.count_registry_operation(&call, at);
             self.0.tracer.as_ref().map(|tracer| tracer.start(Component::JsonRpc, call.context))
         });
-        InFlight { probe: self.clone(), root: root.flatten(), started: at, injected: None, call: Some(call) }
+        InFlight {
+            probe: self.clone(),
+            root: root.flatten(),
+            started: at,
+            injected: None,
+            forward: None,
+            events: Vec::new(),
+            dropped_events: 0,
+            call: Some(call),
+        }
     }
 
     /// Takes note of a notification.
@@ -289,6 +309,7 @@ pub(crate) fn record(
         span_id: root.span_id,
         forwarded: None,
         events: Vec::new(),
+        dropped_events: 0,
     }
 }
 
