@@ -5,10 +5,10 @@ use std::time::Instant;
 use mcpscope_core::{Call, CallEvent, FaultId, Outcome, SpanId, TraceContext};
 use mcpscope_tracing::Root;
 
+use crate::Probe;
 use crate::departure::Departure;
 use crate::fault::Lane;
 use crate::probe::{NO_TRACE, record};
-use crate::Probe;
 
 /// Events kept of one call.
 const MAX_EVENTS: usize = 32;

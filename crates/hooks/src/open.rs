@@ -105,13 +105,16 @@ impl Queued {
         self.since = self.since.max(due);
     }
 
-    /// Some more of them were just written, with these calls among them, if any.
-    pub fn wrote(&mut self, calls: Option<&Departure>) {
-        self.written = calls.map(|departure| {
-            let now = Instant::now();
-            departure.sent(now);
-            now
-        });
+    /// All that had to be done with them was done, with these calls among them.
+    pub fn wait<'a>(&self, calls: impl IntoIterator<Item = &'a Departure>) {
+        let mut now = None;
+        calls.into_iter().for_each(|departure| departure.queued(*now.get_or_insert_with(Instant::now)));
+    }
+
+    /// Some more of them were just written, with these calls among them.
+    pub fn wrote<'a>(&mut self, calls: impl IntoIterator<Item = &'a Departure>) {
+        self.written = None;
+        calls.into_iter().for_each(|departure| departure.sent(*self.written.get_or_insert_with(Instant::now)));
     }
 
     fn change(&self, by: f64, at: Instant) {

@@ -1,13 +1,16 @@
 //! Splits a byte stream into messages while the bytes pass.
 //!
 //! The relay writes what it reads; a [`Tap`] keeps a copy of the message under way, shows each complete message to a
-//! judge before its last byte goes on, and tells when the bytes may go. Only while a fault is active are bytes held back
-//! until their message is complete.
+//! judge before its last byte goes on, and tells when the bytes may go. Only while a fault is active, or trace context is
+//! propagated, are bytes held back until their message is complete.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mcpscope_hooks::Passage;
+use mcpscope_hooks::{Departure, Passage};
+
+use crate::inject::{Splice, spliced};
 
 /// Memory for the copies of messages under way, shared by all taps of a relay: many large messages at once must not add
 /// up without bound. Who finds it used up treats the message as too large.
@@ -42,12 +45,45 @@ pub(crate) enum Framing {
 }
 
 /// What becomes of the bytes that were fed in.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Fate<'a> {
     /// They go on at once, as they are.
     Now(&'a [u8]),
     /// Each part goes on at its time, in this order.
-    Parts(Vec<(Vec<u8>, Passage)>),
+    Parts(Vec<Part<'a>>),
+}
+
+/// Bytes, and when they go on.
+#[derive(Debug)]
+pub(crate) struct Part<'a> {
+    pub(crate) bytes: Cow<'a, [u8]>,
+    pub(crate) passage: Passage,
+    /// That of the calls among them.
+    pub(crate) departure: Option<Departure>,
+}
+
+impl<'a> Part<'a> {
+    /// Bytes that follow what has gone on already.
+    fn rest(bytes: impl Into<Cow<'a, [u8]>>) -> Self {
+        Self { bytes: bytes.into(), passage: Passage::Now, departure: None }
+    }
+}
+
+/// What a judge says of a message.
+#[derive(Debug)]
+pub(crate) struct Judgement {
+    pub(crate) passage: Passage,
+    /// What is to be changed in it, if it is held until it is complete.
+    pub(crate) splices: Vec<Splice>,
+    /// That of its calls, where they are not to leave with what else is fed in.
+    pub(crate) departure: Option<Departure>,
+}
+
+impl From<Passage> for Judgement {
+    /// It goes on as it is.
+    fn from(passage: Passage) -> Self {
+        Self { passage, splices: Vec::new(), departure: None }
+    }
 }
 
 /// What the tap shows to its judge.
@@ -109,12 +145,12 @@ impl Tap {
         self.framing
     }
 
-    /// Takes the next bytes. `hold` says whether a fault is active; `judge` sees every message that they complete.
+    /// Takes the next bytes. `hold` says whether messages are held until they are complete; `judge` sees every message that they complete.
     pub(crate) fn feed<'a>(
         &mut self,
         chunk: &'a [u8],
         hold: bool,
-        mut judge: impl FnMut(Seen<'_>) -> Passage,
+        mut judge: impl FnMut(Seen<'_>) -> Judgement,
     ) -> Fate<'a> {
         let mut parts = Vec::new();
         let parting = hold || self.passed < self.frame.len();
@@ -131,14 +167,14 @@ impl Tap {
         }
         if !hold && self.passed < self.frame.len() {
             let held = self.frame.get(self.passed..).unwrap_or_default().to_vec();
-            parts.push((held, Passage::Now));
+            parts.push(Part::rest(held));
             self.passed = self.frame.len();
         }
         Fate::Parts(parts)
     }
 
     /// The stream has ended: what is left goes on. `judge` sees it if it is a message.
-    pub(crate) fn end(&mut self, mut judge: impl FnMut(Seen<'_>) -> Passage) -> Vec<(Vec<u8>, Passage)> {
+    pub(crate) fn end(&mut self, mut judge: impl FnMut(Seen<'_>) -> Judgement) -> Vec<Part<'static>> {
         let mut parts = Vec::new();
         if self.oversized {
             self.oversized = false;
@@ -189,16 +225,16 @@ impl Tap {
         }
     }
 
-    fn complete(
+    fn complete<'a>(
         &mut self,
-        end: &[u8],
-        parts: Option<&mut Vec<(Vec<u8>, Passage)>>,
-        judge: &mut impl FnMut(Seen<'_>) -> Passage,
+        end: &'a [u8],
+        parts: Option<&mut Vec<Part<'a>>>,
+        judge: &mut impl FnMut(Seen<'_>) -> Judgement,
     ) {
         if self.oversized {
             self.oversized = false;
             if let Some(parts) = parts {
-                parts.push((end.to_vec(), Passage::Now));
+                parts.push(Part::rest(end));
             }
             return;
         }
@@ -207,41 +243,56 @@ impl Tap {
             if let Some(parts) = parts {
                 let mut bytes = self.frame.split_off(self.passed);
                 bytes.extend_from_slice(end);
-                parts.push((bytes, Passage::Now));
+                parts.push(Part::rest(bytes));
             }
             self.reset();
             return;
         }
         // The common case, a message within one chunk, is judged where it lies.
         let frame = if self.frame.is_empty() {
-            end
+            Cow::Borrowed(end)
         } else {
             self.frame.extend_from_slice(end);
-            &self.frame
+            Cow::Owned(std::mem::take(&mut self.frame))
         };
-        let passage = match self.framing {
-            Framing::Line => judged(Seen::Message(frame.trim_ascii()), judge),
-            Framing::Body => judged(Seen::Message(frame), judge),
+        let (judgement, offset) = match self.framing {
+            Framing::Line => {
+                let line = frame.trim_ascii();
+                (judged(Seen::Message(line), judge), offset(&frame, line))
+            }
+            Framing::Body => (judged(Seen::Message(&frame), judge), Some(0)),
             Framing::Sse => {
-                let (is_endpoint, data) = sse_event(frame);
-                judged(if is_endpoint { Seen::Endpoint(&data) } else { Seen::Message(&data) }, judge)
+                let (is_endpoint, data) = sse_event(&frame);
+                let seen = if is_endpoint { Seen::Endpoint(&data) } else { Seen::Message(&data) };
+                (judged(seen, judge), offset(&frame, &data))
             }
         };
-        if let Some(parts) = parts {
+        let Some(parts) = parts else {
+            if let Cow::Owned(frame) = frame {
+                self.frame = frame;
+            }
+            return self.reset();
+        };
+        let Judgement { passage, splices, departure } = judgement;
+        if self.passed > 0 {
             // Of a message that has begun to pass, the rest must follow.
-            let passage = if self.passed > 0 { Passage::Now } else { passage };
-            let bytes = frame.get(self.passed..).unwrap_or_default().to_vec();
-            parts.push((bytes, passage));
+            parts.push(Part { departure, ..Part::rest(frame.get(self.passed..).unwrap_or_default().to_vec()) });
+        } else {
+            let bytes = match offset.filter(|_| !splices.is_empty()) {
+                Some(offset) => spliced(&frame, offset, &splices).into(),
+                None => frame,
+            };
+            parts.push(Part { bytes, passage, departure });
         }
         self.reset();
     }
 
     /// Keeps the beginning of a frame.
-    fn keep(
+    fn keep<'a>(
         &mut self,
-        bytes: &[u8],
-        parts: Option<&mut Vec<(Vec<u8>, Passage)>>,
-        judge: &mut impl FnMut(Seen<'_>) -> Passage,
+        bytes: &'a [u8],
+        parts: Option<&mut Vec<Part<'a>>>,
+        judge: &mut impl FnMut(Seen<'_>) -> Judgement,
     ) {
         if !self.oversized && !self.has_room_for(bytes.len()) {
             judge(Seen::Oversized);
@@ -249,12 +300,12 @@ impl Tap {
             self.reset();
             self.oversized = true;
             if let Some(parts) = parts {
-                parts.push((held, Passage::Now));
-                parts.push((bytes.to_vec(), Passage::Now));
+                parts.push(Part::rest(held));
+                parts.push(Part::rest(bytes));
             }
         } else if self.oversized {
             if let Some(parts) = parts {
-                parts.push((bytes.to_vec(), Passage::Now));
+                parts.push(Part::rest(bytes));
             }
         } else {
             self.frame.extend_from_slice(bytes);
@@ -286,25 +337,34 @@ impl Drop for Tap {
     }
 }
 
-fn judged(seen: Seen<'_>, judge: &mut impl FnMut(Seen<'_>) -> Passage) -> Passage {
+fn judged(seen: Seen<'_>, judge: &mut impl FnMut(Seen<'_>) -> Judgement) -> Judgement {
     match seen {
         // Empty lines, comments and events without data are no messages.
-        Seen::Message([]) | Seen::Endpoint([]) => Passage::Now,
+        Seen::Message([]) | Seen::Endpoint([]) => Passage::Now.into(),
         seen => judge(seen),
     }
 }
 
+/// Where in `frame` the message begins; nowhere if it was put together from several places.
+fn offset(frame: &[u8], message: &[u8]) -> Option<usize> {
+    let at = message.as_ptr().addr().checked_sub(frame.as_ptr().addr())?;
+    (at + message.len() <= frame.len()).then_some(at)
+}
+
 /// Whether an event is an `endpoint` event, and its data: the `data` lines without the field name, joined by line feeds.
-fn sse_event(event: &[u8]) -> (bool, Vec<u8>) {
-    let (mut is_endpoint, mut data) = (false, Vec::new());
+fn sse_event(event: &[u8]) -> (bool, Cow<'_, [u8]>) {
+    let (mut is_endpoint, mut data) = (false, Cow::Borrowed([].as_slice()));
     // A byte order mark may precede the first event.
     let event = event.strip_prefix(b"\xef\xbb\xbf").unwrap_or(event);
     for line in event.split(|byte| matches!(byte, b'\n' | b'\r')) {
         if let Some(value) = field(line, b"data") {
-            if !data.is_empty() {
+            if data.is_empty() {
+                data = Cow::Borrowed(value);
+            } else {
+                let data = data.to_mut();
                 data.push(b'\n');
+                data.extend_from_slice(value);
             }
-            data.extend_from_slice(value);
         } else if let Some(kind) = field(line, b"event") {
             is_endpoint = kind == b"endpoint";
         }
@@ -328,6 +388,12 @@ mod tests {
         Tap::new(framing, max, Arc::new(Budget::new(1 << 20)))
     }
 
+    /// What is held, feeding `chunk`.
+    fn held(tap: &mut Tap, chunk: &[u8], judge: impl FnMut(Seen<'_>) -> Judgement) -> Vec<(Vec<u8>, Passage)> {
+        let Fate::Parts(parts) = tap.feed(chunk, true, judge) else { panic!("held") };
+        parts.into_iter().map(|part| (part.bytes.into_owned(), part.passage)).collect()
+    }
+
     /// Feeds `input` in pieces; returns what went on and what was judged.
     fn run(framing: Framing, max: usize, pieces: &[&[u8]], hold: impl Fn(usize) -> bool) -> (Vec<u8>, Vec<String>) {
         let (mut out, mut seen) = (Vec::new(), Vec::new());
@@ -338,15 +404,15 @@ mod tests {
                 Seen::Endpoint(bytes) => format!("endpoint {}", String::from_utf8_lossy(bytes)),
                 Seen::Oversized => "oversized".to_owned(),
             });
-            Passage::Now
+            Passage::Now.into()
         };
         for (at, piece) in pieces.iter().enumerate() {
             match tap.feed(piece, hold(at), &mut judge) {
                 Fate::Now(bytes) => out.extend_from_slice(bytes),
-                Fate::Parts(parts) => parts.iter().for_each(|(bytes, _)| out.extend_from_slice(bytes)),
+                Fate::Parts(parts) => parts.iter().for_each(|part| out.extend_from_slice(&part.bytes)),
             }
         }
-        tap.end(&mut judge).iter().for_each(|(bytes, _)| out.extend_from_slice(bytes));
+        tap.end(&mut judge).iter().for_each(|part| out.extend_from_slice(&part.bytes));
         (out, seen)
     }
 
@@ -383,18 +449,20 @@ mod tests {
     #[test]
     fn a_fault_holds_and_drops_whole_messages() {
         let mut tap = tap(Framing::Line, 100);
-        let drop_b = |seen: Seen<'_>| if seen == Seen::Message(b"bb") { Passage::Never } else { Passage::Now };
-        let Fate::Parts(parts) = tap.feed(b"a\nb", true, drop_b) else { panic!("held") };
-        assert_eq!(parts, [(b"a\n".to_vec(), Passage::Now)]);
-        let Fate::Parts(parts) = tap.feed(b"b\nc\n", true, drop_b) else { panic!("held") };
+        let drop_b = |seen: Seen<'_>| match seen {
+            Seen::Message(b"bb") => Passage::Never.into(),
+            _ => Passage::Now.into(),
+        };
+        assert_eq!(held(&mut tap, b"a\nb", drop_b), [(b"a\n".to_vec(), Passage::Now)]);
+        let parts = held(&mut tap, b"b\nc\n", drop_b);
         assert_eq!(parts, [(b"bb\n".to_vec(), Passage::Never), (b"c\n".to_vec(), Passage::Now)]);
     }
 
     #[test]
     fn of_a_message_that_has_begun_to_pass_the_rest_follows() {
         let mut tap = tap(Framing::Line, 100);
-        assert_eq!(tap.feed(b"be", false, |_| Passage::Never), Fate::Now(b"be"));
-        let Fate::Parts(parts) = tap.feed(b"gun\nx\n", true, |_| Passage::Never) else { panic!("held") };
+        assert!(matches!(tap.feed(b"be", false, |_| Passage::Never.into()), Fate::Now(b"be")));
+        let parts = held(&mut tap, b"gun\nx\n", |_| Passage::Never.into());
         assert_eq!(parts, [(b"gun\n".to_vec(), Passage::Now), (b"x\n".to_vec(), Passage::Never)]);
     }
 
@@ -405,14 +473,14 @@ mod tests {
         for _ in 0..1000 {
             tap.feed(&[b'x'; 500], false, |seen| {
                 oversized += usize::from(seen == Seen::Oversized);
-                Passage::Now
+                Passage::Now.into()
             });
             assert!(tap.frame.capacity() <= 64 * 1024);
         }
         let mut seen = Vec::new();
         tap.feed(b"end\nnext\n", false, |what| {
             seen.push(format!("{what:?}"));
-            Passage::Now
+            Passage::Now.into()
         });
         assert_eq!((oversized, seen), (1, vec![format!("{:?}", Seen::Message(b"next"))]));
     }
@@ -425,7 +493,7 @@ mod tests {
         for tap in &mut taps {
             tap.feed(&[b'x'; 400], false, |seen| {
                 oversized += usize::from(seen == Seen::Oversized);
-                Passage::Now
+                Passage::Now.into()
             });
         }
         assert_eq!(

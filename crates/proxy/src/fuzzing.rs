@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use mcpscope_core::TraceContext;
 use mcpscope_hooks::Passage;
 
 use crate::framing::{self, Budget, Fate, Framing, Seen};
+use crate::inject::spliced;
+use crate::{Message, scan};
 
 /// Watches one direction of one stream.
 #[derive(Debug)]
@@ -34,15 +37,15 @@ impl Tap {
 
     /// Takes the next bytes; `judge` sees every message that they complete, or nothing of one that is too large.
     pub fn feed(&mut self, chunk: &[u8], hold: bool, mut judge: impl FnMut(Option<&[u8]>) -> Passage) -> Vec<Part> {
-        match self.0.feed(chunk, hold, |seen| judge(message(seen))) {
+        match self.0.feed(chunk, hold, |seen| judge(message(seen)).into()) {
             Fate::Now(bytes) => vec![(bytes.to_vec(), Passage::Now)],
-            Fate::Parts(parts) => parts,
+            Fate::Parts(parts) => parts.into_iter().map(part).collect(),
         }
     }
 
     /// The stream has ended; returns what was held.
     pub fn end(&mut self, mut judge: impl FnMut(Option<&[u8]>) -> Passage) -> Vec<Part> {
-        self.0.end(|seen| judge(message(seen)))
+        self.0.end(|seen| judge(message(seen)).into()).into_iter().map(part).collect()
     }
 }
 
@@ -51,6 +54,22 @@ fn message(seen: Seen<'_>) -> Option<&[u8]> {
         Seen::Message(bytes) | Seen::Endpoint(bytes) => Some(bytes),
         Seen::Oversized => None,
     }
+}
+
+fn part(part: framing::Part<'_>) -> Part {
+    (part.bytes.into_owned(), part.passage)
+}
+
+/// The message or batch with `context` in each of its requests that can take it, as a relay that propagates passes it on.
+/// Nothing if it is no JSON.
+#[must_use]
+pub fn injected(message: &[u8], context: &TraceContext, tracestate: Option<&str>) -> Option<Vec<u8>> {
+    let slots = scan(message).ok()?.into_iter().filter_map(|message| match message {
+        Message::Request { params, .. } => params.slot,
+        _ => None,
+    });
+    let splices: Vec<_> = slots.map(|slot| slot.splice(context, tracestate)).collect();
+    Some(spliced(message, 0, &splices))
 }
 
 /// With a budget of its own that never runs out.

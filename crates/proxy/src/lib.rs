@@ -7,6 +7,8 @@ mod framing;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;
+mod inject;
+mod pending;
 mod relay;
 mod scan;
 pub mod stdio;
@@ -14,7 +16,8 @@ mod traffic;
 
 use std::time::Duration;
 
-pub use scan::{Message, Params, ScanError, scan};
+pub use inject::Slot;
+pub use scan::{Message, Params, Progress, ScanError, scan};
 pub use traffic::Traffic;
 
 /// How often calls, sessions and clients are looked over for those whose time is up.

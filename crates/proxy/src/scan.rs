@@ -9,6 +9,8 @@ use mcpscope_core::{ErrorType, Method, Outcome, Protocol, RequestId, bounded};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::inject::{Seen, Slot};
+
 /// Longest request id that is followed, in bytes of its text; no client has a reason for longer ones.
 const MAX_ID_BYTES: usize = 256;
 
@@ -62,6 +64,25 @@ pub struct Params {
     pub timed_out: bool,
     /// `traceparent` in `_meta`, as it came.
     pub traceparent: Option<Box<str>>,
+    /// `tracestate` in `_meta`, as it came, unless it is too long to be one.
+    pub tracestate: Option<Box<str>>,
+    /// Where a trace context is written; nowhere if that cannot be done safely.
+    pub slot: Option<Slot>,
+    /// `progressToken` in `_meta`: what the progress of a request is to be told by.
+    pub progress_token: Option<RequestId>,
+    /// What `notifications/progress` tells.
+    pub progress: Option<Progress>,
+}
+
+/// How far a request has come.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress {
+    /// Of which request: the token that it gave.
+    pub token: RequestId,
+    /// How far, if it is a number.
+    pub progress: Option<f64>,
+    /// Of how much, where that is a number.
+    pub total: Option<f64>,
 }
 
 /// Messages looked at in one batch; a longer one is no traffic that a client or server of any revision produces.
@@ -86,7 +107,8 @@ pub fn scan(bytes: &[u8]) -> Result<Vec<Message>, ScanError> {
     if start == Some(&b'[') {
         let mut messages = Vec::new();
         let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-        let read = deserializer.deserialize_seq(Batch(&mut messages)).and_then(|()| deserializer.end());
+        let read =
+            deserializer.deserialize_seq(Batch { bytes, messages: &mut messages }).and_then(|()| deserializer.end());
         return match read {
             Ok(()) => Ok(messages),
             Err(_) if messages.len() > MAX_BATCH => Err(ScanError::TooMany),
@@ -94,11 +116,15 @@ pub fn scan(bytes: &[u8]) -> Result<Vec<Message>, ScanError> {
         };
     }
     let raw: &RawValue = serde_json::from_slice(bytes).map_err(|_| ScanError::Invalid)?;
-    Ok(vec![message(raw).unwrap_or(Message::Invalid)])
+    Ok(vec![message(bytes, raw).unwrap_or(Message::Invalid)])
 }
 
 /// Reads the members of a batch one by one, and gives up on too many.
-struct Batch<'m>(&'m mut Vec<Message>);
+struct Batch<'m> {
+    /// All of it.
+    bytes: &'m [u8],
+    messages: &'m mut Vec<Message>,
+}
 
 impl<'de> Visitor<'de> for Batch<'_> {
     type Value = ();
@@ -109,8 +135,8 @@ impl<'de> Visitor<'de> for Batch<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
         while let Some(raw) = members.next_element::<&RawValue>()? {
-            self.0.push(message(raw).unwrap_or(Message::Invalid));
-            if self.0.len() > MAX_BATCH {
+            self.messages.push(message(self.bytes, raw).unwrap_or(Message::Invalid));
+            if self.messages.len() > MAX_BATCH {
                 return Err(serde::de::Error::custom("too many"));
             }
         }
@@ -118,12 +144,17 @@ impl<'de> Visitor<'de> for Batch<'_> {
     }
 }
 
-fn message(raw: &RawValue) -> Option<Message> {
-    let [method, id, params, result, error] = pick(raw, ["method", "id", "params", "result", "error"])?;
+fn message(bytes: &[u8], raw: &RawValue) -> Option<Message> {
+    let picked = pick(raw, ["method", "id", "params", "result", "error"])?;
+    let [method, id, params, result, error] = picked.values;
     let request_id = id.and_then(request_id);
     if let Some(method) = method {
         let method = Method::new(&text(method)?);
-        let params = Box::new(read_params(&method, params));
+        let mut params = read_params(bytes, raw, &method, params);
+        if picked.repeated {
+            params.slot = None;
+        }
+        let params = Box::new(params);
         return Some(match id {
             Some(_) => Message::Request { id: request_id, method, params },
             None => Message::Notification { method, params },
@@ -135,7 +166,7 @@ fn message(raw: &RawValue) -> Option<Message> {
     }
     let result = result.filter(|_| id.is_some())?;
     let [is_error, result_type, protocol] =
-        pick(result, ["isError", "resultType", "protocolVersion"]).unwrap_or_default();
+        pick(result, ["isError", "resultType", "protocolVersion"]).unwrap_or_default().values;
     let outcome = if is_error.is_some_and(|flag| flag.get() == "true") {
         Outcome::error(ErrorType::Tool)
     } else if result_type.and_then(text).is_some_and(|kind| kind == "input_required") {
@@ -147,22 +178,33 @@ fn message(raw: &RawValue) -> Option<Message> {
 }
 
 fn rpc_error(error: &RawValue) -> Outcome {
-    let [code, message] = pick(error, ["code", "message"]).unwrap_or_default();
+    let [code, message] = pick(error, ["code", "message"]).unwrap_or_default().values;
     // JSON has one kind of number: -32603.0 is the same code.
     let code = code.and_then(|code| serde_json::from_str::<f64>(code.get()).ok()).filter(|code| code.fract() == 0.0);
     let kind = code.map_or(ErrorType::InvalidMessage, |code| ErrorType::Rpc(code as i64));
     Outcome::Error { kind, message: message.and_then(text).map(|message| bounded(&message, 1024).into()) }
 }
 
-fn read_params(method: &Method, params: Option<&RawValue>) -> Params {
-    let picked = params
-        .and_then(|raw| pick(raw, ["name", "uri", "protocolVersion", "clientInfo", "requestId", "reason", "_meta"]));
-    let Some([name, uri, protocol, client, cancelled, reason, meta]) = picked else { return Params::default() };
-    let [meta_protocol, meta_client, traceparent] = meta
-        .and_then(|meta| {
-            pick(meta, ["io.modelcontextprotocol/protocolVersion", "io.modelcontextprotocol/clientInfo", "traceparent"])
-        })
-        .unwrap_or_default();
+fn read_params(bytes: &[u8], request: &RawValue, method: &Method, params: Option<&RawValue>) -> Params {
+    let Some(params) = params else {
+        let seen = Seen { request, params: None, meta: None, traceparent: None, has_tracestate: false };
+        return Params { slot: Slot::find(bytes, seen), ..Params::default() };
+    };
+    let wanted = ["name", "uri", "protocolVersion", "clientInfo", "requestId", "reason", "_meta"];
+    let Some(picked) = pick(params, wanted) else { return Params::default() };
+    let [name, uri, protocol, client, cancelled, reason, meta] = picked.values;
+    let wanted = [
+        "io.modelcontextprotocol/protocolVersion",
+        "io.modelcontextprotocol/clientInfo",
+        "progressToken",
+        "traceparent",
+        "tracestate",
+    ];
+    let in_meta = meta.map(|meta| pick(meta, wanted));
+    // A `_meta` that is no object, or that cannot be read whole.
+    let is_odd = matches!(in_meta, Some(None | Some(Picked { repeated: true, .. })));
+    let [meta_protocol, meta_client, token, traceparent, tracestate] = in_meta.flatten().unwrap_or_default().values;
+    let seen = Seen { request, params: Some(params), meta, traceparent, has_tracestate: tracestate.is_some() };
     let cancels = method.as_str() == "notifications/cancelled";
     Params {
         target: name
@@ -174,7 +216,21 @@ fn read_params(method: &Method, params: Option<&RawValue>) -> Params {
         cancels: cancelled.filter(|_| cancels).and_then(request_id),
         timed_out: cancels && reason.and_then(text).is_some_and(|reason| tells_of_a_timeout(&reason)),
         traceparent: traceparent.and_then(text).map(|text| bounded(&text, MAX_NAME_BYTES).into()),
+        tracestate: tracestate.and_then(text).filter(|text| text.len() <= MAX_NAME_BYTES).map(Into::into),
+        slot: if is_odd || picked.repeated { None } else { Slot::find(bytes, seen) },
+        progress_token: token.and_then(request_id),
+        progress: (method.as_str() == "notifications/progress").then(|| read_progress(params)).flatten(),
     }
+}
+
+fn read_progress(params: &RawValue) -> Option<Progress> {
+    let [token, progress, total] = pick(params, ["progressToken", "progress", "total"])?.values;
+    let number = |raw: &RawValue| serde_json::from_str(raw.get()).ok();
+    Some(Progress {
+        token: token.and_then(request_id)?,
+        progress: progress.and_then(number),
+        total: total.and_then(number),
+    })
 }
 
 /// The query of a URI is where secrets travel; what remains names the resource well enough.
@@ -186,7 +242,7 @@ fn without_query(uri: Cow<'_, str>) -> Cow<'_, str> {
 }
 
 fn client_name(raw: &RawValue) -> Option<Box<str>> {
-    let [name, version] = pick(raw, ["name", "version"])?;
+    let [name, version] = pick(raw, ["name", "version"])?.values;
     let name = text(name?)?;
     let version = version.and_then(text).unwrap_or_default();
     Some(format!("{} {}", bounded(&name, 128), bounded(&version, 64)).into())
@@ -228,26 +284,40 @@ fn number_id(json: &str) -> RequestId {
     }
 }
 
-/// The values of the wanted members of an object; of duplicates the last one, like every JSON parser that MCP SDKs use.
-/// Nothing if it is no object.
-fn pick<'a, const N: usize>(raw: &'a RawValue, wanted: [&str; N]) -> Option<[Option<&'a RawValue>; N]> {
+/// The wanted members of an object.
+#[derive(Clone, Copy)]
+struct Picked<'a, const N: usize> {
+    /// Of duplicates the last one, like every JSON parser that MCP SDKs use.
+    values: [Option<&'a RawValue>; N],
+    /// Whether there are any.
+    repeated: bool,
+}
+
+impl<const N: usize> Default for Picked<'_, N> {
+    fn default() -> Self {
+        Self { values: [None; N], repeated: false }
+    }
+}
+
+/// The values of the wanted members of an object; nothing if it is no object.
+fn pick<'a, const N: usize>(raw: &'a RawValue, wanted: [&str; N]) -> Option<Picked<'a, N>> {
     serde_json::Deserializer::from_str(raw.get()).deserialize_map(Pick(wanted)).ok()
 }
 
 struct Pick<'w, const N: usize>([&'w str; N]);
 
 impl<'de, const N: usize> Visitor<'de> for Pick<'_, N> {
-    type Value = [Option<&'de RawValue>; N];
+    type Value = Picked<'de, N>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = [None; N];
+        let mut found = Picked::default();
         while let Some(at) = map.next_key_seed(Key(&self.0))? {
-            match at.and_then(|at| found.get_mut(at)) {
-                Some(slot) => *slot = Some(map.next_value()?),
+            match at.and_then(|at| found.values.get_mut(at)) {
+                Some(slot) => found.repeated |= slot.replace(map.next_value()?).is_some(),
                 None => drop(map.next_value::<IgnoredAny>()?),
             }
         }

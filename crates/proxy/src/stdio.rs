@@ -3,7 +3,7 @@
 //! Threads and blocking descriptors rather than the runtime: `O_NONBLOCK` on an inherited descriptor would change it for
 //! every process that shares it, and `tokio::io::stdin` is many times slower.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use tokio::sync::{Notify, oneshot};
 
 use crate::conversation::{Conversation, Ending, Observed, Travel};
-use crate::framing::{Fate, Framing, Seen, Tap};
+use crate::framing::{Fate, Framing, Judgement, Part, Seen, Tap};
 use crate::relay::Relay;
 use crate::{Limits, SWEEP};
 
@@ -288,7 +288,8 @@ impl Watch {
     fn observe(&self, seen: Seen<'_>, direction: Direction, lane: &mut Lane, at: Instant) -> Observed {
         let observe = || match seen {
             Seen::Message(bytes) | Seen::Endpoint(bytes) => {
-                self.conversation.observe(bytes, Travel { direction, at, protocol: None, context: None }, lane)
+                let travel = Travel { direction, at, protocol: None, context: None, tracestate: None };
+                self.conversation.observe(bytes, travel, lane)
             }
             Seen::Oversized => {
                 self.relay.probe.lost(Loss::OversizedMessage, at);
@@ -370,7 +371,7 @@ impl Pump {
             let chunk = buffer.get(..read).unwrap_or_default();
             match &mut side {
                 Some(side) => self.relay_observed(side, chunk)?,
-                None => write_all(&self.to, chunk)?,
+                None => write_all(&self.to, &mut [IoSlice::new(chunk)])?,
             }
         }
         match side {
@@ -382,17 +383,30 @@ impl Pump {
     fn relay_observed(&self, side: &mut Side<'_>, chunk: &[u8]) -> io::Result<()> {
         let at = Instant::now();
         let Side { watch, direction, tap, lane } = side;
+        let probe = &watch.relay.probe;
+        let hold = probe.holds() || probe.propagates();
         let mut messages = 0;
-        let fate = tap.feed(chunk, watch.relay.probe.holds(), |seen| {
-            let passage = watch.observe(seen, *direction, lane, at).passage;
+        let fate = tap.feed(chunk, hold, |seen| {
+            let Observed { passage, splices, .. } = watch.observe(seen, *direction, lane, at);
             messages += usize::from(passage != Passage::Never);
-            passage
+            Judgement { passage, splices, departure: if hold { lane.depart() } else { None } }
         });
-        let mut queued = watch.relay.probe.queued(*direction, messages, at);
+        let departure = lane.depart();
+        let mut queued = probe.queued(*direction, messages, at);
         match fate {
-            Fate::Now(bytes) => write_all(&self.to, bytes),
-            Fate::Parts(parts) => self.write_parts(parts, &mut queued),
+            Fate::Now(bytes) => {
+                queued.wait(&departure);
+                write_all(&self.to, &mut [IoSlice::new(bytes)])?;
+            }
+            Fate::Parts(parts) => {
+                queued.wait(parts.iter().filter_map(|part| part.departure.as_ref()).chain(&departure));
+                self.write_parts(&parts, &mut queued)?;
+            }
         }
+        if departure.is_some() {
+            queued.wrote(&departure);
+        }
+        Ok(())
     }
 
     /// The input has ended: what is left of it is a message without its line feed.
@@ -401,26 +415,31 @@ impl Pump {
         let Side { watch, direction, mut tap, mut lane } = side;
         let mut messages = 0;
         let parts = tap.end(|seen| {
-            let passage = watch.observe(seen, direction, &mut lane, at).passage;
+            let Observed { passage, splices, .. } = watch.observe(seen, direction, &mut lane, at);
             messages += usize::from(passage != Passage::Never);
-            passage
+            Judgement { passage, splices, departure: lane.depart() }
         });
         let mut queued = watch.relay.probe.queued(direction, messages, at);
-        // Before the end of the stream the bytes have passed already, unless a fault held them.
-        self.write_parts(parts.into_iter().filter(|(bytes, _)| !bytes.is_empty()), &mut queued)
+        queued.wait(parts.iter().filter_map(|part| part.departure.as_ref()));
+        // Before the end of the stream the bytes have passed already, unless they were held.
+        self.write_parts(&parts, &mut queued)
     }
 
-    fn write_parts(&self, parts: impl IntoIterator<Item = (Vec<u8>, Passage)>, queued: &mut Queued) -> io::Result<()> {
-        for (bytes, passage) in parts {
-            match passage {
-                Passage::Never => continue,
-                Passage::At(due) => {
+    fn write_parts(&self, parts: &[Part<'_>], queued: &mut Queued) -> io::Result<()> {
+        // What need not wait goes on together with what is before it.
+        let together = |a: &Part<'_>, b: &Part<'_>| a.passage != Passage::Never && b.passage == Passage::Now;
+        for parts in parts.chunk_by(together) {
+            match parts.first().map(|part| part.passage) {
+                Some(Passage::Never) => continue,
+                Some(Passage::At(due)) => {
                     self.wait_until(due)?;
                     queued.held_until(due);
                 }
-                Passage::Now => {}
+                Some(Passage::Now) | None => {}
             }
-            write_all(&self.to, &bytes)?;
+            let mut bytes: Vec<_> = parts.iter().map(|part| IoSlice::new(&part.bytes)).collect();
+            write_all(&self.to, &mut bytes)?;
+            queued.wrote(parts.iter().filter_map(|part| part.departure.as_ref()));
         }
         Ok(())
     }
@@ -468,10 +487,13 @@ struct Side<'a> {
     lane: Lane,
 }
 
-fn write_all(to: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(&to, bytes) {
-            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+fn write_all(to: impl AsFd, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    // What the system takes at once.
+    const MAX_SLICES: usize = 1024;
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match rustix::io::writev(&to, slices.get(..MAX_SLICES).unwrap_or(slices)) {
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
             Err(rustix::io::Errno::INTR) => {}
             // Someone else may have made an inherited descriptor non-blocking.
             Err(rustix::io::Errno::AGAIN) => {

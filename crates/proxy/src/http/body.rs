@@ -10,10 +10,11 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
 use mcpscope_core::Direction;
-use mcpscope_hooks::{Lane, Passage, Queued};
+use mcpscope_hooks::{Departure, Lane, Passage, Queued};
 
 use super::exchange::Exchange;
-use crate::framing::{Fate, Framing, Seen, Tap};
+use super::outbox::Outbox;
+use crate::framing::{Fate, Framing, Judgement, Part, Seen, Tap};
 
 /// A body as it goes on.
 pub(super) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
@@ -39,52 +40,101 @@ pub(super) enum End {
 }
 
 /// A body that the exchange sees.
-pub(super) fn watched(body: Incoming, framing: Option<Framing>, direction: Direction, exchange: Arc<Exchange>) -> Body {
-    if body.is_end_stream() {
-        exchange.ended(direction, End::Complete);
-        return empty();
-    }
-    let watched = WatchedBody {
-        body,
-        tap: framing.map(|framing| exchange.tap(framing)),
-        lane: Lane::default(),
-        direction,
-        exchange,
-        due: VecDeque::new(),
-        queued: None,
-        complete: false,
-        trailers: None,
-        told: false,
-    };
-    // Each step owns the body, so that dropping the stream drops it, which tells the exchange.
-    StreamBody::new(futures_util::stream::unfold(watched, |mut watched| async move {
-        watched.next().await.map(|frame| (frame, watched))
-    }))
-    .boxed_unsync()
-}
-
-struct WatchedBody {
+pub(super) struct Watched {
     body: Incoming,
     /// None for a body that is not looked at.
     tap: Option<Tap>,
     lane: Lane,
     direction: Direction,
     exchange: Arc<Exchange>,
-    /// What a fault holds, in order.
-    due: VecDeque<(Bytes, Passage)>,
+    /// Whether our trace context is to be in its requests: they are held until they are complete.
+    propagates: bool,
+    /// Where calls wait until they are written.
+    outbox: Arc<Outbox>,
+    /// What is held, in order.
+    due: VecDeque<(Bytes, Passage, Option<Departure>)>,
+    /// That of the calls which go on with the next frame, or with the end.
+    departure: Option<Departure>,
     /// The messages handed on last; when the next frame is asked for, they are written.
     queued: Option<Queued>,
+    /// What was read is not handed on yet.
+    is_ahead: bool,
+    /// Bytes read.
+    received: usize,
     complete: bool,
+    failed: Option<hyper::Error>,
     /// They follow what is held.
     trailers: Option<HeaderMap>,
     told: bool,
 }
 
-impl WatchedBody {
+impl Watched {
+    pub(super) fn new(
+        body: Incoming,
+        framing: Option<Framing>,
+        direction: Direction,
+        exchange: Arc<Exchange>,
+        outbox: Arc<Outbox>,
+        propagates: bool,
+    ) -> Self {
+        Self {
+            body,
+            tap: framing.map(|framing| exchange.tap(framing)),
+            lane: Lane::default(),
+            direction,
+            exchange,
+            propagates,
+            outbox,
+            due: VecDeque::new(),
+            departure: None,
+            queued: None,
+            is_ahead: false,
+            received: 0,
+            complete: false,
+            failed: None,
+            trailers: None,
+            told: false,
+        }
+    }
+
+    /// Reads on until the body is complete or begins to pass: because it is larger than `max` bytes, or finds no room.
+    pub(super) async fn complete(&mut self, max: usize) {
+        if self.body.is_end_stream() || self.body.size_hint().lower() > max as u64 {
+            return;
+        }
+        self.is_ahead = true;
+        while !self.complete && self.failed.is_none() && self.due.is_empty() {
+            if let Some(bytes) = self.read().await {
+                self.due.push_back((bytes, Passage::Now, self.departure.take()));
+            }
+        }
+    }
+
+    /// How long the complete body is, if it was changed.
+    pub(super) fn changed_length(&self) -> Option<usize> {
+        let length = self.due.iter().map(|(bytes, ..)| bytes.len()).sum::<usize>();
+        (self.complete && length != self.received).then_some(length)
+    }
+
+    /// The body as it goes on.
+    pub(super) fn into_body(mut self) -> Body {
+        if self.body.is_end_stream() && !self.is_ahead {
+            self.tell(End::Complete);
+            return empty();
+        }
+        // Each step owns the body, so that dropping the stream drops it, which tells the exchange.
+        StreamBody::new(futures_util::stream::unfold(self, |mut watched| async move {
+            watched.next().await.map(|frame| (frame, watched))
+        }))
+        .boxed_unsync()
+    }
+
     async fn next(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
-        self.queued = None;
+        if !std::mem::take(&mut self.is_ahead) {
+            self.queued = None;
+        }
         loop {
-            while let Some((bytes, passage)) = self.due.pop_front() {
+            while let Some((bytes, passage, departure)) = self.due.pop_front() {
                 match passage {
                     Passage::Now => {}
                     Passage::At(due) => {
@@ -97,58 +147,68 @@ impl WatchedBody {
                     Passage::Never if self.is_stream() => continue,
                     Passage::Never => std::future::pending().await,
                 }
+                departure.into_iter().for_each(|departure| self.outbox.put(departure));
                 return Some(Ok(Frame::data(bytes)));
+            }
+            if let Some(error) = self.failed.take() {
+                self.tell(End::Broken);
+                return Some(Err(error));
             }
             if self.complete {
                 self.tell(End::Complete);
+                self.depart();
                 return self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)));
             }
-            match self.body.frame().await {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => match self.data(data) {
-                        Some(data) => return Some(Ok(Frame::data(data))),
-                        None => continue,
-                    },
-                    Err(trailers) => {
-                        self.ends();
-                        self.trailers = trailers.into_trailers().ok();
-                    }
-                },
-                Some(Err(error)) => {
-                    self.tell(End::Broken);
-                    return Some(Err(error));
-                }
-                None => self.ends(),
+            if let Some(data) = self.read().await {
+                self.depart();
+                return Some(Ok(Frame::data(data)));
             }
         }
+    }
+
+    fn depart(&mut self) {
+        self.departure.take().into_iter().for_each(|departure| self.outbox.put(departure));
+    }
+
+    /// Reads the next bytes and looks at them; returns them if they go on at once.
+    async fn read(&mut self) -> Option<Bytes> {
+        match self.body.frame().await {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => return self.data(data),
+                Err(trailers) => {
+                    self.ends();
+                    self.trailers = trailers.into_trailers().ok();
+                }
+            },
+            Some(Err(error)) => self.failed = Some(error),
+            None => self.ends(),
+        }
+        None
     }
 
     /// Looks at the next bytes; returns them if they go on at once.
     fn data(&mut self, data: Bytes) -> Option<Bytes> {
         let at = Instant::now();
-        let Self { tap, lane, direction, exchange, .. } = self;
+        self.received += data.len();
+        let hold = self.propagates || self.exchange.holds();
+        let mut tap = self.tap.take();
         let mut messages = 0;
-        let fate = tap.as_mut().map(|tap| {
-            tap.feed(&data, exchange.holds(), |seen| {
-                let passage = exchange.observe(seen, *direction, lane, at);
-                messages += usize::from(passage != Passage::Never);
-                passage
-            })
-        });
+        let fate = tap.as_mut().map(|tap| tap.feed(&data, hold, |seen| self.judge(seen, hold, at, &mut messages)));
         let passes = match fate.unwrap_or(Fate::Now(&data)) {
             Fate::Now(_) => true,
             Fate::Parts(parts) => {
-                self.due.extend(parts.into_iter().map(|(bytes, passage)| (Bytes::from(bytes), passage)));
+                self.hold(parts);
                 false
             }
         };
+        self.tap = tap;
         // The last frame of a body with a known length is the last thing its receiver waits for: what it completes must be
         // seen before it goes on.
         if self.body.is_end_stream() {
             messages += self.finish(at);
             self.tell(End::Complete);
         }
-        self.queued = Some(self.exchange.queued(self.direction, messages, at));
+        self.queue(messages, at);
         passes.then_some(data)
     }
 
@@ -156,24 +216,45 @@ impl WatchedBody {
     fn ends(&mut self) {
         let at = Instant::now();
         let messages = self.finish(at);
-        self.queued = Some(self.exchange.queued(self.direction, messages, at));
+        self.queue(messages, at);
     }
 
     /// The body is complete: what is left in the tap is a message. Returns how many were seen that go on.
     fn finish(&mut self, at: Instant) -> usize {
-        let Self { tap, lane, direction, exchange, .. } = self;
+        let hold = self.propagates || self.exchange.holds();
+        let mut tap = self.tap.take();
         let mut messages = 0;
-        let parts = tap.as_mut().map(|tap| {
-            tap.end(|seen: Seen<'_>| {
-                let passage = exchange.observe(seen, *direction, lane, at);
-                messages += usize::from(passage != Passage::Never);
-                passage
-            })
-        });
-        let held = parts.into_iter().flatten().filter(|(bytes, _)| !bytes.is_empty());
-        self.due.extend(held.map(|(bytes, passage)| (Bytes::from(bytes), passage)));
+        let parts = tap.as_mut().map(|tap| tap.end(|seen| self.judge(seen, hold, at, &mut messages)));
+        self.hold(parts.unwrap_or_default());
+        self.tap = tap;
         self.complete = true;
         messages
+    }
+
+    fn judge(&mut self, seen: Seen<'_>, hold: bool, at: Instant, messages: &mut usize) -> Judgement {
+        let (passage, splices) = self.exchange.observe(seen, self.direction, &mut self.lane, at);
+        *messages += usize::from(passage != Passage::Never);
+        let splices = if self.propagates { splices } else { Vec::new() };
+        Judgement { passage, splices, departure: if hold { self.lane.depart() } else { None } }
+    }
+
+    fn hold(&mut self, parts: Vec<Part<'_>>) {
+        for Part { bytes, passage, departure } in parts {
+            if bytes.is_empty() {
+                // It has passed already; its calls leave with the end.
+                self.departure = departure.or(self.departure.take());
+            } else {
+                self.due.push_back((Bytes::from(bytes.into_owned()), passage, departure));
+            }
+        }
+    }
+
+    /// So many more messages wait for their turn to be handed on.
+    fn queue(&mut self, messages: usize, at: Instant) {
+        self.departure = self.lane.depart().or(self.departure.take());
+        let queued = self.exchange.queued(self.direction, messages, at);
+        queued.wait(self.due.iter().filter_map(|(.., departure)| departure.as_ref()).chain(&self.departure));
+        self.queued = Some(queued);
     }
 
     fn is_stream(&self) -> bool {
@@ -188,7 +269,7 @@ impl WatchedBody {
     }
 }
 
-impl Drop for WatchedBody {
+impl Drop for Watched {
     fn drop(&mut self) {
         self.tell(End::Abandoned);
     }

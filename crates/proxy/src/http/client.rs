@@ -13,10 +13,12 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use mcpscope_core::{Component, Direction, ErrorType};
 
-use super::body::{Body, unwatched, watched};
-use super::exchange::Exchange;
+use super::body::{Body, Watched, unwatched};
+use super::exchange::{Exchange, TRACEPARENT, is_signed};
+use super::outbox::Outbox;
 use super::upstream::{Connection, Driver, Failure};
 use super::{HostHeader, Shared, reply};
+use crate::framing::Framing;
 
 /// One client connection and the upstream connection that belongs to it.
 pub(super) struct ClientConnection {
@@ -25,11 +27,23 @@ pub(super) struct ClientConnection {
     /// HTTP/1 has one exchange at a time, so nobody ever waits here.
     upstream: tokio::sync::Mutex<Connection>,
     driver: Driver,
+    /// Of this connection (to the client) and of all that belong to it (to the server).
+    to_client: Arc<Outbox>,
+    to_server: Arc<Outbox>,
 }
 
 impl ClientConnection {
     pub(super) fn new(shared: Arc<Shared>, peer: SocketAddr) -> Self {
-        Self { shared, peer, upstream: tokio::sync::Mutex::default(), driver: Driver::default() }
+        let (to_client, to_server) = (Arc::default(), Arc::default());
+        let upstream = tokio::sync::Mutex::new(Connection::new(Arc::clone(&to_server)));
+        Self { shared, peer, upstream, driver: Driver::default(), to_client, to_server }
+    }
+
+    pub(super) fn outbox(&self, direction: Direction) -> Arc<Outbox> {
+        Arc::clone(match direction {
+            Direction::ToClient => &self.to_client,
+            Direction::ToServer => &self.to_server,
+        })
     }
 
     /// Drives the upstream connection, if there is one.
@@ -54,7 +68,7 @@ impl ClientConnection {
             .is_on()
             .then(|| Arc::new(Exchange::new(&self.shared, self.peer, &parts.method, &parts.uri, &parts.headers)));
         let body = match &exchange {
-            Some(exchange) => watched(body, exchange.request_framing(), Direction::ToServer, Arc::clone(exchange)),
+            Some(exchange) => self.watched(body, exchange, &mut parts.headers).await,
             None => unwatched(body),
         };
         self.set_host(&mut parts.headers);
@@ -71,10 +85,46 @@ impl ClientConnection {
                 if let Some(traffic) = &config.traffic {
                     traffic.works();
                 }
-                Ok(answer(response, exchange))
+                Ok(self.answer(response, exchange))
             }
             Err((failure, unsent)) => Ok(self.failed(&failure, unsent, exchange.as_deref()).await),
         }
+    }
+
+    /// The request's body as it goes on. Where our context is to be in it, it is read to its end first: the head, which
+    /// goes before it, tells its length.
+    async fn watched(&self, body: Incoming, exchange: &Arc<Exchange>, headers: &mut HeaderMap) -> Body {
+        let (direction, framing) = (Direction::ToServer, exchange.request_framing());
+        let propagates = framing.is_some() && self.shared.relay.probe.propagates() && !is_signed(headers);
+        let mut body = Watched::new(body, framing, direction, Arc::clone(exchange), self.outbox(direction), propagates);
+        if propagates {
+            body.complete(self.shared.config.limits.max_message).await;
+            if let Some(length) = body.changed_length().filter(|_| headers.contains_key(CONTENT_LENGTH)) {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            }
+            if let Some(value) = exchange.traceparent().filter(|_| headers.contains_key(TRACEPARENT)) {
+                headers.insert(TRACEPARENT, value);
+            }
+        }
+        body.into_body()
+    }
+
+    fn answer(&self, response: Response<Incoming>, exchange: Option<Arc<Exchange>>) -> Response<Body> {
+        let (mut parts, body) = response.into_parts();
+        if parts.headers.contains_key(TRANSFER_ENCODING) {
+            // Transfer-Encoding overrides Content-Length, and an intermediary must not pass both on (RFC 9112, 6.3).
+            parts.headers.remove(CONTENT_LENGTH);
+        }
+        let Some(exchange) = exchange else { return Response::from_parts(parts, unwatched(body)) };
+        let framing = exchange.answered(parts.status, &parts.headers);
+        // The server's own requests come as events. A stream whose length was told must keep it.
+        let propagates = framing == Some(Framing::Sse)
+            && self.shared.relay.probe.propagates()
+            && !parts.headers.contains_key(CONTENT_LENGTH)
+            && !is_signed(&parts.headers);
+        let direction = Direction::ToClient;
+        let body = Watched::new(body, framing, direction, exchange, self.outbox(direction), propagates);
+        Response::from_parts(parts, body.into_body())
     }
 
     fn set_host(&self, headers: &mut HeaderMap) {
@@ -133,15 +183,4 @@ fn refuse_upgrade(headers: &mut HeaderMap) {
 /// The target as an origin server expects it: path and query only.
 fn origin_form(uri: &Uri) -> Uri {
     uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from)
-}
-
-fn answer(response: Response<Incoming>, exchange: Option<Arc<Exchange>>) -> Response<Body> {
-    let (mut parts, body) = response.into_parts();
-    if parts.headers.contains_key(TRANSFER_ENCODING) {
-        // Transfer-Encoding overrides Content-Length, and an intermediary must not pass both on (RFC 9112, 6.3).
-        parts.headers.remove(CONTENT_LENGTH);
-    }
-    let Some(exchange) = exchange else { return Response::from_parts(parts, unwatched(body)) };
-    let framing = exchange.answered(parts.status, &parts.headers);
-    Response::from_parts(parts, watched(body, framing, Direction::ToClient, exchange))
 }

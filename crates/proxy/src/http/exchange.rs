@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use http::uri::PathAndQuery;
-use http::{Method, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use mcpscope_core::{Direction, ErrorType, Outcome, Protocol, RequestId, TraceContext};
 use mcpscope_hooks::{Connection, Lane, Loss, Passage, Queued};
 use url::Url;
@@ -15,10 +15,12 @@ use super::Shared;
 use super::body::End;
 use crate::conversation::{Conversation, Ending, Observed, Travel};
 use crate::framing::{Framing, Seen, Tap};
+use crate::inject::Splice;
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Longest session name followed, in bytes.
 const MAX_SESSION_BYTES: usize = 1024;
@@ -36,6 +38,7 @@ pub(super) struct Exchange {
     /// What the request's headers say of revision and trace.
     protocol: Option<Protocol>,
     context: Option<TraceContext>,
+    tracestate: Option<Box<str>>,
     /// How the request's body is looked at.
     framing: Option<Framing>,
     state: Mutex<State>,
@@ -54,6 +57,8 @@ enum Membership {
 struct State {
     /// The requests that this exchange began and whose answers it may still carry.
     begun: Vec<RequestId>,
+    /// Our context in the request, if it is one and the context is to be propagated.
+    onward: Option<TraceContext>,
     answer: Option<Answer>,
     /// An error in the answer that names no request, as servers answer a request they refuse to look into.
     unaddressed: Option<(Option<Box<str>>, u64)>,
@@ -99,6 +104,7 @@ impl Exchange {
             }
         };
         let is_message = method == Method::POST && header(CONTENT_TYPE).is_none_or(is_json);
+        let (context, tracestate) = trace_context(headers);
         Self {
             conversation,
             method: method.clone(),
@@ -106,7 +112,8 @@ impl Exchange {
             named: named.map(Into::into),
             membership,
             protocol: header(PROTOCOL_VERSION).map(Protocol::parse),
-            context: header(TRACEPARENT).and_then(mcpscope_hooks::trace_context),
+            context,
+            tracestate,
             framing: (is_message && !is_encoded(headers)).then_some(Framing::Body),
             state: Mutex::default(),
             shared: Arc::clone(shared),
@@ -131,7 +138,14 @@ impl Exchange {
     }
 
     /// Looks at a message of either body.
-    pub(super) fn observe(&self, seen: Seen<'_>, direction: Direction, lane: &mut Lane, at: Instant) -> Passage {
+    /// Says when it goes on and what is to be changed in it.
+    pub(super) fn observe(
+        &self,
+        seen: Seen<'_>,
+        direction: Direction,
+        lane: &mut Lane,
+        at: Instant,
+    ) -> (Passage, Vec<Splice>) {
         let probe = &self.shared.relay.probe;
         let observe = || match seen {
             Seen::Oversized => {
@@ -143,18 +157,29 @@ impl Exchange {
                 Observed::NOTHING
             }
             Seen::Message(bytes) => {
-                let travel = Travel { direction, at, protocol: self.protocol, context: self.context };
+                let (protocol, context, tracestate) = (self.protocol, self.context, self.tracestate.as_deref());
+                let travel = Travel { direction, at, protocol, context, tracestate };
                 self.conversation.observe(bytes, travel, lane)
             }
         };
         let observed = probe.guarded(observe).unwrap_or(Observed::NOTHING);
         let mut state = self.state();
         match direction {
-            Direction::ToServer => state.begun.extend(observed.begun),
+            Direction::ToServer => {
+                // Of a batch no single one is that of the head.
+                state.onward = observed.context.filter(|_| observed.begun.len() == 1);
+                state.begun.extend(observed.begun);
+            }
             Direction::ToClient if observed.unaddressed.is_some() => state.unaddressed = observed.unaddressed,
             Direction::ToClient => {}
         }
-        observed.passage
+        (observed.passage, observed.splices)
+    }
+
+    /// The `traceparent` header that the request goes on with, if it had one.
+    pub(super) fn traceparent(&self) -> Option<HeaderValue> {
+        let context = self.state().onward?;
+        HeaderValue::try_from(mcpscope_hooks::traceparent(&context)).ok()
     }
 
     /// The stream announces where the requests of its session go.
@@ -253,7 +278,7 @@ impl Exchange {
             return;
         }
         let now = Instant::now();
-        let State { begun, answer, unaddressed, stream, endpoint } = std::mem::take(&mut *self.state());
+        let State { begun, onward: _, answer, unaddressed, stream, endpoint } = std::mem::take(&mut *self.state());
         let (message, bytes) = unaddressed.unwrap_or_default();
         if stream.is_some() {
             self.conversation.stream(-1, now);
@@ -358,4 +383,26 @@ fn is_json(content_type: &str) -> bool {
 
 fn is_encoded(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_ENCODING).is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// What the head says of the trace: a context is there once or not at all, and a `tracestate` only beside it.
+fn trace_context(headers: &HeaderMap) -> (Option<TraceContext>, Option<Box<str>>) {
+    let mut contexts = headers.get_all(TRACEPARENT).into_iter();
+    let context = match (contexts.next(), contexts.next()) {
+        (Some(only), None) => only.to_str().ok().and_then(mcpscope_hooks::trace_context),
+        _ => None,
+    };
+    if context.is_none() || !headers.contains_key(TRACESTATE) {
+        return (context, None);
+    }
+    let lists: Result<Vec<_>, _> = headers.get_all(TRACESTATE).into_iter().map(HeaderValue::to_str).collect();
+    (context, lists.ok().and_then(|lists| mcpscope_hooks::tracestate(&lists.join(","))))
+}
+
+/// Whether the head vouches for the body, or a signature for the head: neither may be changed then.
+pub(super) fn is_signed(headers: &HeaderMap) -> bool {
+    const VOUCHING: [&str; 6] =
+        ["content-digest", "repr-digest", "digest", "content-md5", "signature", "x-amz-content-sha256"];
+    let is_aws = |value: &HeaderValue| value.as_bytes().starts_with(b"AWS4-");
+    VOUCHING.iter().any(|name| headers.contains_key(*name)) || headers.get(AUTHORIZATION).is_some_and(is_aws)
 }

@@ -3,6 +3,7 @@
 mod body;
 mod client;
 mod exchange;
+mod outbox;
 mod reply;
 mod sessions;
 mod upstream;
@@ -17,7 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mcpscope_accept::{Door, Slot};
-use mcpscope_core::HostPolicy;
+use mcpscope_core::{Direction, HostPolicy};
 use mcpscope_hooks::Probe;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -28,6 +29,7 @@ pub use upstream::{InvalidUpstream, Upstream};
 use crate::relay::Relay;
 use crate::{Limits, SWEEP, Traffic};
 use client::ClientConnection;
+use outbox::Socket;
 use sessions::Sessions;
 
 /// Connections served at once; further ones wait in the listener's backlog.
@@ -159,6 +161,7 @@ async fn connection(
     let header_timeout = shared.config.header_timeout;
     let client = Arc::new(ClientConnection::new(shared, peer));
     let handler = Arc::clone(&client);
+    let socket = Socket::new(stream, client.outbox(Direction::ToClient));
     let service = service_fn(move |request| Arc::clone(&handler).handle(request));
     let mut serving = pin!(
         http1::Builder::new()
@@ -167,7 +170,7 @@ async fn connection(
             .max_headers(MAX_HEADERS)
             .timer(TokioTimer::new())
             .header_read_timeout(header_timeout)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(socket), service)
     );
     let mut asked_to_stop = pin!(async move { drop(stopped.wait_for(|stopped| *stopped).await) });
     let mut stopping = false;

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use url::{Host, Url};
 
 use super::MAX_HEADERS;
 use super::body::Body;
+use super::outbox::{Outbox, Socket};
 
 /// Where requests go: an `http` URL.
 #[derive(Clone, Debug)]
@@ -124,9 +125,10 @@ impl Upstream {
 }
 
 /// The one upstream connection of one client connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Connection {
     sender: Option<SendRequest<Body>>,
+    outbox: Arc<Outbox>,
 }
 
 /// Moves the bytes of the upstream connection. Whoever drives the client's connection drives this one, too: a task of its
@@ -165,6 +167,10 @@ pub(super) enum Failure {
 }
 
 impl Connection {
+    pub(super) fn new(outbox: Arc<Outbox>) -> Self {
+        Self { sender: None, outbox }
+    }
+
     /// Sends a request; connects first if there is no connection any more.
     ///
     /// A request is never sent twice: only one of which nothing was written to a connection that turned out to be closed
@@ -197,7 +203,7 @@ impl Connection {
         let handshake = http1::Builder::new()
             .preserve_header_case(true)
             .max_headers(MAX_HEADERS)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Socket::new(stream, Arc::clone(&self.outbox))))
             .await;
         let (mut sender, connection) = handshake.map_err(|error| (Failure::Broken(error), None))?;
         driver.set(async move {

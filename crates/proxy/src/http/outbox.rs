@@ -1,0 +1,86 @@
+//! Sockets that tell the calls among what they are given when they were written.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use mcpscope_hooks::Departure;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// The calls that were handed to a connection, and are not yet known to be in its socket.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    any: AtomicBool,
+    waiting: Mutex<Vec<Departure>>,
+}
+
+impl Outbox {
+    /// What is handed to the connection next ends with the last byte of these calls.
+    pub(super) fn put(&self, departure: Departure) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(departure);
+        self.any.store(true, Ordering::Release);
+    }
+
+    /// Everything that was handed to the connection is in the socket.
+    fn flushed(&self) {
+        if self.any.load(Ordering::Relaxed) && self.any.swap(false, Ordering::Acquire) {
+            let now = Instant::now();
+            self.waiting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .drain(..)
+                .for_each(|departure| departure.sent(now));
+        }
+    }
+}
+
+/// A socket with an outbox. The connection over it flushes when it has written all that it was handed.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: TcpStream,
+    outbox: Arc<Outbox>,
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream, outbox: Arc<Outbox>) -> Self {
+        Self { stream, outbox }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.outbox.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

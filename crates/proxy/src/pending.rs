@@ -1,0 +1,83 @@
+//! The requests in flight of one conversation, by direction and id, and by the token of their progress.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use mcpscope_core::{Direction, RequestId};
+use mcpscope_hooks::InFlight;
+
+use crate::relay::Place;
+
+type Key = (Direction, RequestId);
+
+/// A request in flight.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) in_flight: InFlight,
+    pub(crate) _place: Place,
+    /// The client as it calls itself in a stateless request.
+    pub(crate) client: Option<Box<str>>,
+    /// What its progress is told by.
+    pub(crate) token: Option<RequestId>,
+}
+
+/// The requests in flight, whose number their places bound.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    by_id: HashMap<Key, Pending>,
+    /// Ids by token, where they differ: the official SDKs take the one for the other.
+    by_token: HashMap<Key, RequestId>,
+}
+
+impl Requests {
+    /// Adds a request; returns the one that had its id.
+    pub(crate) fn insert(&mut self, direction: Direction, id: RequestId, pending: Pending) -> Option<Pending> {
+        let reused = self.remove(direction, &id);
+        if let Some(token) = pending.token.clone().filter(|token| *token != id) {
+            self.by_token.insert((direction, token), id.clone());
+        }
+        self.by_id.insert((direction, id), pending);
+        reused
+    }
+
+    pub(crate) fn remove(&mut self, direction: Direction, id: &RequestId) -> Option<Pending> {
+        let (key, pending) = self.by_id.remove_entry(&(direction, id.clone()))?;
+        self.forget_token(&key, &pending);
+        Some(pending)
+    }
+
+    /// The request that asked for its progress by this token.
+    pub(crate) fn by_token(&mut self, direction: Direction, token: RequestId) -> Option<&mut InFlight> {
+        let key = (direction, token);
+        let id = self.by_token.get(&key).unwrap_or(&key.1).clone();
+        let pending = self.by_id.get_mut(&(direction, id))?;
+        // A request that asked by another token, or not at all, may have an id like it.
+        (pending.token.as_ref() == Some(&key.1)).then_some(&mut pending.in_flight)
+    }
+
+    /// Takes out those that have waited for `timeout`; a stream that is meant to stay open is none of them.
+    pub(crate) fn expired(&mut self, timeout: Duration, now: Instant) -> Vec<Pending> {
+        let is_over = |_: &Key, pending: &mut Pending| {
+            let long_lived = pending.in_flight.call().is_some_and(|call| call.method.is_long_lived());
+            !long_lived && now.saturating_duration_since(pending.in_flight.started()) >= timeout
+        };
+        let expired: Vec<_> = self.by_id.extract_if(is_over).collect();
+        expired.iter().for_each(|(key, pending)| self.forget_token(key, pending));
+        expired.into_iter().map(|(_, pending)| pending).collect()
+    }
+
+    /// Takes out all of them.
+    pub(crate) fn drain(&mut self) -> Vec<Pending> {
+        self.by_token.clear();
+        std::mem::take(&mut self.by_id).into_values().collect()
+    }
+
+    fn forget_token(&mut self, (direction, id): &Key, pending: &Pending) {
+        let Some(token) = pending.token.as_ref().filter(|token| *token != id) else { return };
+        let key = (*direction, token.clone());
+        // A later request may have taken the token over.
+        if self.by_token.get(&key) == Some(id) {
+            self.by_token.remove(&key);
+        }
+    }
+}
