@@ -134,3 +134,291 @@ pub(crate) fn spliced(bytes: &[u8], offset: usize, splices: &[Splice]) -> Vec<u8
     changed.extend_from_slice(bytes.get(done..).unwrap_or_default());
     changed
 }
+
+#[cfg(test)]
+mod tests {
+    use mcpscope_core::{SpanId, TraceId};
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{Message, scan};
+
+    const OURS: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const THEIRS: &str = "00-12345678901234567890123456789012-1234567890123456-00";
+
+    fn context() -> TraceContext {
+        let trace_id = TraceId::parse("0af7651916cd43dd8448eb211c80319c").unwrap();
+        TraceContext { trace_id, parent: SpanId::parse("b7ad6b7169203331").unwrap(), sampled: true }
+    }
+
+    /// What a relay makes of a message.
+    fn inject(message: &str, tracestate: Option<&str>) -> String {
+        let requests = scan(message.as_bytes()).into_iter().flatten().filter_map(|message| match message {
+            Message::Request { params, .. } => params.slot,
+            _ => None,
+        });
+        let splices: Vec<_> = requests.map(|slot| slot.splice(&context(), tracestate)).collect();
+        String::from_utf8(spliced(message.as_bytes(), 0, &splices)).unwrap()
+    }
+
+    #[track_caller]
+    fn becomes(message: &str, expected: &str) {
+        assert_eq!(inject(message, None), expected.replace("OURS", &format!("\"{OURS}\"")));
+    }
+
+    #[track_caller]
+    fn stays(message: &str) {
+        assert_eq!(inject(message, Some("a=1")), message);
+    }
+
+    #[test]
+    fn a_value_is_replaced_and_nothing_else() {
+        becomes(
+            &format!(
+                r#"{{ "id" : 1.0,"method":"x", "params":{{"_meta" : {{"a":[],"traceparent" : "{THEIRS}" ,"b":1}}}} , "id2":1e400}}"#
+            ),
+            r#"{ "id" : 1.0,"method":"x", "params":{"_meta" : {"a":[],"traceparent" : OURS ,"b":1}} , "id2":1e400}"#,
+        );
+        for odd in ["null", "7", "[1]", "{}", r#""""#] {
+            becomes(
+                &format!(r#"{{"id":1,"method":"x","params":{{"_meta":{{"traceparent":{odd}}}}}}}"#),
+                r#"{"id":1,"method":"x","params":{"_meta":{"traceparent":OURS}}}"#,
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_inserted() {
+        becomes(
+            r#"{"id":1,"method":"x","params":{"_meta":{"progressToken":1}}}"#,
+            r#"{"id":1,"method":"x","params":{"_meta":{"traceparent":OURS,"progressToken":1}}}"#,
+        );
+        becomes(
+            r#"{"id":1,"method":"x","params":{"_meta":{  }}}"#,
+            r#"{"id":1,"method":"x","params":{"_meta":{"traceparent":OURS  }}}"#,
+        );
+        becomes(
+            r#"{"id":1,"method":"x","params":{ "name":"y"}}"#,
+            r#"{"id":1,"method":"x","params":{"_meta":{"traceparent":OURS}, "name":"y"}}"#,
+        );
+        becomes(
+            r#"{"id":1,"method":"x","params":{}}"#,
+            r#"{"id":1,"method":"x","params":{"_meta":{"traceparent":OURS}}}"#,
+        );
+        becomes(
+            "\t {\"id\":1,\"method\":\"x\"}",
+            "\t {\"params\":{\"_meta\":{\"traceparent\":OURS}},\"id\":1,\"method\":\"x\"}",
+        );
+    }
+
+    #[test]
+    fn a_key_is_known_however_it_is_spelled() {
+        becomes(
+            &format!(r#"{{"id":1,"method":"x","p\u0061rams":{{"_met\u0061":{{"\u0074raceparent":"{THEIRS}"}}}}}}"#),
+            r#"{"id":1,"method":"x","p\u0061rams":{"_met\u0061":{"\u0074raceparent":OURS}}}"#,
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_changed_safely_stays_as_it_is() {
+        for message in [
+            r#"{"id":1,"method":"x","params":[]}"#,
+            r#"{"id":1,"method":"x","params":null}"#,
+            r#"{"id":1,"method":"x","params":{"_meta":null}}"#,
+            r#"{"id":1,"method":"x","params":{"_meta":[]}}"#,
+            r#"{"id":1,"method":"x","params":{},"params":{}}"#,
+            r#"{"id":1,"method":"x","params":{},"par\u0061ms":{}}"#,
+            r#"{"id":1,"method":"x","params":{"_meta":{},"_meta":{}}}"#,
+            r#"{"id":1,"method":"x","params":{"_meta":{},"\u005fmeta":{}}}"#,
+            r#"{"id":1,"method":"x","params":{"_meta":{"traceparent":1,"traceparent":2}}}"#,
+            r#"{"id":1,"method":"x","params":{"_meta":{"tracestate":"a=1","tracestate":"a=1"}}}"#,
+            // A key that no parser agrees on.
+            r#"{"id":1,"method":"x","params":{"_meta":{"\ud800":1}}}"#,
+            r#"{"id":1,"method":"x","params":{"\ud800":1}}"#,
+            // No requests.
+            r#"{"method":"x","params":{}}"#,
+            r#"{"id":1,"result":{}}"#,
+            r#"{"id":1}"#,
+            "{",
+            "garbage",
+            "",
+        ] {
+            stays(message);
+        }
+    }
+
+    #[test]
+    fn every_request_of_a_batch_gets_it() {
+        becomes(
+            r#" [{"id":1,"method":"x","params":{}} , {"method":"n"},{"id":2,"method":"y","params":[]},{"id":3,"method":"z"}]"#,
+            r#" [{"id":1,"method":"x","params":{"_meta":{"traceparent":OURS}}} , {"method":"n"},{"id":2,"method":"y","params":[]},{"params":{"_meta":{"traceparent":OURS}},"id":3,"method":"z"}]"#,
+        );
+    }
+
+    #[test]
+    fn a_tracestate_goes_along_unless_there_is_one() {
+        let meta = |message: &str| {
+            let after: Value = serde_json::from_str(&inject(message, Some("a=\"1\\,b=2"))).unwrap();
+            after["params"]["_meta"].clone()
+        };
+        let both = json!({"traceparent": OURS, "tracestate": "a=\"1\\,b=2"});
+        assert_eq!(meta(r#"{"id":1,"method":"x"}"#), both);
+        assert_eq!(meta(r#"{"id":1,"method":"x","params":{"_meta":{"traceparent":"bad"}}}"#), both);
+        let theirs = json!({"traceparent": OURS, "tracestate": "c=3"});
+        assert_eq!(meta(r#"{"id":1,"method":"x","params":{"_meta":{"tracestate":"c=3"}}}"#), theirs);
+    }
+
+    fn blank() -> impl Strategy<Value = &'static str> {
+        prop_oneof![4 => Just(""), 1 => Just(" "), 1 => Just("\n\t ")]
+    }
+
+    /// Members in any order, with any blanks.
+    fn object(members: Vec<(String, String)>) -> BoxedStrategy<String> {
+        let count = members.len();
+        (Just(members).prop_shuffle(), prop::collection::vec(blank(), 4 * count + 1))
+            .prop_map(|(members, blanks)| {
+                let mut blanks = blanks.into_iter();
+                let mut next = || blanks.next().unwrap_or_default();
+                let mut text = format!("{{{}", next());
+                for (at, (key, value)) in members.iter().enumerate() {
+                    let comma = if at == 0 { "" } else { "," };
+                    text += &format!("{comma}{}{key}{}:{}{value}{}", next(), next(), next(), next());
+                }
+                text + "}"
+            })
+            .boxed()
+    }
+
+    fn key(name: &'static str) -> impl Strategy<Value = String> {
+        let (first, rest) = name.split_at(1);
+        let escaped = format!("\"\\u{:04x}{rest}\"", u32::from(first.as_bytes()[0]));
+        prop_oneof![3 => Just(format!("\"{name}\"")), 1 => Just(escaped)]
+    }
+
+    fn value() -> impl Strategy<Value = String> {
+        prop_oneof![
+            Just("1.0".to_owned()),
+            Just("null".to_owned()),
+            Just(r#"{"params":{"_meta":{"traceparent":"no"}}}"#.to_owned()),
+            Just(r#"["traceparent","_meta",{}]"#.to_owned()),
+            "\"[a-z{}\\[\\]:, é]{0,9}\"".prop_map(|text| text),
+        ]
+    }
+
+    /// An object with some of these members, perhaps one of them twice, and others.
+    fn some_of(members: Vec<BoxedStrategy<(String, String)>>) -> BoxedStrategy<String> {
+        let other = ("\"[a-z]{0,3}\"", value()).boxed();
+        let count = members.len();
+        let chosen = prop::collection::vec(prop_oneof![4 => Just(0_usize), 6 => Just(1), 1 => Just(2)], count);
+        (chosen, prop::collection::vec(other, 0..3))
+            .prop_flat_map(move |(chosen, others)| {
+                let own: Vec<_> = members
+                    .iter()
+                    .zip(chosen)
+                    .flat_map(|(member, times)| std::iter::repeat_n(member.clone(), times))
+                    .collect();
+                (own, Just(others))
+            })
+            .prop_flat_map(|(own, others)| object([own, others].concat()))
+            .boxed()
+    }
+
+    fn request() -> BoxedStrategy<String> {
+        let member = |name, value: BoxedStrategy<String>| (key(name), value).boxed();
+        let meta = some_of(vec![
+            member("traceparent", prop_oneof![Just(format!("\"{THEIRS}\"")), value()].boxed()),
+            member("tracestate", prop_oneof![Just("\"a=1\"".to_owned()), value()].boxed()),
+            member("progressToken", Just("7".to_owned()).boxed()),
+        ]);
+        let params = some_of(vec![
+            member("_meta", prop_oneof![6 => meta, 1 => value()].boxed()),
+            member("name", Just("\"tool\"".to_owned()).boxed()),
+        ]);
+        let members = vec![
+            member("params", prop_oneof![6 => params, 1 => value()].boxed()),
+            member("jsonrpc", Just("\"2.0\"".to_owned()).boxed()),
+            member("method", Just("\"tools/call\"".to_owned()).boxed()),
+            member("id", prop_oneof![Just("1".to_owned()), Just("\"\\u0061\"".to_owned())].boxed()),
+        ];
+        some_of(members)
+    }
+
+    /// How often each of the keys that matter is in an object, however it is spelled.
+    fn repeats(message: &str) -> bool {
+        #[derive(Default)]
+        struct Keys(Vec<String>);
+        impl<'de> serde::Deserialize<'de> for Keys {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct All;
+                impl<'de> serde::de::Visitor<'de> for All {
+                    type Value = Keys;
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("an object")
+                    }
+                    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+                        let mut keys = Keys::default();
+                        while let Some(key) = map.next_key::<String>()? {
+                            keys.0.push(key);
+                            map.next_value::<serde::de::IgnoredAny>()?;
+                        }
+                        Ok(keys)
+                    }
+                }
+                deserializer.deserialize_map(All)
+            }
+        }
+        let twice = |object: &str, name: &str| {
+            let keys: Keys = serde_json::from_str(object).unwrap_or_default();
+            keys.0.iter().filter(|key| *key == name).count() > 1
+        };
+        // Of an object that is there once, what was written is what the values are; so from the outside in.
+        let raw = |object: &str, name: &str| {
+            let members: Option<std::collections::HashMap<String, Box<RawValue>>> = serde_json::from_str(object).ok();
+            members.and_then(|members| members.get(name).map(|value| value.get().to_owned())).unwrap_or_default()
+        };
+        let params = raw(message, "params");
+        let meta = raw(&params, "_meta");
+        ["params", "method", "id", "result", "error"].iter().any(|name| twice(message, name))
+            || ["_meta", "name", "uri", "reason"].iter().any(|name| twice(&params, name))
+            || ["traceparent", "tracestate", "progressToken"].iter().any(|name| twice(&meta, name))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_request_is_the_same_but_for_what_is_injected(message in request(), with_state in any::<bool>()) {
+            let tracestate = with_state.then_some("z=26");
+            let injected = inject(&message, tracestate);
+            let before: Value = serde_json::from_str(&message).unwrap();
+            let after: Value = serde_json::from_str(&injected).unwrap();
+            let is_request = before["method"].is_string() && before.get("id").is_some();
+            let params_fit = before.get("params").is_none_or(Value::is_object);
+            let meta_fits = before["params"].get("_meta").is_none_or(Value::is_object);
+            if repeats(&message) || !is_request || !params_fit || !meta_fits {
+                prop_assert_eq!(injected, message);
+                return Ok(());
+            }
+            let mut expected = before;
+            if expected.get("params").is_none() {
+                expected["params"] = json!({});
+            }
+            if expected["params"].get("_meta").is_none() {
+                expected["params"]["_meta"] = json!({});
+            }
+            let meta = &mut expected["params"]["_meta"];
+            meta["traceparent"] = OURS.into();
+            if let Some(tracestate) = tracestate.filter(|_| meta.get("tracestate").is_none()) {
+                meta["tracestate"] = tracestate.into();
+            }
+            prop_assert_eq!(after, expected);
+            // One place was changed: what is before and behind it is what was there.
+            let front = injected.bytes().zip(message.bytes()).take_while(|(a, b)| a == b).count();
+            let back = injected.bytes().rev().zip(message.bytes().rev()).take_while(|(a, b)| a == b).count();
+            let old_value = serde_json::from_str::<Value>(&message).unwrap()["params"]["_meta"]
+                .get("traceparent").is_some();
+            prop_assert!(old_value || front + back >= message.len(), "{injected}");
+        }
+    }
+}

@@ -54,6 +54,10 @@ pub(crate) struct Common {
     /// Write the addresses of all listeners to this file as JSON once they are bound
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
+    /// Whether requests are passed on with our trace context in `params._meta`, the only change that is ever made to them;
+    /// `auto` does it while traces are exported
+    #[arg(long, value_name = "auto|on|off", default_value = "auto")]
+    pub(crate) propagate: Propagate,
     /// What is logged to stderr
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     pub(crate) log: LogLevel,
@@ -112,6 +116,13 @@ pub(crate) struct DemoServerArgs {
 pub(crate) enum HostHeader {
     Keep,
     Upstream,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Propagate {
+    Auto,
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -15,7 +15,7 @@ use mcpscope_metrics::{Declared, Kind, Metrics, Prometheus, RecordError, Recorde
 use mcpscope_proxy::{Limits, Traffic};
 use mcpscope_tracing::{Export, Exports, Tracer};
 
-use crate::cli::Common;
+use crate::cli::{Common, Propagate};
 use crate::failure::{Failure, say};
 
 /// What records the traffic of this process.
@@ -26,6 +26,7 @@ pub(crate) struct Instance {
     metrics: Option<Metrics>,
     tracer: Option<Tracer>,
     instrumentation: Option<Instrumentation>,
+    propagate: Propagate,
     anchor: ClockAnchor,
     reporter: Reporter,
     view: View,
@@ -51,7 +52,8 @@ impl Instance {
             .then(|| Tracer::new(&tracing_config(&settings, export.traces.as_ref()), anchor, seed()));
         let instrumentation = if on { Some(instrumentation(&settings)?) } else { None };
         let (reporter, view) = mcpscope_health::channel(anchor.mono);
-        Ok(Self { settings, export, metrics, tracer, instrumentation, anchor, reporter, view })
+        let propagate = common.propagate;
+        Ok(Self { settings, export, metrics, tracer, instrumentation, propagate, anchor, reporter, view })
     }
 
     /// What the hub observes.
@@ -86,9 +88,19 @@ impl Instance {
         Probe::new(Parts {
             metrics: self.metrics.clone(),
             tracer: self.tracer.clone(),
+            propagate: self.propagates(),
             instrumentation: self.instrumentation.clone(),
             ..Parts::new(server, transport)
         })
+    }
+
+    /// Whether requests are passed on with our trace context.
+    fn propagates(&self) -> bool {
+        match self.propagate {
+            Propagate::Auto => exports_traces(),
+            Propagate::On => true,
+            Propagate::Off => false,
+        }
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -121,6 +133,11 @@ impl Instance {
             any_host: !addr.ip().is_loopback() && proxy.allowed_hosts.is_empty(),
         }
     }
+}
+
+/// Whether traces are exported, which is when `--propagate auto` propagates: there is no exporter yet.
+const fn exports_traces() -> bool {
+    false
 }
 
 fn metrics_config(settings: &Settings) -> mcpscope_metrics::Config {
