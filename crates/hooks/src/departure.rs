@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(departure.forwarded(span_id, ms(9), false), None, "it waited, and never left");
         let forwarded = |queued, sent| Some(Forwarded { span_id, queued: ms(queued), sent: ms(sent) });
         assert_eq!(departure.forwarded(span_id, ms(9), true), forwarded(1, 1), "its answer was faster than its writer");
-        departure.clone().sent(ms(3));
+        departure.sent(ms(3));
         assert_eq!(departure.forwarded(span_id, ms(9), true), forwarded(1, 3));
         assert_eq!(departure.forwarded(span_id, ms(2), true), forwarded(1, 1), "likewise");
         assert_eq!(departure.forwarded(span_id, ms(2), false), forwarded(1, 2));

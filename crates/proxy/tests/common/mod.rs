@@ -223,3 +223,40 @@ impl Proxy {
         within(self.serving.join_next()).await.expect("it was started").expect("no panic");
     }
 }
+
+/// The trace of [`THEIRS`].
+pub(crate) const TRACE: &str = "12345678901234567890123456789012";
+/// A client's context.
+pub(crate) const THEIRS: &str = "00-12345678901234567890123456789012-1234567890123456-00";
+
+/// What a relay that propagates made of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Proxied {
+    AsItWas,
+    WithContext,
+}
+
+/// Checks that a message is what it was, but for our context.
+#[track_caller]
+pub(crate) fn proxied(before: &str, after: &str) -> Proxied {
+    if before == after {
+        return Proxied::AsItWas;
+    }
+    let [mut before, mut after] = [before, after]
+        .map(|message| serde_json::from_str::<serde_json::Value>(message).expect("only JSON is changed"));
+    let theirs = before.pointer_mut("/params/_meta").and_then(|meta| meta.as_object_mut()?.remove("traceparent"));
+    let meta = after.pointer_mut("/params/_meta").and_then(|meta| meta.as_object_mut()).expect("it has our context");
+    let ours = meta.remove("traceparent").expect("it has our context");
+    assert!(mcpscope_tracing::parse_traceparent(ours.as_str().expect("text")).is_some(), "{ours}");
+    assert_ne!(Some(ours), theirs);
+    // What was put around it goes with it.
+    for (outer, name) in [("/params", "_meta"), ("", "params")] {
+        let is_new = before.pointer(&format!("{outer}/{name}")).is_none();
+        let object = after.pointer_mut(outer).and_then(|outer| outer.as_object_mut()).expect("an object");
+        if is_new && object.get(name).is_some_and(|inner| inner.as_object().is_some_and(serde_json::Map::is_empty)) {
+            object.remove(name);
+        }
+    }
+    assert_eq!(before, after);
+    Proxied::WithContext
+}

@@ -14,6 +14,7 @@ mod ends;
 mod failures;
 mod faults;
 mod guard;
+mod propagation;
 mod sessions;
 
 use common::{Bench, Proxy};
