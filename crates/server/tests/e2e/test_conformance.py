@@ -113,12 +113,15 @@ def everything(everything_http) -> str:
 
 
 @pytest.mark.timeout(150)
+@pytest.mark.parametrize("propagate", ["off", "on"])
 @pytest.mark.parametrize(("server", "revision"), PASSED)
-def test_the_results_through_the_proxy_are_those_of_the_server(request, instances, suite, tmp_path, server, revision):
+def test_the_results_through_the_proxy_are_those_of_the_server(
+    request, instances, suite, tmp_path, server, revision, propagate
+):
     url = request.getfixturevalue(server)
     config = tmp_path / "let-through.yaml"
     config.write_text(LET_THROUGH)
-    proxy = instances.proxy(url, "--config", str(config))
+    proxy = instances.proxy(url, "--config", str(config), "--propagate", propagate)
 
     direct = suite.run(url, "--requirements", revision)
     assert proxy.metrics().sum("mcpscope_tool_call_duration_seconds_count") == 0
