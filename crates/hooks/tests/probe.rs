@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use mcpscope_core::{
-    Call, CallRecord, ClockAnchor, Direction, ErrorType, FaultId, Method, Outcome, Protocol, Transport, Verdict,
+    Call, CallEvent, CallEventKind, CallRecord, ClockAnchor, Direction, ErrorType, FaultId, Method, Outcome, Protocol,
+    Ratio, Transport, Verdict,
 };
-use mcpscope_hooks::{Injector, Instrumentation, Lane, MessageFacts, Observer, Parts, Passage, Probe};
+use mcpscope_hooks::{InFlight, Injector, Instrumentation, Lane, MessageFacts, Observer, Parts, Passage, Probe};
 use mcpscope_metrics::Metrics;
-use mcpscope_tracing::{Config, Filter, Status, Tracer};
+use mcpscope_tracing::{Config, Filter, SpanKind, Status, Tracer};
 
 struct Bench {
     now: Instant,
@@ -231,4 +232,65 @@ fn an_uninstrumented_component_counts_nothing_until_it_is_instrumented_again() {
     instrumentation.instrument("tools", vec!["call_tool".into()]).unwrap();
     bench.call(&probe, "tools/call", Some("echo"), Outcome::Ok);
     tools(2, 2);
+}
+
+#[test]
+fn a_call_that_goes_on_has_a_span_for_that() {
+    let bench = bench();
+    let probe = Probe::new(bench.parts.clone());
+    let ms = |n| bench.now + Duration::from_millis(n);
+    let mut lane = Lane::default();
+    let mut begin = |probe: &Probe| {
+        let mut in_flight = probe.begin(call("ping", None), bench.now);
+        let context = in_flight.forward(&mut lane);
+        (in_flight, context, lane.depart())
+    };
+    let (in_flight, context, departure) = begin(&probe);
+    let departure = departure.unwrap();
+    departure.queued(ms(1));
+    departure.sent(ms(2));
+    in_flight.finish(Outcome::Ok, 1, ms(5));
+    let context = context.unwrap();
+    assert!(context.sampled, "it is kept");
+    let trace = bench.tracer.trace(context.trace_id).unwrap();
+    let [server, client] = &trace.spans[..] else { panic!("{trace:?}") };
+    assert_eq!((server.kind, client.kind), (SpanKind::Server, SpanKind::Client));
+    assert_eq!((client.id, client.parent), (context.parent, Some(server.id)));
+    assert_eq!((client.start, client.duration), (Duration::from_millis(2), Duration::from_millis(3)));
+
+    // It did not go on after all.
+    let (in_flight, context, _) = begin(&probe);
+    in_flight.finish(Outcome::error(ErrorType::UpstreamUnreachable), 0, ms(5));
+    assert_eq!(bench.tracer.trace(context.unwrap().trace_id).unwrap().spans.len(), 1);
+
+    // Nobody would see the span, or learn of it.
+    let untraced = Probe::new(Parts { tracer: None, propagate: true, ..bench.parts.clone() });
+    let config = Config { critical_paths: Vec::new(), sampling_rate: Ratio::ZERO, ..Config::default() };
+    let anchor = ClockAnchor { mono: bench.now, wall: SystemTime::UNIX_EPOCH };
+    let tracer = Some(Tracer::new(&config, anchor, 1));
+    let unsampled = Probe::new(Parts { tracer: tracer.clone(), ..bench.parts.clone() });
+    for probe in [untraced, unsampled] {
+        let (_, context, departure) = begin(&probe);
+        assert!(context.is_none() && departure.is_none());
+    }
+    // But whoever answers must not take our caller for its own.
+    let propagating = Probe::new(Parts { tracer, propagate: true, ..bench.parts.clone() });
+    let (_, context, _) = begin(&propagating);
+    assert!(!context.unwrap().sampled);
+}
+
+#[test]
+fn of_the_events_of_a_call_the_first_are_kept_and_the_others_counted() {
+    let bench = bench();
+    let probe = Probe::new(bench.parts.clone());
+    let mut in_flight: InFlight = probe.begin(call("ping", None), bench.now);
+    for n in 0..40 {
+        let kind = CallEventKind::Progress { progress: Some(f64::from(n)), total: None };
+        in_flight.event(CallEvent { at: bench.now + Duration::from_millis(1), kind });
+    }
+    in_flight.finish(Outcome::Ok, 1, bench.now + Duration::from_millis(5));
+    let traces = bench.tracer.traces(&Filter::default());
+    let span = &traces[0].spans[0];
+    assert_eq!((traces[0].spans.len(), span.events.len(), span.dropped_events), (1, 32, 8));
+    assert_eq!(span.events[31].attributes, [("progress".into(), mcpscope_tracing::Value::Float(31.0))]);
 }

@@ -72,7 +72,9 @@ impl Slot {
             Place::Request(_) => (r#""params":{"_meta":{"traceparent":"#, "}}"),
         };
         text.push_str(before);
-        push_string(&mut text, &mcpscope_hooks::traceparent(context));
+        text.push('"');
+        text.push_str(&mcpscope_hooks::traceparent(context));
+        text.push('"');
         if let Some(tracestate) = tracestate.filter(|_| !self.has_tracestate) {
             text.push_str(r#","tracestate":"#);
             push_string(&mut text, tracestate);
@@ -100,7 +102,7 @@ fn range(message: &[u8], part: &RawValue) -> Option<Range<usize>> {
     message.get(range.clone()).map(|_| range)
 }
 
-/// Printable ASCII, as both headers are, as a JSON string.
+/// Printable ASCII, as a `tracestate` is, as a JSON string.
 fn push_string(text: &mut String, value: &str) {
     text.push('"');
     for character in value.chars() {

@@ -19,7 +19,19 @@ pub fn parse_traceparent(text: &str) -> Option<TraceContext> {
 /// Writes a `traceparent` value, version 00.
 #[must_use]
 pub fn traceparent(context: &TraceContext) -> String {
-    format!("00-{}-{}-{:02x}", context.trace_id, context.parent, u8::from(context.sampled))
+    // Once for every request that is passed on with it: several times as fast as formatting.
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    write_hex(&mut text[3..35], &context.trace_id.0.get().to_be_bytes());
+    write_hex(&mut text[36..52], &context.parent.0.get().to_be_bytes());
+    write_hex(&mut text[53..], &[u8::from(context.sampled)]);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+fn write_hex(into: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in into.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]]);
+    }
 }
 
 fn lower_hex_byte(text: &str) -> Option<u8> {
