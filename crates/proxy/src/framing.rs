@@ -33,6 +33,19 @@ impl Budget {
     }
 }
 
+/// A share of the budget, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes);
+    }
+}
+
 /// How messages are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -60,12 +73,14 @@ pub(crate) struct Part<'a> {
     pub(crate) passage: Passage,
     /// That of the calls among them.
     pub(crate) departure: Option<Departure>,
+    /// What they took from the budget, to be kept until they are written.
+    pub(crate) share: Option<Share>,
 }
 
 impl<'a> Part<'a> {
     /// Bytes that follow what has gone on already.
     fn rest(bytes: impl Into<Cow<'a, [u8]>>) -> Self {
-        Self { bytes: bytes.into(), passage: Passage::Now, departure: None }
+        Self { bytes: bytes.into(), passage: Passage::Now, departure: None, share: None }
     }
 }
 
@@ -282,7 +297,7 @@ impl Tap {
                 Some(offset) => spliced(&frame, offset, &splices).into(),
                 None => frame,
             };
-            parts.push(Part { bytes, passage, departure });
+            parts.push(Part { bytes, passage, departure, share: self.share() });
         }
         self.reset();
     }
@@ -319,6 +334,12 @@ impl Tap {
             self.taken += bytes;
         }
         fits
+    }
+
+    /// What the frame took from the budget, which it is not to give back.
+    fn share(&mut self) -> Option<Share> {
+        let bytes = std::mem::take(&mut self.taken);
+        (bytes > 0).then(|| Share { budget: Arc::clone(&self.budget), bytes })
     }
 
     fn reset(&mut self) {
@@ -502,6 +523,18 @@ mod tests {
             "two have their copy, the third passes unseen"
         );
         drop(taps);
+        assert_eq!(budget.left.load(Ordering::Relaxed), 1000);
+    }
+
+    #[test]
+    fn what_is_held_keeps_its_share_of_the_budget() {
+        let budget = Arc::new(Budget::new(1000));
+        let mut tap = Tap::new(Framing::Body, 900, Arc::clone(&budget));
+        tap.feed(&[b'x'; 400], true, |_| Passage::Now.into());
+        let parts = tap.end(|_| Passage::Now.into());
+        drop(tap);
+        assert_eq!((parts.len(), budget.left.load(Ordering::Relaxed)), (1, 600), "until it is written");
+        drop(parts);
         assert_eq!(budget.left.load(Ordering::Relaxed), 1000);
     }
 

@@ -13,7 +13,7 @@ use mcpscope_core::Direction;
 use mcpscope_hooks::{Departure, Lane, Passage, Queued};
 
 use super::exchange::Exchange;
-use super::outbox::Outbox;
+use super::outbox::{Leaving, Outbox};
 use crate::framing::{Fate, Framing, Judgement, Part, Seen, Tap};
 
 /// A body as it goes on.
@@ -52,7 +52,7 @@ pub(super) struct Watched {
     /// Where calls wait until they are written.
     outbox: Arc<Outbox>,
     /// What is held, in order.
-    due: VecDeque<(Bytes, Passage, Option<Departure>)>,
+    due: VecDeque<Due>,
     /// That of the calls which go on with the next frame, or with the end.
     departure: Option<Departure>,
     /// The messages handed on last; when the next frame is asked for, they are written.
@@ -66,6 +66,13 @@ pub(super) struct Watched {
     /// They follow what is held.
     trailers: Option<HeaderMap>,
     told: bool,
+}
+
+/// Bytes that are held.
+struct Due {
+    bytes: Bytes,
+    passage: Passage,
+    leaving: Leaving,
 }
 
 impl Watched {
@@ -105,14 +112,15 @@ impl Watched {
         self.is_ahead = true;
         while !self.complete && self.failed.is_none() && self.due.is_empty() {
             if let Some(bytes) = self.read().await {
-                self.due.push_back((bytes, Passage::Now, self.departure.take()));
+                let leaving = Leaving { departure: self.departure.take(), share: None };
+                self.due.push_back(Due { bytes, passage: Passage::Now, leaving });
             }
         }
     }
 
     /// How long the complete body is, if it was changed.
     pub(super) fn changed_length(&self) -> Option<usize> {
-        let length = self.due.iter().map(|(bytes, ..)| bytes.len()).sum::<usize>();
+        let length = self.due.iter().map(|due| due.bytes.len()).sum::<usize>();
         (self.complete && length != self.received).then_some(length)
     }
 
@@ -134,7 +142,7 @@ impl Watched {
             self.queued = None;
         }
         loop {
-            while let Some((bytes, passage, departure)) = self.due.pop_front() {
+            while let Some(Due { bytes, passage, leaving }) = self.due.pop_front() {
                 match passage {
                     Passage::Now => {}
                     Passage::At(due) => {
@@ -147,7 +155,7 @@ impl Watched {
                     Passage::Never if self.is_stream() => continue,
                     Passage::Never => std::future::pending().await,
                 }
-                departure.into_iter().for_each(|departure| self.outbox.put(departure));
+                self.outbox.put(leaving);
                 return Some(Ok(Frame::data(bytes)));
             }
             if let Some(error) = self.failed.take() {
@@ -167,7 +175,7 @@ impl Watched {
     }
 
     fn depart(&mut self) {
-        self.departure.take().into_iter().for_each(|departure| self.outbox.put(departure));
+        self.outbox.put(Leaving { departure: self.departure.take(), share: None });
     }
 
     /// Reads the next bytes and looks at them; returns them if they go on at once.
@@ -239,12 +247,13 @@ impl Watched {
     }
 
     fn hold(&mut self, parts: Vec<Part<'_>>) {
-        for Part { bytes, passage, departure } in parts {
+        for Part { bytes, passage, departure, share } in parts {
             if bytes.is_empty() {
                 // It has passed already; its calls leave with the end.
                 self.departure = departure.or(self.departure.take());
             } else {
-                self.due.push_back((Bytes::from(bytes.into_owned()), passage, departure));
+                let (bytes, leaving) = (Bytes::from(bytes.into_owned()), Leaving { departure, share });
+                self.due.push_back(Due { bytes, passage, leaving });
             }
         }
     }
@@ -253,7 +262,7 @@ impl Watched {
     fn queue(&mut self, messages: usize, at: Instant) {
         self.departure = self.lane.depart().or(self.departure.take());
         let queued = self.exchange.queued(self.direction, messages, at);
-        queued.wait(self.due.iter().filter_map(|(.., departure)| departure.as_ref()).chain(&self.departure));
+        queued.wait(self.due.iter().filter_map(|due| due.leaving.departure.as_ref()).chain(&self.departure));
         self.queued = Some(queued);
     }
 

@@ -11,18 +11,29 @@ use mcpscope_hooks::Departure;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// The calls that were handed to a connection, and are not yet known to be in its socket.
+use crate::framing::Share;
+
+/// What was handed to a connection, and is not yet known to be in its socket.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     any: AtomicBool,
-    waiting: Mutex<Vec<Departure>>,
+    waiting: Mutex<Vec<Leaving>>,
+}
+
+/// The calls that leave with some bytes, and what those took from the budget.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    pub(super) departure: Option<Departure>,
+    pub(super) share: Option<Share>,
 }
 
 impl Outbox {
-    /// What is handed to the connection next ends with the last byte of these calls.
-    pub(super) fn put(&self, departure: Departure) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(departure);
-        self.any.store(true, Ordering::Release);
+    /// These are the next bytes, or the end, that the connection is handed.
+    pub(super) fn put(&self, leaving: Leaving) {
+        if leaving.departure.is_some() || leaving.share.is_some() {
+            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(leaving);
+            self.any.store(true, Ordering::Release);
+        }
     }
 
     /// Everything that was handed to the connection is in the socket.
@@ -33,7 +44,7 @@ impl Outbox {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .drain(..)
-                .for_each(|departure| departure.sent(now));
+                .for_each(|leaving| leaving.departure.into_iter().for_each(|departure| departure.sent(now)));
         }
     }
 }
