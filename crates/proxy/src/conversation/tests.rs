@@ -1,3 +1,5 @@
+//! Requests and answers in one conversation, message by message.
+
 use std::time::SystemTime;
 
 use mcpscope_core::{ClockAnchor, Transport};
