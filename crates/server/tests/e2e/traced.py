@@ -43,6 +43,8 @@ async def waits(ctx: Context) -> str:
 def over_http():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        # Who connects from now on waits until it is served, and is not refused.
+        listener.listen()
         print(listener.getsockname()[1], flush=True)
         config = uvicorn.Config(server.streamable_http_app(), log_level="error")
         uvicorn.Server(config).run(sockets=[listener])
