@@ -97,7 +97,7 @@ impl Instance {
     /// Whether requests are passed on with our trace context.
     fn propagates(&self) -> bool {
         match self.propagate {
-            Propagate::Auto => exports_traces(),
+            Propagate::Auto => self.export.exports_traces() && self.export.propagators.trace_context,
             Propagate::On => true,
             Propagate::Off => false,
         }
@@ -133,11 +133,6 @@ impl Instance {
             any_host: !addr.ip().is_loopback() && proxy.allowed_hosts.is_empty(),
         }
     }
-}
-
-/// Whether traces are exported, which is when `--propagate auto` propagates: there is no exporter yet.
-const fn exports_traces() -> bool {
-    false
 }
 
 fn metrics_config(settings: &Settings) -> mcpscope_metrics::Config {
