@@ -102,5 +102,6 @@ pub(crate) fn record(method: &str, target: Option<&str>, outcome: Outcome) -> Ca
         span_id: SpanId(NonZeroU64::MIN),
         forwarded: None,
         events: Vec::new(),
+        dropped_events: 0,
     }
 }

@@ -8,6 +8,7 @@ mod filter;
 mod layer;
 mod local;
 mod packed;
+mod read;
 mod record;
 mod sampling;
 mod span;

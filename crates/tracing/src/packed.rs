@@ -446,6 +446,14 @@ pub(crate) fn operation(record: &[u8]) -> Option<[&[u8]; 2]> {
     Some([server, reader.bytes()?])
 }
 
+/// The id of the first span.
+pub(crate) fn root(record: &[u8]) -> Option<SpanId> {
+    let mut reader = Reader(record.get(Head::BYTES..)?);
+    reader.bytes()?;
+    reader.take(4)?;
+    NonZeroU64::new(reader.u64()?).map(SpanId)
+}
+
 /// Reads a whole record; nothing if it is none.
 pub(crate) fn read(record: &[u8], anchor: &ClockAnchor) -> Option<Trace> {
     let head = Head::read(record)?;

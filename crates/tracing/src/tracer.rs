@@ -8,6 +8,7 @@ use mcpscope_core::{CallRecord, ClockAnchor, Component, Ratio, SpanId, TraceCont
 
 use crate::filter::Filter;
 use crate::local::{Drawn, Sequence};
+use crate::read::Read;
 use crate::record::{Status, Trace};
 use crate::sampling::{Export, Fate, Keep, Root, Sampler};
 use crate::span::{Recording, SpanGuard};
@@ -65,6 +66,7 @@ struct Inner {
     sequence: Sequence,
     store: Store,
     export: Option<(Sampler, Store)>,
+    read: Read,
     lost: AtomicU64,
 }
 
@@ -87,6 +89,7 @@ impl Tracer {
             sequence: Sequence::new(seed),
             store: Store::new(config.max_traces, config.max_bytes, true),
             export: config.export.map(export),
+            read: Read::default(),
             lost: AtomicU64::new(0),
         }))
     }
@@ -233,7 +236,7 @@ impl Tracer {
     pub fn traces(&self, filter: &Filter) -> Vec<Arc<Trace>> {
         let records = self.0.store.records();
         let traces = self.whole(&records).rev().filter(|trace| filter.wants(trace));
-        traces.take(filter.limit.unwrap_or(usize::MAX)).map(Arc::new).collect()
+        traces.take(filter.limit.unwrap_or(usize::MAX)).collect()
     }
 
     /// One trace; where several calls belong to it, all of their spans.
@@ -259,13 +262,15 @@ impl Tracer {
     /// The traces kept since the last call with this cursor, in the order in which they ended, and how many were gone already.
     pub fn newer(&self, cursor: &mut Cursor) -> (Vec<Arc<Trace>>, u64) {
         let (records, missed) = self.0.store.newer(cursor, u64::MAX);
-        (self.whole(&records).map(Arc::new).collect(), missed.records)
+        (self.whole(&records).collect(), missed.records)
     }
 
     /// What begins with a root: a span that ended late is shown with its trace.
-    fn whole(&self, records: &Records) -> impl DoubleEndedIterator<Item = Trace> {
-        let is_whole = |record: &&[u8]| packed::Head::read(record).is_some_and(|head| !head.late);
-        records.oldest_first().filter(is_whole).filter_map(|record| packed::read(record, &self.0.anchor))
+    fn whole(&self, records: &Records) -> impl DoubleEndedIterator<Item = Arc<Trace>> {
+        records.oldest_first().filter_map(|record| {
+            let head = packed::Head::read(record).filter(|head| !head.late)?;
+            self.0.read.share(record, &head, &self.0.anchor)
+        })
     }
 
     /// What is held for an exporter from now on; nothing unless [`Config::export`] says so.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use mcpscope_core::{
@@ -261,4 +261,20 @@ fn writers_and_readers_agree_on_every_trace() {
     read.sort_unstable();
     read.dedup();
     assert_eq!(read.len(), all, "none twice");
+}
+
+#[test]
+fn readers_of_the_same_trace_hold_it_once() {
+    let tracer = tracer(&Config::default());
+    let mut cursor = tracer.cursor();
+    for n in 0..3000 {
+        record(&tracer, "echo", n, Outcome::Ok, None);
+        if n % 1000 == 999 {
+            let (listed, followed) = (tracer.traces(&Filter::default()), tracer.newer(&mut cursor).0);
+            let held = |trace: &Arc<_>| followed.iter().any(|other| Arc::ptr_eq(trace, other));
+            assert!(listed.iter().take(1000).all(held));
+        }
+    }
+    let again = tracer.traces(&Filter::default());
+    assert!(again.iter().all(|trace| Arc::strong_count(trace) == 1), "nobody else holds them");
 }
