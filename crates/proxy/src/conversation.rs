@@ -303,6 +303,10 @@ impl Conversation {
         let target = target.flatten();
         let facts = self.facts(travel.direction, method.as_ref().map(|m| m.as_str()), target.as_deref(), id);
         let passage = self.relay.probe.admit(&facts, Some(&mut in_flight), lane, travel.at);
+        // The head of the answer may have opened the session, or shown that it is known.
+        if let Some(call) = in_flight.call_mut().filter(|call| call.session.is_none()) {
+            call.session = self.id.get().cloned();
+        }
         let settled =
             matches!(outcome, Outcome::Ok | Outcome::InputRequired | Outcome::Error { kind: ErrorType::Tool, .. });
         if settled {

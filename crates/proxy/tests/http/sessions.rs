@@ -43,6 +43,25 @@ async fn a_session_lasts_from_initialize_to_delete() {
 }
 
 #[tokio::test]
+async fn the_traces_of_a_session_begin_with_the_call_that_opened_it() {
+    let stage = opened().await;
+    stage.exchange(&post(&[SESSION], &call(1, "echo")), &json(&[], &result(1))).await;
+    stage.bench.becomes(&tool_calls("echo", "ok"), 1).await;
+    let filter = mcpscope_tracing::Filter { session: Some("abc".into()), ..Default::default() };
+    let traces = stage.bench.tracer.traces(&filter);
+    assert_eq!(traces.iter().rev().map(|trace| &*trace.method).collect::<Vec<_>>(), ["initialize", "tools/call"]);
+}
+
+#[tokio::test]
+async fn the_first_call_that_shows_a_session_belongs_to_it() {
+    let stage = Stage::new().await;
+    stage.exchange(&post(&[SESSION], &call(1, "echo")), &json(&[], &result(1))).await;
+    stage.bench.becomes(&tool_calls("echo", "ok"), 1).await;
+    let traces = stage.bench.tracer.traces(&mcpscope_tracing::Filter::default());
+    assert_eq!(traces[0].session.as_deref(), Some("abc"));
+}
+
+#[tokio::test]
 async fn a_delete_that_the_server_refuses_ends_nothing() {
     let stage = opened().await;
     let delete = http::request("DELETE", "/mcp", &[SESSION], b"");
