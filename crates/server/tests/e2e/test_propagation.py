@@ -12,9 +12,11 @@ import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from opentelemetry import trace
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
 import traced
+from collector import HttpCollector
 from everything import run_async
 from harness import read_ready_file, settles_at
 from upstream import call
@@ -48,20 +50,21 @@ def http_server(environment, directory: pathlib.Path):
 
 
 @contextlib.contextmanager
-def over_stdio(environment, instances, directory, propagate):
+def over_stdio(environment, instances, directory, propagate, variables=None):
     """What the official client connects to, and where the traces are."""
     ready_file = directory / "ready.json"
     options = ["--dashboard", "127.0.0.1:0", "--grpc", "off", "--ready-file", str(ready_file), "--propagate", propagate]
     command = ["run", *options, "--", sys.executable, str(SERVER), "stdio"]
-    variables = environment.variables(directory)
+    variables = environment.variables(directory) | (variables or {})
     parameters = StdioServerParameters(command=environment.mcpscope, args=command, env=variables)
     yield parameters, lambda: read_ready_file(ready_file)["dashboard"]
 
 
 @contextlib.contextmanager
-def over_http(environment, instances, directory, propagate):
+def over_http(environment, instances, directory, propagate, variables=None):
     with http_server(environment, directory) as url:
-        proxy = instances.proxy(url, "--propagate", propagate)
+        variables = instances.variables() | (variables or {})
+        proxy = instances.proxy(url, "--propagate", propagate, env=variables)
         yield proxy.proxy, lambda: proxy.dashboard
 
 
@@ -140,6 +143,30 @@ def test_nothing_is_changed_unless_it_is_asked_for(environment, instances, tmp_p
 
     with transport(environment, instances, tmp_path, propagate) as (target, at):
         run_async(session)
+
+
+@pytest.mark.parametrize("propagators", [None, "none", "baggage"])
+@pytest.mark.parametrize("transport", [over_stdio, over_http], ids=["run", "proxy"])
+def test_auto_propagates_what_is_exported(environment, instances, tmp_path, transport, propagators):
+    """Unless the standard variable says not to."""
+    seen = {}
+
+    async def session():
+        async with Client(target, mode="legacy", read_timeout_seconds=20) as client:
+            with callers_span():
+                seen.update(told(await client.call_tool("context", {})))
+
+    with HttpCollector() as collector:
+        variables = collector.variables | {"OTEL_BSP_SCHEDULE_DELAY": "100"}
+        if propagators:
+            variables["OTEL_PROPAGATORS"] = propagators
+        with transport(environment, instances, tmp_path, "auto", variables) as (target, _):
+            run_async(session)
+            named = lambda: [span for span in collector.spans if span.name == "tools/call context"]  # noqa: E731
+            settles_at(2, lambda: len(named()))
+            (sent_on,) = [span.span_id.hex() for span in named() if span.kind == Span.SPAN_KIND_CLIENT]
+    ours = f"00-{TRACE}-{sent_on}-01"
+    assert seen["traceparent"] == (TRACEPARENT if propagators else ours)
 
 
 @pytest.mark.parametrize("transport", [over_stdio, over_http], ids=["run", "proxy"])
