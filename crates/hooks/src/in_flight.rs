@@ -54,7 +54,7 @@ impl InFlight {
         let root = self.root.filter(|root| root.is_recorded() || self.probe.propagates())?;
         let parent = self.probe.0.tracer.as_ref()?.new_span_id();
         self.forward = Some((parent, lane.departure(self.started).clone()));
-        Some(TraceContext { trace_id: root.trace_id, parent, sampled: root.is_recorded() })
+        Some(TraceContext { trace_id: root.trace_id, parent, sampled: self.probe.0.tracer.as_ref()?.is_sampled(&root) })
     }
 
     /// Something happened during the call. The first 32 are kept, the others counted.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mcpscope_core::{SpanId, TraceId};
 
-/// Where the identifiers of one tracer come from, and the numbers of its threads.
+/// Where the identifiers of one tracer come from, and in which order its threads go round the store.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     /// No other one ever has it.
@@ -30,10 +30,12 @@ struct Last {
     sequence: u64,
     /// What it draws from comes next.
     next: u64,
+    /// One for each store.
+    turns: [usize; 2],
 }
 
 thread_local! {
-    static LAST: Cell<Last> = const { Cell::new(Last { sequence: 0, next: 0 }) };
+    static LAST: Cell<Last> = const { Cell::new(Last { sequence: 0, next: 0, turns: [0; 2] }) };
 }
 
 /// How many a thread takes for itself at once: so many that this is rare, and so few that there are as many blocks.
@@ -75,9 +77,15 @@ impl Sequence {
         self.mix(root.0 + 1).get()
     }
 
-    /// A number of this thread that hardly ever changes, and is another in most other threads.
-    pub(crate) fn thread(&self) -> usize {
-        (self.last(0).next >> BLOCK_BITS) as usize
+    /// Counts the traces that this thread gives to a store, from another number in each thread. A span that comes late is none,
+    /// so that no store gets more of them here than there.
+    pub(crate) fn turn(&self, store: usize, is_trace: bool) -> usize {
+        let mut last = self.last(0);
+        let Some(turn) = last.turns.get_mut(store) else { return 0 };
+        *turn = turn.wrapping_add(usize::from(is_trace));
+        let turn = *turn;
+        LAST.set(last);
+        turn
     }
 
     /// Takes `count` numbers that nobody else gets; returns the first.
@@ -102,7 +110,7 @@ impl Sequence {
     #[cold]
     fn adopt(&self) -> Last {
         let block = self.blocks.fetch_add(1, Ordering::Relaxed);
-        let last = Last { sequence: self.number, next: block << BLOCK_BITS };
+        let last = Last { sequence: self.number, next: block << BLOCK_BITS, turns: [block as usize * 3; 2] };
         LAST.set(last);
         last
     }
@@ -139,14 +147,12 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_keeps_its_number_and_takes_a_new_block_when_one_is_used_up() {
+    fn a_thread_takes_a_new_block_when_one_is_used_up() {
         let sequence = Sequence::new(7);
-        let thread = sequence.thread();
-        assert_eq!((thread, sequence.thread()), (0, 0));
-        let Drawn(first) = sequence.draw();
-        assert_eq!((first, sequence.thread()), (0, 0));
+        assert_eq!((sequence.turn(0, true), sequence.draw(), sequence.turn(0, true)), (1, Drawn(0), 2));
+        assert_eq!((sequence.turn(1, true), sequence.turn(1, false)), (1, 1));
         sequence.take((1 << BLOCK_BITS) - 3);
-        let Drawn(next) = sequence.draw_root();
-        assert_eq!((next, sequence.thread()), (1 << BLOCK_BITS, 1), "two are left, three are wanted");
+        assert_eq!(sequence.draw_root(), Drawn(1 << BLOCK_BITS), "two are left, three are wanted");
+        assert_eq!(std::thread::scope(|scope| scope.spawn(|| sequence.draw()).join().unwrap()), Drawn(2 << BLOCK_BITS));
     }
 }

@@ -126,7 +126,8 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    pub(crate) const BYTES: usize = 35;
+    pub(crate) const BYTES: usize = 39;
+    const TURN: std::ops::Range<usize> = 35..39;
 
     fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
@@ -134,7 +135,7 @@ impl Head {
         bytes[16..24].copy_from_slice(&self.started_ns.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.duration_ns.to_le_bytes());
         bytes[32] = self.status as u8 | u8::from(self.injected) << 2 | u8::from(self.late) << 3;
-        bytes[33..].copy_from_slice(&self.spans.to_le_bytes());
+        bytes[33..35].copy_from_slice(&self.spans.to_le_bytes());
         bytes
     }
 
@@ -154,9 +155,31 @@ impl Head {
         })
     }
 
+    /// Notes in a record the how-manieth of its thread it is.
+    pub(crate) fn set_turn(record: &mut [u8], turn: usize) {
+        if let Some(place) = record.get_mut(Self::TURN) {
+            place.copy_from_slice(&(turn as u32).to_le_bytes());
+        }
+    }
+
+    /// What [`Head::set_turn`] noted: tells which of those that ended at the same moment came first.
+    pub(crate) fn turn(record: &[u8]) -> u32 {
+        record.get(Self::TURN).and_then(<[u8]>::first_chunk).map_or(0, |turn| u32::from_le_bytes(*turn))
+    }
+
+    /// Whether a record is a span that ended after its root.
+    pub(crate) fn is_late(record: &[u8]) -> bool {
+        record.get(32).is_some_and(|flags| flags & 8 != 0)
+    }
+
     /// The number of spans of a record.
     pub(crate) fn spans(record: &[u8]) -> u16 {
         record.get(33..35).and_then(<[u8]>::first_chunk).map_or(0, |spans| u16::from_le_bytes(*spans))
+    }
+
+    /// Whether it is one of those that a flood of good ones must not push out.
+    pub(crate) const fn is_failure(&self) -> bool {
+        matches!(self.status, Status::Error | Status::Timeout)
     }
 
     pub(crate) const fn ended_ns(&self) -> i64 {
@@ -479,6 +502,7 @@ pub(crate) fn read(record: &[u8], anchor: &ClockAnchor) -> Option<Trace> {
         tool: text(Key::Tool),
         session: text(Key::SessionId),
         injected: head.injected,
+        late: head.late,
         spans,
     })
 }

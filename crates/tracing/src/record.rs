@@ -129,6 +129,8 @@ pub struct Trace {
     pub session: Option<Box<str>>,
     /// Whether a fault touched it.
     pub injected: bool,
+    /// Whether it is no whole trace, but a span that ended later than the root of its trace; only exporters see these alone.
+    pub late: bool,
     /// Its spans, the root first.
     pub spans: Vec<Span>,
 }

@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use mcpscope_core::{Component, SpanId, TraceContext, TraceId};
+use mcpscope_core::{Component, SpanId, TraceContext, TraceId, bounded};
 
 use crate::buffer::Buffer;
 use crate::call::whole_ns;
@@ -21,6 +21,10 @@ use crate::value::ValueRef;
 /// Most attributes of a span, and most events: the limits of the OpenTelemetry specification.
 const MAX_ATTRIBUTES: u16 = 128;
 const MAX_EVENTS: u16 = 128;
+/// Most attributes of an event.
+const MAX_EVENT_ATTRIBUTES: usize = 32;
+/// What a span takes in memory before what else it is told is left out.
+const MAX_SPAN_BYTES: usize = 192 << 10;
 /// Most spans of a trace, and how much memory those below the root may take.
 const MAX_SPANS: u16 = 1000;
 const MAX_GROUP_BYTES: usize = 128 << 10;
@@ -72,6 +76,9 @@ pub(crate) struct Recording {
     started: Instant,
     trace_started: Instant,
     status: Status,
+    /// What kind of error it ends with, and what went wrong, in words; empty if nothing did.
+    error_type: String,
+    message: String,
     is_root: bool,
     attributes: u16,
     events: u16,
@@ -182,7 +189,7 @@ impl<'t> SpanGuard<'t> {
     /// What a message carries so that the receiver's span comes below this one ([`traceparent`](crate::traceparent)).
     #[must_use]
     pub fn context(&self) -> TraceContext {
-        TraceContext { trace_id: self.trace_id(), parent: self.span_id(), sampled: self.fate.is_recorded() }
+        TraceContext { trace_id: self.trace_id(), parent: self.span_id(), sampled: self.tracer.says_sampled(self.fate) }
     }
 
     /// Which side of a call it stands for; without it, neither.
@@ -235,22 +242,23 @@ impl<'t> SpanGuard<'t> {
         self
     }
 
-    /// What went wrong, in the caller's own words.
+    /// What went wrong, in the caller's own words; the last ones count.
     pub fn message(&mut self, message: &str) -> &mut Self {
         if let Some(recording) = &mut self.recording {
-            packed::put_message(&mut recording.bytes, message);
+            replace(&mut recording.message, message);
         }
         self
     }
 
     /// It ends with an error of this kind (`error.type`). What went wrong is told in the caller's own words. Where
-    /// `RUST_BACKTRACE` or `RUST_LIB_BACKTRACE` switches them on, it gets a backtrace (`exception.stacktrace`).
+    /// `RUST_BACKTRACE` or `RUST_LIB_BACKTRACE` switches them on, the first one gets a backtrace (`exception.stacktrace`).
     pub fn error(&mut self, kind: &str, message: &str) -> &mut Self {
         if let Some(recording) = &mut self.recording {
+            let is_first = recording.error_type.is_empty();
             recording.status = Status::Error;
-            recording.attribute(Name::Known(Key::ErrorType), kind.into());
-            packed::put_message(&mut recording.bytes, message);
-            let backtrace = Backtrace::capture();
+            replace(&mut recording.error_type, kind);
+            replace(&mut recording.message, message);
+            let backtrace = if is_first { Backtrace::capture() } else { Backtrace::disabled() };
             if backtrace.status() == BacktraceStatus::Captured {
                 recording.attribute(Name::Text("exception.stacktrace"), backtrace.to_string().as_str().into());
             }
@@ -301,6 +309,8 @@ impl Recording {
                 started,
                 trace_started,
                 status: Status::Ok,
+                error_type: String::new(),
+                message: String::new(),
                 is_root,
                 attributes: 0,
                 events: 0,
@@ -318,6 +328,8 @@ impl Recording {
             return;
         }
         self.bytes.clear();
+        self.error_type.clear();
+        self.message.clear();
         (self.status, self.attributes, self.events, self.dropped_events) = (Status::Ok, 0, 0, 0);
         self.group = OnceLock::new();
         // What finds no place is dropped.
@@ -336,7 +348,7 @@ impl Recording {
 
     #[inline]
     fn has_room(&mut self) -> bool {
-        let has_room = self.attributes < MAX_ATTRIBUTES;
+        let has_room = self.attributes < MAX_ATTRIBUTES && self.bytes.written().len() < MAX_SPAN_BYTES;
         self.attributes += u16::from(has_room);
         has_room
     }
@@ -344,7 +356,9 @@ impl Recording {
     /// What most attributes are.
     #[inline(never)]
     fn text_attribute(&mut self, name: &str, text: &str) {
-        if self.has_room() {
+        if name == Key::ErrorType.as_str() {
+            replace(&mut self.error_type, text);
+        } else if self.has_room() {
             packed::put_text_attribute(&mut self.bytes, name, text);
         }
     }
@@ -356,14 +370,30 @@ impl Recording {
     }
 
     fn event(&mut self, name: &str, at: Instant, attributes: &[(&str, ValueRef<'_>)]) {
-        if self.events == MAX_EVENTS {
+        if self.events == MAX_EVENTS || self.bytes.written().len() >= MAX_SPAN_BYTES {
             self.dropped_events = self.dropped_events.saturating_add(1);
             return;
         }
         self.events += 1;
         let at_ns = whole_ns(at.saturating_duration_since(self.trace_started));
-        let attributes = attributes.iter().map(|(name, value)| (Name::Text(name), *value));
+        let attributes = attributes.iter().take(MAX_EVENT_ATTRIBUTES).map(|(name, value)| (Name::Text(name), *value));
         packed::put_event(&mut self.bytes, name, at_ns, attributes);
+    }
+
+    /// The error's kind and message. One that nobody named has a name too: without it, it would be no error to OpenTelemetry.
+    fn tell_what_went_wrong(&mut self) {
+        let unnamed = match self.status {
+            Status::Ok | Status::Cancelled => "",
+            Status::Error => "_OTHER",
+            Status::Timeout => "timeout",
+        };
+        let kind = if self.error_type.is_empty() { unnamed } else { &self.error_type };
+        if !kind.is_empty() {
+            packed::put_attribute(&mut self.bytes, Name::Known(Key::ErrorType), kind.into());
+        }
+        if !self.message.is_empty() {
+            packed::put_message(&mut self.bytes, &self.message);
+        }
     }
 
     fn end(mut self: Box<Self>, span: &SpanGuard<'_>, ended: Instant) {
@@ -371,6 +401,7 @@ impl Recording {
         if self.dropped_events > 0 {
             packed::put_dropped_events(&mut self.bytes, self.dropped_events);
         }
+        self.tell_what_went_wrong();
         packed::end_span(&mut self.bytes, self.at, duration_ns, self.status);
         let group = self.group.take();
         if self.is_root {
@@ -382,7 +413,7 @@ impl Recording {
                 spans += ended.spans;
             }
             self.keep(span, duration_ns, spans, false);
-        } else if group.is_none_or(|group| !group.lock().add(self.bytes.written(), &span.tracer)) {
+        } else if group.is_none_or(|group| !group.lock().add(self.bytes.written(), span)) {
             let alone = std::mem::take(&mut self.bytes);
             packed::begin(&mut self.bytes, "");
             self.bytes.put(alone.written());
@@ -400,8 +431,14 @@ impl Recording {
             &mut self.bytes,
             Head { trace_id, started_ns, duration_ns, status, injected: false, late, spans },
         );
-        span.tracer.keep_or_count(self.bytes.written(), span.fate);
+        span.tracer.keep_or_count(self.bytes.written_mut(), span.fate);
     }
+}
+
+/// Takes over a text, bounded like the value of an attribute.
+fn replace(place: &mut String, text: &str) {
+    place.clear();
+    place.push_str(bounded(text, packed::MAX_VALUE_BYTES));
 }
 
 impl Group {
@@ -412,15 +449,15 @@ impl Group {
 
 impl Ended {
     /// Takes a span; or not, if the root does not wait any more.
-    fn add(&mut self, span: &[u8], tracer: &Tracer) -> bool {
+    fn add(&mut self, bytes: &[u8], span: &SpanGuard<'_>) -> bool {
         if !self.is_open {
             return false;
         }
-        if self.spans + 1 >= MAX_SPANS || self.bytes.len() + span.len() > MAX_GROUP_BYTES {
-            tracer.count_lost();
+        if self.spans + 1 >= MAX_SPANS || self.bytes.len() + bytes.len() > MAX_GROUP_BYTES {
+            span.tracer.count_lost(span.fate);
             return true;
         }
-        self.bytes.extend_from_slice(span);
+        self.bytes.extend_from_slice(bytes);
         self.spans += 1;
         true
     }

@@ -192,32 +192,53 @@ impl Tracer {
         let mut recording = Recording::take(record.started, record.started, true);
         call::write(&mut recording.bytes, record, &self.0.anchor);
         let fate = Fate { kept: root.kept, exported: root.exported };
-        let kept = self.keep(recording.bytes.written(), fate);
+        let kept = self.keep(recording.bytes.written_mut(), fate);
         recording.give_back();
         kept
     }
 
-    fn keep(&self, record: &[u8], fate: Fate) -> Result<usize, NotStored> {
-        let thread = self.0.sequence.thread();
+    fn keep(&self, record: &mut [u8], fate: Fate) -> Result<usize, NotStored> {
+        let is_trace = !packed::Head::is_late(record);
+        let mut push = |store: &Store, number| {
+            let turn = self.0.sequence.turn(number, is_trace);
+            packed::Head::set_turn(record, turn);
+            store.push(turn, record)
+        };
         if let Some((_, store)) = self.0.export.as_ref().filter(|_| fate.exported) {
             // What found no place is counted there, for the exporter to tell.
-            let _ = store.push(thread, record);
+            let _ = push(store, 1);
         }
-        if fate.kept { self.0.store.push(thread, record) } else { Ok(0) }
+        if fate.kept { push(&self.0.store, 0) } else { Ok(0) }
     }
 
-    pub(crate) fn keep_or_count(&self, record: &[u8], fate: Fate) {
+    pub(crate) fn keep_or_count(&self, record: &mut [u8], fate: Fate) {
         if self.keep(record, fate).is_err() {
-            self.count_lost();
+            self.0.lost.fetch_add(packed::Head::spans(record).into(), Ordering::Relaxed);
         }
     }
 
+    /// Counts a span that is too much for its trace.
     #[cold]
-    pub(crate) fn count_lost(&self) {
-        self.0.lost.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn count_lost(&self, fate: Fate) {
+        if let Some((_, store)) = self.0.export.as_ref().filter(|_| fate.exported) {
+            store.refuse(1);
+        }
+        if fate.kept {
+            self.0.lost.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    /// Spans, or traces of one span, that ended and found no place.
+    /// What a message that belongs to the trace says of it: that it is exported, where that is done, or else that it is kept.
+    #[must_use]
+    pub fn is_sampled(&self, root: &Root) -> bool {
+        self.says_sampled(Fate { kept: root.kept, exported: root.exported })
+    }
+
+    pub(crate) fn says_sampled(&self, fate: Fate) -> bool {
+        if self.0.export.is_some() { fate.exported } else { fate.kept }
+    }
+
+    /// Spans that ended and found no place here.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.0.lost.load(Ordering::Relaxed)
@@ -261,7 +282,7 @@ impl Tracer {
 
     /// The traces kept since the last call with this cursor, in the order in which they ended, and how many were gone already.
     pub fn newer(&self, cursor: &mut Cursor) -> (Vec<Arc<Trace>>, u64) {
-        let (records, missed) = self.0.store.newer(cursor, u64::MAX);
+        let (records, missed, _) = self.0.store.newer(cursor, u64::MAX);
         (self.whole(&records).collect(), missed.records)
     }
 
@@ -313,6 +334,8 @@ pub struct Taken {
     pub traces: Vec<Arc<Trace>>,
     /// Spans that had to make room before they were taken, or found none.
     pub lost_spans: u64,
+    /// Whether there was more than was to be taken.
+    pub more: bool,
 }
 
 impl Exports {
@@ -320,8 +343,8 @@ impl Exports {
     pub fn take(&mut self, max_spans: usize) -> Taken {
         let Inner { anchor, export, .. } = &*self.tracer.0;
         let Some((_, store)) = export else { return Taken::default() };
-        let (records, missed) = store.newer(&mut self.cursor, max_spans as u64);
+        let (records, missed, more) = store.newer(&mut self.cursor, max_spans as u64);
         let traces = records.oldest_first().filter_map(|record| packed::read(record, anchor)).map(Arc::new).collect();
-        Taken { traces, lost_spans: missed.spans }
+        Taken { traces, lost_spans: missed.spans, more }
     }
 }

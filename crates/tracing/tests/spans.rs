@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use mcpscope_core::{ClockAnchor, Component, Ratio};
-use mcpscope_tracing::{Config, Export, Filter, Sampler, Span, SpanKind, Status, Trace, Tracer, Value, ValueRef};
+use mcpscope_tracing::{
+    Config, Export, Filter, Sampler, Span, SpanGuard, SpanKind, Status, Trace, Tracer, Value, ValueRef,
+};
 
 thread_local! {
     static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
@@ -157,7 +159,7 @@ fn requests_sessions_and_transports_have_names_and_their_callers_ids() {
     assert_eq!(
         found,
         [
-            ("backup", None),
+            ("backup", Some(&attribute("error.type", "_OTHER"))),
             ("mcp.request", Some(&attribute("jsonrpc.request.id", "7"))),
             ("mcp.session", Some(&attribute("mcp.session.id", "abc"))),
             ("mcp.transport", Some(&attribute("mcpscope.transport.id", "tcp-1"))),
@@ -252,4 +254,100 @@ fn the_exporters_sampler_decides_what_is_exported() {
     assert!(exported(Ratio::ONE, false, None) && exported(Ratio::ONE, false, Some(not_sampled)));
     assert!(exported(Ratio::ONE, true, None) && !exported(Ratio::ONE, true, Some(not_sampled)));
     assert!(exported(Ratio::ZERO, true, Some(caller)) && !exported(Ratio::ZERO, false, Some(caller)));
+}
+
+#[test]
+fn messages_and_events_are_bounded_too() {
+    let tracer = tracer(&Config::default());
+    let mut root = tracer.span(Component::Server, "root", None);
+    let long = "x".repeat(1000);
+    let many = [("many", ValueRef::Str(&long)); 1000];
+    for n in 0..1000 {
+        root.error("worse", &format!("{n}")).event("again", &many);
+    }
+    root.end();
+    let trace = only(&tracer);
+    let span = &trace.spans[0];
+    assert_eq!(span.message.as_deref(), Some("999"), "the last one");
+    assert_eq!(span.attributes.iter().filter(|(name, _)| name == "error.type").count(), 1);
+    assert!(span.events.len() < 10 && span.dropped_events as usize == 1000 - span.events.len());
+    assert_eq!(span.events[0].attributes.len(), 32);
+}
+
+#[test]
+fn what_failed_has_a_kind_of_error() {
+    let kind = |fail: fn(&mut SpanGuard<'_>)| {
+        let tracer = tracer(&Config::default());
+        let mut span = tracer.span(Component::Server, "work", None);
+        fail(&mut span);
+        span.end();
+        let mut attributes = only(&tracer).spans[0].attributes.clone();
+        attributes.retain(|(name, _)| name == "error.type");
+        attributes.into_iter().map(|(_, value)| value.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(kind(|_| {}), [""; 0]);
+    assert_eq!(kind(|span| _ = span.status(Status::Error)), ["_OTHER"]);
+    assert_eq!(kind(|span| _ = span.status(Status::Timeout)), ["timeout"]);
+    assert_eq!(kind(|span| _ = span.status(Status::Error).attribute("error.type", "mine")), ["mine"]);
+    assert_eq!(kind(|span| _ = span.error("first", "").error("last", "")), ["last"]);
+}
+
+#[test]
+fn spans_that_are_too_many_for_their_trace_count_as_lost_for_the_exporter() {
+    let on = Sampler { share: Ratio::ONE, parent_based: false };
+    let tracer = tracer(&Config { export: Some(Export { sampler: on, max_bytes: 8 << 20 }), ..Config::default() });
+    let mut exports = tracer.exports().unwrap();
+    let root = tracer.span(Component::Server, "root", None);
+    (0..1500).for_each(|_| root.child("child").end());
+    root.end();
+    let taken = exports.take(usize::MAX);
+    assert_eq!((taken.traces[0].spans.len(), taken.lost_spans, taken.more), (1000, 501, false));
+}
+
+#[test]
+fn what_is_taken_in_pieces_is_all_there_is() {
+    let on = Sampler { share: Ratio::ONE, parent_based: false };
+    let tracer = tracer(&Config { export: Some(Export { sampler: on, max_bytes: 8 << 20 }), ..Config::default() });
+    let mut exports = tracer.exports().unwrap();
+    for _ in 0..100 {
+        let root = tracer.span(Component::Server, "root", None);
+        root.child("child").end();
+    }
+    let mut traces = 0;
+    loop {
+        let taken = exports.take(5);
+        assert!(taken.traces.len() <= 2, "of two spans each");
+        traces += taken.traces.len();
+        if !taken.more {
+            break;
+        }
+    }
+    assert_eq!((traces, exports.take(5).traces.len()), (100, 0));
+}
+
+#[test]
+fn messages_say_sampled_where_the_exporter_takes_part() {
+    let says = |share| {
+        let export = Some(Export { sampler: Sampler { share, parent_based: true }, max_bytes: 1 << 20 });
+        let tracer = tracer(&Config { export, ..Config::default() });
+        let root = tracer.start(Component::JsonRpc, None);
+        let mut caller = tracer.span(Component::JsonRpc, "caller", None).context();
+        caller.sampled = false;
+        let below = tracer.span(Component::JsonRpc, "below", Some(caller)).context().sampled;
+        (tracer.is_sampled(&root), tracer.span(Component::JsonRpc, "root", None).context().sampled, below)
+    };
+    assert_eq!(says(Ratio::ONE), (true, true, false));
+    assert_eq!(says(Ratio::ZERO), (false, false, false), "kept here, but nobody else will see it");
+}
+
+#[test]
+fn spans_that_end_late_push_out_no_traces() {
+    let tracer = tracer(&Config::default());
+    for _ in 0..1000 {
+        let root = tracer.span(Component::Server, "root", None);
+        let late = [(); 9].map(|()| root.child("late"));
+        root.end();
+        drop(late);
+    }
+    assert_eq!((tracer.traces(&Filter::default()).len(), tracer.len()), (1000, 1000));
 }

@@ -278,3 +278,73 @@ fn readers_of_the_same_trace_hold_it_once() {
     let again = tracer.traces(&Filter::default());
     assert!(again.iter().all(|trace| Arc::strong_count(trace) == 1), "nobody else holds them");
 }
+
+fn on_another_thread(work: impl FnOnce() + Send) {
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap());
+}
+
+#[test]
+fn whoever_wrote_them_the_newest_are_kept_and_the_one_that_failed() {
+    let tracer = tracer(&Config::default());
+    let good = |tool: &str, times| {
+        for _ in 0..times {
+            record(&tracer, tool, 1, Outcome::Ok, None);
+        }
+    };
+    let failures = Filter { status: Some(Status::Error), ..Filter::default() };
+    on_another_thread(|| {
+        record(&tracer, "echo", 1, Outcome::error(ErrorType::Tool), None);
+    });
+    good("old", 5000);
+    assert_eq!(tracer.traces(&failures).len(), 1);
+    on_another_thread(|| good("new", 5000));
+    let tools = tracer.traces(&Filter::default());
+    assert_eq!(tools.iter().filter(|trace| trace.tool.as_deref() == Some("new")).count(), 1000 + 5);
+    assert_eq!(tracer.traces(&failures).len(), 1);
+}
+
+#[test]
+fn a_record_that_is_too_large_pushes_nothing_out() {
+    let tracer = tracer(&Config { max_bytes: 64 << 10, ..Config::default() });
+    for n in 0..50 {
+        record(&tracer, "echo", n, Outcome::Ok, None);
+    }
+    let root = tracer.start(Component::JsonRpc, None);
+    let mut large = call("echo", 1, Outcome::Ok, root);
+    large.events = vec![CallEvent { at: large.started, kind: CallEventKind::Cancelled }; 1000];
+    assert_eq!(tracer.record_call(&large, root), Err(NotStored));
+    assert_eq!(tracer.len(), 50);
+}
+
+#[test]
+fn invented_names_do_not_fill_the_reserve_for_ever() {
+    let tracer = tracer(&Config::default());
+    for n in 1..1000 {
+        record(&tracer, &format!("invented{n}"), 1, Outcome::Ok, None);
+    }
+    let slow = record(&tracer, "real", 1000, Outcome::Ok, None);
+    for _ in 0..3000 {
+        record(&tracer, "real", 1, Outcome::Ok, None);
+    }
+    assert!(tracer.trace(slow).is_some());
+    assert!(tracer.len() <= 1000 + 256 * 5);
+}
+
+#[test]
+fn nothing_is_read_twice_while_it_moves_to_the_reserve() {
+    let tracer = tracer(&Config { max_traces: 80, ..Config::default() });
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for n in 0..20_000 {
+                record(&tracer, "echo", n, Outcome::error(ErrorType::Tool), None);
+            }
+        });
+        while !writer.is_finished() {
+            let traces = tracer.traces(&Filter::default());
+            let mut ids: Vec<_> = traces.iter().map(|trace| trace.id).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            assert_eq!(ids.len(), traces.len());
+        }
+    });
+}

@@ -217,7 +217,8 @@ mod tests {
             let timestamp = SystemTime::UNIX_EPOCH + Duration::from_millis(began);
             let server = server.into();
             tracing::Trace {
-                id, timestamp, operation, duration, status, details, server, method, tool, session, injected, spans,
+                id, timestamp, operation, duration, status, details, server, method, tool, session, injected,
+                late: false, spans,
             }
         }
     }

@@ -7,13 +7,14 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use mcpscope_core::SpanId;
 use reserve::Reserve;
-use shard::{Budget, Position, Shard};
+use shard::{Position, Shard};
 
-use crate::packed::Head;
+use crate::packed::{self, Head};
 
-/// Each thread has a ring of its own, as long as there are no more threads than that; who meets a reader or another writer
-/// just takes the next.
+/// Several small rings instead of one, so that a writer who meets a reader or another writer just takes the next. Each thread
+/// goes round all of them, so that they hold equally many whoever wrote them, and the oldest make room.
 const SHARDS: usize = 8;
 
 /// The trace was not kept because every part of the store was taken at that moment, or because it is too large.
@@ -26,8 +27,8 @@ pub struct NotStored;
 #[derive(Debug)]
 pub(crate) struct Store {
     shards: [Aligned; SHARDS],
-    /// What every shard may take a part of beyond what is its own.
-    common: Budget,
+    /// How many of them: not more than there may be records.
+    used: usize,
     reserve: Option<Reserve>,
     max_records: usize,
     /// Spans that found no place.
@@ -52,8 +53,19 @@ pub struct Cursor {
 #[derive(Debug, Default)]
 pub(crate) struct Records {
     bytes: Vec<u8>,
-    /// When each ended, and where it is.
-    index: Vec<(i64, Range<usize>)>,
+    index: Vec<Entry>,
+}
+
+/// One of several records.
+#[derive(Clone, Debug)]
+struct Entry {
+    /// When it ended, the how-manieth of its thread it was, and which one it is.
+    key: (i64, u32, Option<SpanId>),
+    /// Whether it is one of those that are kept longest.
+    is_failure: bool,
+    /// Whether it is a span that ended after its root.
+    is_late: bool,
+    place: Range<usize>,
 }
 
 /// What a reader missed.
@@ -68,36 +80,37 @@ impl Store {
     /// reserve.
     pub(crate) fn new(max_records: usize, max_bytes: usize, with_reserve: bool) -> Self {
         let reserved = if with_reserve { max_bytes / 4 } else { 0 };
-        let bytes = max_bytes - reserved;
-        let own = bytes / 2 / SHARDS;
+        // Rounded up, so that the shards together always hold the newest `max_records`; readers cut the rest off.
+        let used = max_records.clamp(1, SHARDS);
+        let (records, bytes) = (max_records.div_ceil(used), (max_bytes - reserved) / used);
         Self {
-            // All that were kept last may be of one thread. Readers cut off what is too many.
-            shards: [(); SHARDS].map(|()| Aligned(Mutex::new(Shard::new(max_records, own)))),
-            common: Budget::new(bytes - own * SHARDS),
+            used,
+            shards: [(); SHARDS].map(|()| Aligned(Mutex::new(Shard::new(records, bytes)))),
             reserve: with_reserve.then(|| Reserve::new(max_records, reserved)),
             max_records,
             refused_spans: AtomicU64::new(0),
         }
     }
 
-    /// Keeps a record; the oldest of its shard make room. Returns how many were let go for ever.
-    pub(crate) fn push(&self, thread: usize, record: &[u8]) -> Result<usize, NotStored> {
-        for offset in 0..SHARDS {
-            let Some(mut shard) = try_lock(&self.shards[(thread.wrapping_add(offset)) % SHARDS].0) else { continue };
+    /// Keeps a record; the oldest of its shard make room. `turn` goes round the shards. Returns how many were let go for ever.
+    pub(crate) fn push(&self, turn: usize, record: &[u8]) -> Result<usize, NotStored> {
+        for offset in 0..self.used {
+            let Some(mut shard) = try_lock(&self.shards[(turn.wrapping_add(offset)) % self.used].0) else { continue };
             let mut gone = 0;
-            let pushed = shard.push(record, &self.common, |evicted| {
+            let pushed = shard.push(record, |evicted| {
                 let reserved = self.reserve.as_ref().is_some_and(|reserve| reserve.offer(evicted));
                 gone += usize::from(!reserved);
             });
-            return pushed.map(|()| gone).inspect_err(|_| self.refused(record));
+            return pushed.map(|()| gone).inspect_err(|_| self.refuse(Head::spans(record)));
         }
-        self.refused(record);
+        self.refuse(Head::spans(record));
         Err(NotStored)
     }
 
+    /// Counts spans that found no place.
     #[cold]
-    fn refused(&self, record: &[u8]) {
-        self.refused_spans.fetch_add(Head::spans(record).into(), Ordering::Relaxed);
+    pub(crate) fn refuse(&self, spans: u16) {
+        self.refused_spans.fetch_add(spans.into(), Ordering::Relaxed);
     }
 
     /// Copies of all records.
@@ -112,7 +125,8 @@ impl Store {
             lengths.clear();
             reserve.copy(&mut records.bytes, &mut lengths);
             records.add(&lengths);
-            records.index.sort_by_key(|(ended, _)| *ended);
+            // What made room between the two copies is in both.
+            records.index.dedup_by_key(|entry| entry.key);
         }
         records
     }
@@ -124,26 +138,25 @@ impl Store {
     }
 
     /// Copies of what came since the last call with this cursor, about `max_spans` spans of it and at least one record, and what
-    /// was gone already.
-    pub(crate) fn newer(&self, cursor: &mut Cursor, max_spans: u64) -> (Records, Missed) {
+    /// was gone already. The last tells whether there is more.
+    pub(crate) fn newer(&self, cursor: &mut Cursor, max_spans: u64) -> (Records, Missed, bool) {
         let (mut records, mut lengths, mut missed) = (Records::default(), Vec::new(), Missed::default());
-        let (mut left, first) = (max_spans, cursor.first);
+        let (mut left, first, mut more) = (max_spans, cursor.first, false);
         for index in (first..SHARDS).chain(0..first) {
             let position = &mut cursor.positions[index];
-            let (end, gone) = lock(&self.shards[index].0).copy(*position, left, &mut records.bytes, &mut lengths);
+            let shard = lock(&self.shards[index].0);
+            let (end, gone) = shard.copy(*position, left, &mut records.bytes, &mut lengths);
             missed.records += gone.records;
             missed.spans += gone.spans;
             left = left.saturating_sub(end.spans - position.spans - gone.spans);
+            more |= end != shard.end();
             *position = end;
-            if left == 0 {
-                cursor.first = (index + 1) % SHARDS;
-                break;
-            }
         }
+        cursor.first = (first + 1) % SHARDS;
         let refused = self.refused_spans.load(Ordering::Relaxed);
         missed.spans += refused - std::mem::replace(&mut cursor.refused_spans, refused);
         records.add(&lengths);
-        (records, missed)
+        (records, missed, more)
     }
 
     /// The number of records held, those of the reserve too.
@@ -162,24 +175,32 @@ impl Store {
 impl Records {
     /// Takes note of records that were appended, and sorts all by when they ended.
     fn add(&mut self, lengths: &[usize]) {
-        let mut at = self.index.iter().map(|(_, range)| range.end).max().unwrap_or(0);
+        let mut at = self.bytes.len() - lengths.iter().sum::<usize>();
         for length in lengths {
-            let range = at..at + *length;
-            at = range.end;
-            let ended = self.bytes.get(range.clone()).and_then(Head::read).map_or(i64::MIN, |head| head.ended_ns());
-            self.index.push((ended, range));
+            let place = at..at + *length;
+            at = place.end;
+            let Some(record) = self.bytes.get(place.clone()) else { continue };
+            let Some(head) = Head::read(record) else { continue };
+            let key = (head.ended_ns(), Head::turn(record), packed::root(record));
+            self.index.push(Entry { key, is_failure: head.is_failure(), is_late: head.late, place });
         }
-        self.index.sort_by_key(|(ended, _)| *ended);
+        self.index.sort_by_key(|entry| entry.key);
     }
 
+    /// Leaves out the oldest traces of those that are too many, as if they had made room already.
     fn keep_newest(&mut self, most: usize) {
-        let too_many = self.index.len().saturating_sub(most);
-        self.index.drain(..too_many);
+        let traces = self.index.iter().filter(|entry| !entry.is_late).count();
+        let mut too_many = traces.saturating_sub(most);
+        self.index.retain(|entry| {
+            let is_kept = too_many == 0 || entry.is_failure || entry.is_late;
+            too_many = too_many.saturating_sub(usize::from(!entry.is_late));
+            is_kept
+        });
     }
 
     /// From the one that ended first to the newest.
     pub(crate) fn oldest_first(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
-        self.index.iter().filter_map(|(_, range)| self.bytes.get(range.clone()))
+        self.index.iter().filter_map(|entry| self.bytes.get(entry.place.clone()))
     }
 }
 

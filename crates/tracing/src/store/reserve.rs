@@ -7,24 +7,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::FixedState;
 
-use super::shard::{Budget, Position, Shard};
+use super::shard::{Position, Shard};
 use super::{lock, try_lock};
 use crate::packed::{self, Head};
-use crate::record::Status;
 
 /// Slowest records of an operation.
 const SLOWEST: usize = 5;
-/// Most operations of which the slowest are kept: those that come first.
+/// Most operations of which the slowest are kept.
 const MAX_OPERATIONS: usize = 256;
 /// Places for what is known about operations without a lock.
 const PLACES: usize = 256;
 
-/// Who writes never waits for it: what finds it taken is let go.
+/// Who writes never waits for it: what finds it taken is let go, but for errors, which have a second place for that.
 #[derive(Debug)]
 pub(crate) struct Reserve {
+    errors: [Mutex<Shard>; 2],
     /// What is known about operations without the lock, by a part of their hash.
     known: [Known; PLACES],
-    kept: Mutex<Kept>,
+    slowest: Mutex<Slowest>,
 }
 
 /// The operation that came last of those that share the place. The two are not read as one: that costs a record its place, or
@@ -37,11 +37,19 @@ struct Known {
 }
 
 #[derive(Debug)]
-struct Kept {
-    errors: Shard,
-    slowest: HashMap<u64, Vec<Slow>, FixedState>,
-    slowest_bytes: usize,
-    max_slowest_bytes: usize,
+struct Slowest {
+    operations: HashMap<u64, Operation, FixedState>,
+    /// Counts records that were kept.
+    kept: u64,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Operation {
+    /// When one of its records was kept last, counted in records.
+    last: u64,
+    slowest: Vec<Slow>,
 }
 
 #[derive(Debug)]
@@ -52,24 +60,23 @@ struct Slow {
 
 impl Reserve {
     pub(crate) fn new(max_records: usize, max_bytes: usize) -> Self {
-        let half = max_bytes / 2;
+        let errors = || Mutex::new(Shard::new(max_records.div_ceil(8), max_bytes / 4));
+        let slowest = Slowest { operations: HashMap::default(), kept: 0, bytes: 0, max_bytes: max_bytes / 2 };
         Self {
+            errors: [errors(), errors()],
             known: [(); PLACES].map(|()| Known::default()),
-            kept: Mutex::new(Kept {
-                errors: Shard::new(max_records.div_ceil(4), half),
-                slowest: HashMap::with_hasher(FixedState::default()),
-                slowest_bytes: 0,
-                max_slowest_bytes: half,
-            }),
+            slowest: Mutex::new(slowest),
         }
     }
 
     /// Whether it keeps a record that has to make room.
     pub(crate) fn offer(&self, record: &[u8]) -> bool {
         let Some(head) = Head::read(record).filter(|head| !head.late) else { return false };
-        if matches!(head.status, Status::Error | Status::Timeout) {
-            return try_lock(&self.kept)
-                .is_some_and(|mut kept| kept.errors.push(record, &Budget::new(0), |_| {}).is_ok());
+        if head.is_failure() {
+            // Both hold equally many, and a reader has one of them at a time.
+            let first = usize::from(head.duration_ns % 2 == 0);
+            let errors = [&self.errors[first], &self.errors[1 - first]];
+            return errors.into_iter().find_map(try_lock).is_some_and(|mut errors| errors.push(record, |_| {}).is_ok());
         }
         let Some(operation) = packed::operation(record).map(hash) else { return false };
         let known = &self.known[operation as usize % PLACES];
@@ -77,73 +84,81 @@ impl Reserve {
         if known.operation.load(Ordering::Relaxed) == operation && is_fast() {
             return false;
         }
-        let Some(mut kept) = try_lock(&self.kept) else { return false };
-        let is_kept = kept.offer_slow(operation, head.duration_ns, record);
+        let Some(mut slowest) = try_lock(&self.slowest) else { return false };
+        let is_kept = slowest.offer(operation, head.duration_ns, record);
         known.operation.store(operation, Ordering::Relaxed);
-        known.at_least_ns.store(kept.slower_than(operation), Ordering::Relaxed);
+        known.at_least_ns.store(slowest.at_least(operation), Ordering::Relaxed);
         is_kept
     }
 
     pub(crate) fn copy(&self, bytes: &mut Vec<u8>, lengths: &mut Vec<usize>) {
-        let kept = lock(&self.kept);
-        kept.errors.copy(Position::default(), u64::MAX, bytes, lengths);
-        for slow in kept.slowest.values().flatten() {
+        for errors in &self.errors {
+            lock(errors).copy(Position::default(), u64::MAX, bytes, lengths);
+        }
+        for slow in lock(&self.slowest).operations.values().flat_map(|operation| &operation.slowest) {
             bytes.extend_from_slice(&slow.record);
             lengths.push(slow.record.len());
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        let kept = lock(&self.kept);
-        kept.errors.len() + kept.slowest.values().map(Vec::len).sum::<usize>()
+        let errors: usize = self.errors.iter().map(|errors| lock(errors).len()).sum();
+        errors + lock(&self.slowest).operations.values().map(|operation| operation.slowest.len()).sum::<usize>()
     }
 
     pub(crate) fn clear(&self) {
-        let mut kept = lock(&self.kept);
-        kept.errors.clear();
-        kept.slowest.clear();
-        kept.slowest_bytes = 0;
+        self.errors.iter().for_each(|errors| lock(errors).clear());
+        let mut slowest = lock(&self.slowest);
+        slowest.operations.clear();
+        slowest.bytes = 0;
         self.known.iter().for_each(|known| known.operation.store(0, Ordering::Relaxed));
     }
 }
 
-impl Kept {
-    fn offer_slow(&mut self, operation: u64, duration_ns: u64, record: &[u8]) -> bool {
-        let is_known = self.slowest.contains_key(&operation);
-        if !is_known && self.slowest.len() >= MAX_OPERATIONS {
+impl Slowest {
+    fn offer(&mut self, operation: u64, duration_ns: u64, record: &[u8]) -> bool {
+        if record.len() > self.max_bytes {
             return false;
         }
-        let slowest = self.slowest.entry(operation).or_default();
-        let fastest = slowest.iter().enumerate().min_by_key(|(_, slow)| slow.duration_ns);
+        let found = self.operations.get(&operation).map_or(&[][..], |operation| &operation.slowest);
+        let fastest = found.iter().enumerate().min_by_key(|(_, slow)| slow.duration_ns);
         let replaced = match fastest {
-            Some((at, slow)) if slowest.len() >= SLOWEST => {
-                if slow.duration_ns >= duration_ns {
-                    return false;
-                }
-                Some((at, slow.record.len()))
-            }
+            Some((_, slow)) if found.len() >= SLOWEST && slow.duration_ns >= duration_ns => return false,
+            Some((at, _)) if found.len() >= SLOWEST => Some(at),
             _ => None,
         };
-        let bytes = self.slowest_bytes - replaced.map_or(0, |(_, length)| length) + record.len();
-        if bytes > self.max_slowest_bytes {
-            return false;
+        self.kept += 1;
+        let kept = self.kept;
+        let entry = self.operations.entry(operation).or_default();
+        entry.last = kept;
+        if let Some(at) = replaced {
+            self.bytes -= entry.slowest.swap_remove(at).record.len();
         }
-        self.slowest_bytes = bytes;
-        let slow = Slow { duration_ns, record: record.into() };
-        match replaced.and_then(|(at, _)| slowest.get_mut(at)) {
-            Some(place) => *place = slow,
-            None => slowest.push(slow),
+        entry.slowest.push(Slow { duration_ns, record: record.into() });
+        self.bytes += record.len();
+        while self.operations.len() > MAX_OPERATIONS || self.bytes > self.max_bytes {
+            self.forget();
         }
         true
     }
 
-    /// What a record of an operation has to take longer than; no record takes long enough where there is no room.
-    fn slower_than(&self, operation: u64) -> u64 {
-        match self.slowest.get(&operation) {
-            Some(slowest) if slowest.len() < SLOWEST => 0,
-            Some(slowest) => slowest.iter().map(|slow| slow.duration_ns).min().unwrap_or(0),
-            None => u64::MAX,
+    /// Lets go of the operation of which nothing was kept for the longest time: names can be invented.
+    #[cold]
+    fn forget(&mut self) {
+        let Some(oldest) = self.operations.iter().min_by_key(|(_, operation)| operation.last).map(|(hash, _)| *hash)
+        else {
+            return;
+        };
+        if let Some(forgotten) = self.operations.remove(&oldest) {
+            self.bytes -= forgotten.slowest.iter().map(|slow| slow.record.len()).sum::<usize>();
         }
+    }
+
+    /// What a record of an operation has to take longer than.
+    fn at_least(&self, operation: u64) -> u64 {
+        let slowest = self.operations.get(&operation).map_or(&[][..], |operation| &operation.slowest);
+        let fastest = slowest.iter().map(|slow| slow.duration_ns).min();
+        fastest.filter(|_| slowest.len() >= SLOWEST).unwrap_or(0)
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
 
 use super::NotStored;
 use crate::packed::Head;
@@ -23,25 +21,10 @@ pub(crate) struct Shard {
     spans: u64,
     /// All that was ever let go: the position of the oldest.
     gone: Position,
-    max_records: usize,
-    /// How large the block may be; grows by what it gets of a common budget.
+    /// Records of whole traces.
+    traces: usize,
+    max_traces: usize,
     max_bytes: usize,
-}
-
-/// Bytes that several shards share: who needs them first has them for good.
-#[derive(Debug)]
-pub(crate) struct Budget(AtomicUsize);
-
-impl Budget {
-    pub(crate) const fn new(bytes: usize) -> Self {
-        Self(AtomicUsize::new(bytes))
-    }
-
-    /// Takes as many as there are, but no more than that.
-    fn take(&self, most: usize) -> usize {
-        let taken = self.0.try_update(Relaxed, Relaxed, |left| Some(left - left.min(most)));
-        taken.map_or(0, |before| before.min(most))
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +32,8 @@ struct Place {
     at: usize,
     length: usize,
     spans: u16,
+    /// Of a span that ended late: no trace of its own.
+    late: bool,
 }
 
 impl Place {
@@ -67,45 +52,42 @@ pub(crate) struct Position {
 }
 
 impl Shard {
-    pub(crate) fn new(max_records: usize, max_bytes: usize) -> Self {
+    pub(crate) fn new(max_traces: usize, max_bytes: usize) -> Self {
         Self {
             block: Vec::new(),
             places: VecDeque::new(),
             bytes: 0,
             spans: 0,
+            traces: 0,
             gone: Position::default(),
-            max_records,
+            max_traces,
             max_bytes,
         }
     }
 
     /// Keeps a record; `evicted` sees each that makes room for it.
-    pub(crate) fn push(
-        &mut self,
-        record: &[u8],
-        common: &Budget,
-        mut evicted: impl FnMut(&[u8]),
-    ) -> Result<(), NotStored> {
-        if self.max_records == 0 {
+    pub(crate) fn push(&mut self, record: &[u8], mut evicted: impl FnMut(&[u8])) -> Result<(), NotStored> {
+        let Some(head) = Head::read(record) else { return Err(NotStored) };
+        if record.len() > self.max_bytes || self.max_traces == 0 {
             return Err(NotStored);
         }
-        if self.places.len() >= self.max_records {
+        while !head.late && self.traces >= self.max_traces {
             self.evict(&mut evicted);
         }
         let at = loop {
             match self.find(record.len()) {
                 Some(at) => break at,
-                None if self.grow(record.len(), common) => {}
-                None if self.places.is_empty() => return Err(NotStored),
+                None if self.block.len() < self.max_bytes => self.grow(record.len()),
                 None => self.evict(&mut evicted),
             }
         };
         let Some(place) = self.block.get_mut(at..at + record.len()) else { return Err(NotStored) };
         place.copy_from_slice(record);
-        let spans = Head::spans(record);
-        self.places.push_back(Place { at, length: record.len(), spans });
+        let Head { spans, late, .. } = head;
+        self.places.push_back(Place { at, length: record.len(), spans, late });
         self.bytes += record.len();
         self.spans += u64::from(spans);
+        self.traces += usize::from(!late);
         Ok(())
     }
 
@@ -132,18 +114,15 @@ impl Shard {
         }
         self.bytes -= oldest.length;
         self.spans -= u64::from(oldest.spans);
+        self.traces -= usize::from(!oldest.late);
         self.gone = Position { records: self.gone.records + 1, spans: self.gone.spans + u64::from(oldest.spans) };
     }
 
-    /// Moves everything to a block that is larger by a quarter, with room for so many bytes more; or not, if there is no more.
-    fn grow(&mut self, bytes: usize, common: &Budget) -> bool {
+    /// Moves everything to a block that is larger by a quarter, with room for so many bytes more if it may be that large.
+    #[cold]
+    fn grow(&mut self, bytes: usize) {
         const LEAST: usize = 16 << 10;
-        let wanted = (self.block.len() + self.block.len() / 4).max(self.bytes + bytes).max(LEAST);
-        self.max_bytes += common.take(wanted.saturating_sub(self.max_bytes));
-        let wanted = wanted.min(self.max_bytes);
-        if wanted <= self.block.len() {
-            return false;
-        }
+        let wanted = (self.block.len() + self.block.len() / 4).max(self.bytes + bytes).max(LEAST).min(self.max_bytes);
         let mut block = Vec::with_capacity(wanted);
         for place in &mut self.places {
             let at = block.len();
@@ -152,7 +131,6 @@ impl Shard {
         }
         block.resize(wanted, 0);
         self.block = block;
-        true
     }
 
     /// The position behind the newest record.
@@ -161,8 +139,9 @@ impl Shard {
         Position { records: records + self.places.len() as u64, spans: spans + self.spans }
     }
 
+    /// The number of traces; spans that ended late belong to one.
     pub(crate) fn len(&self) -> usize {
-        self.places.len()
+        self.traces
     }
 
     /// Appends the records from `from` on, and how long each is, as long as they have no more spans than that; the first one
@@ -196,7 +175,7 @@ impl Shard {
 
     pub(crate) fn clear(&mut self) {
         self.gone = self.end();
-        (self.bytes, self.spans) = (0, 0);
+        (self.bytes, self.spans, self.traces) = (0, 0, 0);
         self.places.clear();
     }
 }
