@@ -10,7 +10,7 @@ import { Cut, Injected, State, html, useEffect, useLayoutEffect, useRef, useStat
  * @typedef {{ id: string, trace?: Trace, problem?: string }} Found
  */
 
-const GONE = "This trace is not kept any more: only the newest are, with a reserve for errors and slow ones.";
+const GONE = "This trace is not kept: it is unknown, or newer ones took its place.";
 const TICKS = [0, 0.25, 0.5, 0.75, 1];
 /** Where the time went, by the detail's name. @type {[string, string][]} */
 const PARTS = [["proxy_us", "in the proxy"], ["queue_us", "in the queue"], ["server_us", "waiting for the server"]];

@@ -98,7 +98,12 @@ impl Instance {
     fn propagates(&self) -> bool {
         match self.propagate {
             Propagate::Auto => self.export.exports_traces() && self.export.propagators.trace_context,
-            Propagate::On => true,
+            Propagate::On => {
+                if self.tracer.is_none() {
+                    tracing::warn!("--propagate on does nothing: tracing.enabled is false");
+                }
+                true
+            }
             Propagate::Off => false,
         }
     }

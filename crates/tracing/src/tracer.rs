@@ -286,7 +286,7 @@ impl Tracer {
         (self.whole(&records).collect(), missed.records)
     }
 
-    /// What begins with a root: a span that ended late is shown with its trace.
+    /// What begins with a root: a span that ended late is found with its trace, by the trace's id.
     fn whole(&self, records: &Records) -> impl DoubleEndedIterator<Item = Arc<Trace>> {
         records.oldest_first().filter_map(|record| {
             let head = packed::Head::read(record).filter(|head| !head.late)?;
