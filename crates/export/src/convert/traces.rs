@@ -25,7 +25,12 @@ const METHOD: &str = "method";
 /// The request that exports these traces.
 pub(crate) fn spans(traces: &[Arc<Trace>], resource: &Resource) -> ExportTraceServiceRequest {
     let spans = traces.iter().flat_map(|trace| {
-        trace.spans.iter().enumerate().map(|(index, span)| if index == 0 { root(trace, span) } else { of(trace, span) })
+        let is_root = |index: usize| index == 0 && !trace.late;
+        trace
+            .spans
+            .iter()
+            .enumerate()
+            .map(move |(n, span)| if is_root(n) { root(trace, span) } else { of(trace, span) })
     });
     let scope_spans = ScopeSpans { scope: Some(scope()), spans: spans.collect(), ..ScopeSpans::default() };
     let resource = Some(resource.clone());
@@ -43,7 +48,7 @@ fn root(trace: &Trace, span: &Span) -> otlp::Span {
     let failed = has_error(span);
     let is_told = |name: &str| name == METHOD || (failed && ERROR_DETAILS.contains(&name));
     let named = |name: &str| if name.contains('.') { name.to_owned() } else { format!("mcpscope.{name}") };
-    let details = trace.details.iter().filter(|(name, _)| !is_told(name)).map(|(name, value)| (named(name), value));
+    let details = latest(&trace.details).filter(|(name, _)| !is_told(name)).map(|(name, value)| (named(name), value));
     let details = details.map(|(name, detail)| pair(name, value(detail)));
     // A program that traces itself may have no server.
     let server = (!trace.server.is_empty())
@@ -102,7 +107,13 @@ fn has_error(span: &Span) -> bool {
 }
 
 fn attributes(attributes: &[Attribute]) -> Vec<KeyValue> {
-    attributes.iter().map(|(name, attribute)| pair(name.as_ref(), value(attribute))).collect()
+    latest(attributes).map(|(name, attribute)| pair(name.as_ref(), value(attribute))).collect()
+}
+
+/// A name stands for one value: the last that it was given.
+fn latest(attributes: &[Attribute]) -> impl Iterator<Item = &Attribute> {
+    let is_last = |at: usize, name: &str| attributes.iter().skip(at + 1).all(|(other, _)| other != name);
+    attributes.iter().enumerate().filter(move |(at, (name, _))| is_last(*at, name)).map(|(_, attribute)| attribute)
 }
 
 fn value(value: &Value) -> any_value::Value {

@@ -1,6 +1,7 @@
 //! Property by property, against what the OpenTelemetry data model and the MCP conventions say.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroU128};
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ fn trace(spans: Vec<Span>) -> Trace {
         tool: Some("echo".into()),
         session: None,
         injected: false,
+        late: false,
         spans,
     }
 }
@@ -82,6 +84,10 @@ fn ids_times_and_kinds() {
     assert_eq!([root.flags, client.flags], [0x301, 0x101]);
     let alone = exported(trace(vec![span(1, None)]));
     assert_eq!((alone[0].parent_span_id.len(), alone[0].flags), (0, 0x101));
+    // One that ended later than its root comes alone, and is none: its parent is ours.
+    let late = exported(Trace { late: true, ..trace(vec![span(2, Some(1))]) }).remove(0);
+    assert_eq!((late.parent_span_id.len(), late.flags), (8, 0x101));
+    assert_eq!(attribute(&late, "mcpscope.server"), None);
 }
 
 #[test]
@@ -139,6 +145,22 @@ fn events_are_on_the_clock_of_the_trace() {
     assert_eq!((root.events[0].attributes.len(), root.dropped_events_count), (2, 3));
 }
 
+#[test]
+fn a_name_stands_for_the_last_value_it_was_given() {
+    use any_value::Value::{IntValue, StringValue};
+    let twice = |name: &'static str| [1, 2].map(|n| (Cow::Borrowed(name), Value::Int(n)));
+    let mut root = span(1, None);
+    root.attributes.extend(twice("a"));
+    root.attributes.push((Cow::Borrowed("mcp.method.name"), Value::Str("ping".into())));
+    root.events = vec![Event { name: "e".into(), at: Duration::ZERO, attributes: twice("b").into() }];
+    let mut whole = trace(vec![root]);
+    whole.details.extend(twice("c"));
+    let root = exported(whole).remove(0);
+    let found = ["a", "mcp.method.name", "mcpscope.c"].map(|name| attribute(&root, name));
+    assert_eq!(found, [Some(IntValue(2)), Some(StringValue("ping".into())), Some(IntValue(2))]);
+    assert_eq!(root.events[0].attributes, [pair("b", IntValue(2))]);
+}
+
 fn any_value_of_ours() -> impl Strategy<Value = Value> {
     prop_oneof![
         ".{0,20}".prop_map(|text| Value::Str(text.into())),
@@ -188,9 +210,10 @@ proptest! {
             let typed = ours.attributes.iter().any(|(name, _)| name == "error.type");
             prop_assert_eq!(theirs.status.is_some(), typed);
             prop_assert_eq!(theirs.events.len(), ours.events.len());
-            for ((name, ours), theirs) in ours.attributes.iter().zip(&theirs.attributes) {
-                prop_assert_eq!(&theirs.key, name);
-                prop_assert_eq!(theirs.value.clone().and_then(|found| found.value), Some(value(ours)));
+            // The last value of each name.
+            let ours: BTreeMap<_, _> = ours.attributes.iter().map(|(name, ours)| (&**name, value(ours))).collect();
+            for (name, ours) in ours {
+                prop_assert_eq!(attribute(theirs, name), Some(ours));
             }
         }
     }
