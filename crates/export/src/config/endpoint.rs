@@ -32,10 +32,16 @@ impl Signal {
         }
     }
 
-    /// The variable `OTEL_EXPORTER_OTLP_{what}` for this signal, if it is set, else that for all.
-    fn variable(self, what: &str, variables: &Variables) -> String {
-        let own = self.own_variable(what);
-        if variables.is_set(&own) { own } else { format!("OTEL_EXPORTER_OTLP_{what}") }
+    /// What the variable `OTEL_EXPORTER_OTLP_{what}` for this signal says, else that for all: what makes no sense in the
+    /// first is as good as not set.
+    fn find<T>(
+        self,
+        what: &str,
+        variables: &mut Variables,
+        read: impl Fn(&mut Variables, &str) -> Option<T>,
+    ) -> Option<T> {
+        let all = format!("OTEL_EXPORTER_OTLP_{what}");
+        [self.own_variable(what), all].iter().find_map(|variable| read(variables, variable))
     }
 
     fn own_variable(self, what: &str) -> String {
@@ -44,7 +50,7 @@ impl Signal {
 }
 
 /// A collector, and how to speak to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// Where it is: for HTTP with the signal's path, for gRPC without any.
     pub url: Uri,
@@ -117,6 +123,16 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// As [`Display`](fmt::Display) shows the URL.
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url: _, protocol: _, headers, gzip, timeout, tls } = self;
+        let mut shown = f.debug_struct("Endpoint");
+        shown.field("at", &self.to_string()).field("headers", headers);
+        shown.field("gzip", gzip).field("timeout", timeout).field("tls", tls).finish()
+    }
+}
+
 impl Endpoint {
     /// Whether the variables give one for this signal.
     pub(super) fn is_given(signal: Signal, variables: &mut Variables) -> bool {
@@ -128,45 +144,60 @@ impl Endpoint {
     pub(super) fn read(signal: Signal, variables: &mut Variables) -> Self {
         let protocol = protocol(signal, variables);
         let url = given(signal, protocol, variables).or_else(|| at(protocol.default_endpoint(), signal, protocol));
-        let headers = headers(&signal.variable("HEADERS", variables), variables);
-        let gzip = variables.choice(&signal.variable("COMPRESSION", variables), "gzip or none", |text| match text {
-            "gzip" => Some(true),
-            "none" => Some(false),
-            _ => None,
+        let headers = signal.find("HEADERS", variables, headers);
+        let gzip = signal.find("COMPRESSION", variables, |variables, name| {
+            variables.choice(name, "gzip or none", |text| match text {
+                "gzip" => Some(true),
+                "none" => Some(false),
+                _ => None,
+            })
         });
-        let timeout = variables.millis(&signal.variable("TIMEOUT", variables));
-        let [certificate, key, chain] = ["CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"]
-            .map(|what| variables.text(&signal.variable(what, variables)).map(PathBuf::from));
-        if key.is_some() != chain.is_some() {
-            let (set, missing) = if key.is_some() { ("KEY", "CERTIFICATE") } else { ("CERTIFICATE", "KEY") };
-            let [set, missing] = [set, missing].map(|what| signal.variable(&format!("CLIENT_{what}"), variables));
-            variables.warn(&set, format!("expected {missing} beside it"));
-        }
+        let timeout = signal.find("TIMEOUT", variables, Variables::timeout);
+        let [certificate, key, chain] = ["CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"].map(|what| {
+            signal.find(what, variables, |variables, name| Some((name.to_owned(), variables.text(name)?.into())))
+        });
+        let client = match (chain, key) {
+            (Some((_, chain)), Some((_, key))) => Some((chain, key)),
+            (Some((set, _)), None) => {
+                variables.warn(&set, format!("expected {} beside it", set.replace("CERTIFICATE", "KEY")));
+                None
+            }
+            (None, Some((set, _))) => {
+                variables.warn(&set, format!("expected {} beside it", set.replace("KEY", "CERTIFICATE")));
+                None
+            }
+            (None, None) => None,
+        };
         Self {
             url: url.unwrap_or_default(),
             protocol,
-            headers: Headers(headers),
+            headers: Headers(headers.unwrap_or_default()),
             gzip: gzip.unwrap_or(false),
             timeout: timeout.unwrap_or(Duration::from_secs(10)),
-            tls: Tls { certificate, client: chain.zip(key) },
+            tls: Tls { certificate: certificate.map(|(_, path)| path), client },
         }
     }
 }
 
 fn protocol(signal: Signal, variables: &mut Variables) -> Protocol {
     let expected = "grpc or http/protobuf";
-    let chosen = variables.choice(&signal.variable("PROTOCOL", variables), expected, |text| {
-        [Protocol::Grpc, Protocol::HttpProtobuf].into_iter().find(|protocol| protocol.as_str() == text)
-    });
+    let named =
+        |text: &str| [Protocol::Grpc, Protocol::HttpProtobuf].into_iter().find(|protocol| protocol.as_str() == text);
+    let chosen = signal.find("PROTOCOL", variables, |variables, name| variables.choice(name, expected, named));
     chosen.unwrap_or(Protocol::HttpProtobuf)
 }
 
 fn given(signal: Signal, protocol: Protocol, variables: &mut Variables) -> Option<Uri> {
-    let variable = signal.variable("ENDPOINT", variables);
+    signal.find("ENDPOINT", variables, |variables, variable| given_by(variable, signal, protocol, variables))
+}
+
+fn given_by(variable: &str, signal: Signal, protocol: Protocol, variables: &mut Variables) -> Option<Uri> {
     let is_own = variable == signal.own_variable("ENDPOINT");
-    let mut text = variables.text(&variable)?;
+    let mut text = variables.text(variable)?;
     if protocol == Protocol::Grpc && !text.contains("://") {
-        let insecure = variables.flag(&signal.variable("INSECURE", variables));
+        // Whatever is not true is false, so that the signal's own goes before that for all even if it makes no sense.
+        let flag = |variables: &mut Variables, name: &str| variables.is_set(name).then(|| variables.flag(name));
+        let insecure = signal.find("INSECURE", variables, flag).unwrap_or(false);
         text.insert_str(0, if insecure { "http://" } else { "https://" });
     }
     let url = match (protocol, is_own) {
@@ -176,11 +207,11 @@ fn given(signal: Signal, protocol: Protocol, variables: &mut Variables) -> Optio
     };
     if url.is_none() {
         let expected = match protocol {
-            Protocol::Grpc => "http://HOST:PORT, https://HOST:PORT or HOST:PORT",
+            Protocol::Grpc => "http://HOST:PORT, https://HOST:PORT or HOST:PORT, and no unix: socket",
             Protocol::HttpProtobuf => "http://HOST:PORT/PATH or https://HOST:PORT/PATH",
         };
         // It may hold a password.
-        variables.warn(&variable, format!("expected {expected}"));
+        variables.warn(variable, format!("expected {expected}"));
     }
     url
 }
@@ -203,25 +234,30 @@ fn at(base: &str, signal: Signal, protocol: Protocol) -> Option<Uri> {
 fn checked(text: &str) -> Option<Uri> {
     let url = text.parse::<Uri>().ok()?;
     let is_http = [Scheme::HTTP, Scheme::HTTPS].iter().any(|scheme| url.scheme() == Some(scheme));
-    let has_host = url.authority().map(Authority::host).is_some_and(|host| !host.is_empty());
-    (is_http && has_host).then_some(url)
+    (is_http && url.authority().is_some_and(is_place)).then_some(url)
 }
 
-/// Values never get into a message.
-fn headers(variable: &str, variables: &mut Variables) -> HeaderMap {
+/// Whether it is a host with a port, or with none: `unix:` and `h:port` are neither.
+fn is_place(authority: &Authority) -> bool {
+    let (host, text) = (authority.host(), authority.as_str());
+    let place = text.rsplit_once('@').map_or(text, |(_, place)| place);
+    !host.is_empty() && (place == host || authority.port().is_some())
+}
+
+/// Values never get into a message, nor what only stands where a name should: with a colon for the `=` the value is in it.
+fn headers(variables: &mut Variables, variable: &str) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
-    for (name, value) in variables.pairs(variable).unwrap_or_default() {
-        let header = HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_str(&value).ok());
-        match header {
-            Some((name, mut value)) => {
-                value.set_sensitive(true);
-                headers.append(name, value);
-            }
-            None => {
-                let message = format!("expected headers, found {name:?} with a name or value that is none");
-                variables.warn(variable, message);
-            }
-        }
+    for (name, value) in variables.pairs(variable)? {
+        let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
+            variables.warn(variable, "expected name=value,name=value, found a name that no header can have");
+            return None;
+        };
+        let Ok(mut value) = HeaderValue::from_str(&value) else {
+            variables.warn(variable, format!("expected headers, found {name} with a value that no header can have"));
+            return None;
+        };
+        value.set_sensitive(true);
+        headers.append(name, value);
     }
-    headers
+    Some(headers)
 }

@@ -193,10 +193,10 @@ impl Traces {
             otlp: wanted.otlp,
             console: wanted.console,
             sampler: standard_sampler(variables).unwrap_or(sampler),
-            schedule_delay: variables.millis("OTEL_BSP_SCHEDULE_DELAY").unwrap_or(Duration::from_secs(5)),
+            schedule_delay: variables.millis("OTEL_BSP_SCHEDULE_DELAY", 0).unwrap_or(Duration::from_secs(5)),
             max_queue_spans,
             max_batch_spans: max_batch_spans.min(max_queue_spans),
-            export_timeout: variables.millis("OTEL_BSP_EXPORT_TIMEOUT").unwrap_or(Duration::from_secs(30)),
+            export_timeout: variables.timeout("OTEL_BSP_EXPORT_TIMEOUT").unwrap_or(Duration::from_secs(30)),
         }
     }
 }
@@ -205,8 +205,9 @@ impl Metrics {
     fn new(otlp: Endpoint, variables: &mut Variables) -> Self {
         Self {
             otlp,
-            interval: variables.millis("OTEL_METRIC_EXPORT_INTERVAL").unwrap_or(Duration::from_secs(60)),
-            export_timeout: variables.millis("OTEL_METRIC_EXPORT_TIMEOUT").unwrap_or(Duration::from_secs(30)),
+            // With none there would be no pause.
+            interval: variables.millis("OTEL_METRIC_EXPORT_INTERVAL", 1).unwrap_or(Duration::from_secs(60)),
+            export_timeout: variables.timeout("OTEL_METRIC_EXPORT_TIMEOUT").unwrap_or(Duration::from_secs(30)),
         }
     }
 }

@@ -197,6 +197,78 @@ fn what_is_on() {
 }
 
 #[test]
+fn a_signals_own_variable_that_makes_no_sense_is_as_good_as_none() {
+    let own = |what: &str, bad: &str, all: &str| {
+        let [own, both] = ["TRACES_", ""].map(|signal| format!("OTEL_EXPORTER_OTLP_{signal}{what}"));
+        let (config, warnings) = read(&Settings::default(), &[COLLECTOR, (&own, bad), (&both, all)]);
+        assert!(warnings.len() == 1 && warnings[0].starts_with(&format!("{own} is passed over")), "{warnings:?}");
+        let (without, _) = read(&Settings::default(), &[COLLECTOR, (&both, all)]);
+        assert_eq!(config, without, "{own}");
+        config.traces.unwrap().otlp.unwrap()
+    };
+    assert_eq!(own("PROTOCOL", "http/json", "grpc").protocol, Protocol::Grpc);
+    assert_eq!(own("TIMEOUT", "3s", "3000").timeout.as_millis(), 3000);
+    assert!(own("COMPRESSION", "zstd", "gzip").gzip);
+    assert_eq!(own("HEADERS", "a", "for=all").headers.0["for"], "all");
+    assert_eq!(own("HEADERS", "a:1=", "for=all").headers.0["for"], "all");
+    let endpoint = own("ENDPOINT", "h:4318/v1/traces", "http://all:1");
+    assert_eq!(endpoint.to_string(), "http://all:1/v1/traces (http/protobuf)");
+    // But what is not true is false.
+    let insecure = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "h:1"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_INSECURE", "true"),
+        ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "yes"),
+    ];
+    let (config, warnings) = read(&Settings::default(), &insecure);
+    assert_eq!(config.destinations()[0], "traces to https://h:1 (grpc)");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+}
+
+#[test]
+fn no_time_is_no_limit_for_what_is_waited_for() {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    assert_eq!(endpoint(&[("OTEL_EXPORTER_OTLP_TIMEOUT", "0")]).timeout, YEAR);
+    assert_eq!(traces(&[("OTEL_BSP_EXPORT_TIMEOUT", "0")]).export_timeout, YEAR);
+    assert_eq!(metrics(&[("OTEL_METRIC_EXPORT_TIMEOUT", "0")]).export_timeout, YEAR);
+    assert_eq!(traces(&[("OTEL_BSP_SCHEDULE_DELAY", "0")]).schedule_delay, Duration::ZERO);
+}
+
+#[test]
+fn an_endpoint_that_is_none_leads_nowhere() {
+    for (protocol, text) in [
+        ("grpc", "unix:/run/collector.sock"),
+        ("grpc", "unix:///run/collector.sock"),
+        ("grpc", "unix:collector.sock"),
+        ("grpc", "unix-abstract:collector"),
+        ("grpc", "h:port"),
+        ("grpc", "http://user:secret@"),
+        ("http/protobuf", "http://h:"),
+        ("http/protobuf", "http://user:secret@h:99999/"),
+        ("http/protobuf", "unix:/run/collector.sock"),
+    ] {
+        let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", text), ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)];
+        let (config, warnings) = read(&Settings::default(), &variables);
+        let expected = match protocol {
+            "grpc" => "http://HOST:PORT, https://HOST:PORT or HOST:PORT, and no unix: socket",
+            _ => "http://HOST:PORT/PATH or https://HOST:PORT/PATH",
+        };
+        assert!(!config.is_on(), "{text}");
+        assert_eq!(warnings, [format!("OTEL_EXPORTER_OTLP_ENDPOINT is passed over: expected {expected}")], "{text}");
+    }
+}
+
+#[test]
+fn nothing_secret_is_shown() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://user:hunter2@h:1/?api_key=hunter2");
+    let (config, _) = read(&Settings::default(), &[endpoint, ("OTEL_EXPORTER_OTLP_HEADERS", "a=hunter2")]);
+    let shown = format!("{config:?} {config:#?} {:?}", config.destinations());
+    assert!(shown.contains("https://h:1/v1/traces (http/protobuf)") && !shown.contains("hunter2"), "{shown}");
+}
+
+const NO_HEADER: &str = "expected name=value,name=value, found a name that no header can have";
+
+#[test]
 fn what_makes_no_sense_is_told_and_passed_over() {
     for (variable, value, expected) in [
         ("OTEL_SDK_DISABLED", "yes", r#"expected true or false, found "yes""#),
@@ -208,9 +280,10 @@ fn what_makes_no_sense_is_told_and_passed_over() {
         ),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", r#"expected grpc or http/protobuf, found "http/json""#),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", r#"expected gzip or none, found "zstd""#),
-        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", r#"expected a number of milliseconds from 1, found "10s""#),
-        ("OTEL_EXPORTER_OTLP_TIMEOUT", "-1", r#"expected a number of milliseconds from 1, found "-1""#),
-        ("OTEL_BSP_SCHEDULE_DELAY", "0", r#"expected a number of milliseconds from 1, found "0""#),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", r#"expected a number of milliseconds from 0, found "10s""#),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "-1", r#"expected a number of milliseconds from 0, found "-1""#),
+        ("OTEL_BSP_SCHEDULE_DELAY", "-1", r#"expected a number of milliseconds from 0, found "-1""#),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "0", r#"expected a number of milliseconds from 1, found "0""#),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "many", r#"expected a whole number from 1 to 10000000, found "many""#),
         ("OTEL_PROPAGATORS", "b3", r#"expected tracecontext, baggage or none, found "b3""#),
         (
@@ -224,8 +297,11 @@ fn what_makes_no_sense_is_told_and_passed_over() {
         (
             "OTEL_EXPORTER_OTLP_HEADERS",
             "authorization=Bearer%0Asecret",
-            r#"expected headers, found "authorization" with a name or value that is none"#,
+            "expected headers, found authorization with a value that no header can have",
         ),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "Authorization: Basic c2VjcmV0==", NO_HEADER),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer secret,SEC/RET==", NO_HEADER),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/me.pem", "expected OTEL_EXPORTER_OTLP_CLIENT_KEY beside it"),
         ("OTEL_RESOURCE_ATTRIBUTES", "a=1,b", "expected name=value,name=value with percent-encoded values"),
     ] {
         let (config, warnings) = read(&Settings::default(), &[COLLECTOR, (variable, value)]);

@@ -8,6 +8,8 @@ use std::time::Duration;
 use mcpscope_core::bounded;
 use percent_encoding::percent_decode_str;
 
+/// The longest time that a variable can give; as good as no limit.
+const MAX_MILLIS: u64 = 365 * 24 * 60 * 60 * 1000;
 /// Longest part of a value that a warning repeats, in bytes.
 const MAX_EXCERPT_BYTES: usize = 80;
 
@@ -96,10 +98,16 @@ impl Variables {
         (!found.is_empty()).then_some(found)
     }
 
-    pub(super) fn millis(&mut self, name: &str) -> Option<Duration> {
-        const MAX: u64 = 365 * 24 * 60 * 60 * 1000;
-        let read = |text: &str| text.parse().ok().filter(|millis| (1..=MAX).contains(millis));
-        self.parsed(name, "a number of milliseconds from 1", read).map(Duration::from_millis)
+    /// A duration: milliseconds, so many at least.
+    pub(super) fn millis(&mut self, name: &str, least: u64) -> Option<Duration> {
+        let read = |text: &str| text.parse().ok().filter(|millis| (least..=MAX_MILLIS).contains(millis));
+        self.parsed(name, &format!("a number of milliseconds from {least}"), read).map(Duration::from_millis)
+    }
+
+    /// A timeout: milliseconds, of which 0 are no limit.
+    pub(super) fn timeout(&mut self, name: &str) -> Option<Duration> {
+        let timeout = self.millis(name, 0)?;
+        Some(if timeout.is_zero() { Duration::from_millis(MAX_MILLIS) } else { timeout })
     }
 
     pub(super) fn count(&mut self, name: &str) -> Option<usize> {
