@@ -11,7 +11,7 @@ use crate::ending::Ending;
 const MIN_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait after a failure, before jitter: soon enough after a collector is back.
 const MAX_WAIT: Duration = Duration::from_secs(8);
-/// The longest wait that a collector may ask for.
+/// The longest wait that a collector may ask for, at once and for one batch in all.
 const MAX_ASKED: Duration = Duration::from_secs(5 * 60);
 
 /// Takes what is sent.
@@ -61,7 +61,7 @@ impl Refusal {
 pub(crate) struct Delivery {
     /// How long one attempt may take.
     attempt: Duration,
-    /// How long one batch is tried, without the time that the collector asks for.
+    /// How long one batch is tried, without the time that the collector asks for ([`MAX_ASKED`]).
     batch: Duration,
     waits: ExponentialBackoff,
     not_before: Option<Instant>,
@@ -69,7 +69,7 @@ pub(crate) struct Delivery {
 
 impl Delivery {
     pub(crate) fn new(attempt: Duration, batch: Duration) -> Self {
-        Self { attempt, batch, waits: waits(), not_before: None }
+        Self { attempt: attempt.min(batch), batch, waits: waits(), not_before: None }
     }
 
     /// Sends one batch until it arrives, or is given up: refused for good, or tried for too long, or the end has come.
@@ -90,7 +90,7 @@ impl Delivery {
         send: impl FnMut() -> F,
         failed: impl FnMut(&str),
     ) -> Result<Accepted, Refusal> {
-        self.deliver_for(self.attempt.min(self.batch), ending, send, failed).await
+        self.deliver_for(self.attempt, ending, send, failed).await
     }
 
     async fn deliver_for<F: Future<Output = Result<Accepted, Refusal>>>(
@@ -100,8 +100,10 @@ impl Delivery {
         mut send: impl FnMut() -> F,
         mut failed: impl FnMut(&str),
     ) -> Result<Accepted, Refusal> {
+        // Whoever always asks for time would hold one batch for ever, and all that comes after it.
+        let latest = Instant::now() + tried + MAX_ASKED;
         self.wait(ending).await;
-        let mut until = Instant::now() + tried;
+        let mut until = latest.min(Instant::now() + tried);
         loop {
             let attempt_until = until.min(Instant::now() + self.attempt);
             let sent = tokio::select! {
@@ -116,14 +118,13 @@ impl Delivery {
                 Err(refusal) => refusal,
             };
             failed(&refusal.message);
-            let wait = match refusal.again {
-                Again::After(asked) => {
-                    let asked = asked.min(MAX_ASKED);
-                    until += asked;
-                    asked
-                }
-                Again::Later | Again::Never => self.waits.next().unwrap_or(MAX_WAIT),
-            };
+            let mut wait = self.waits.next().unwrap_or(MAX_WAIT);
+            if let Again::After(asked) = refusal.again {
+                let asked = asked.min(MAX_ASKED);
+                until = latest.min(until + asked);
+                // Time that is none, or over by our clock, is no leave to hurry.
+                wait = wait.max(asked);
+            }
             let next = Instant::now() + wait;
             // The next batch waits too: it is the same collector.
             self.not_before = Some(next);
@@ -269,10 +270,40 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_collector_is_asked_again_when_it_wants_to_be() {
         let mut sender = Sender::new();
-        // Longer than a batch is tried; and no collector can ask for ever.
-        let collector = Scripted::new([Err(Again::After(100 * SECOND)), Err(Again::After(9999 * SECOND)), FINE]);
+        // Longer than a batch is tried.
+        let collector = Scripted::new([Err(Again::After(100 * SECOND)), Err(Again::After(200 * SECOND)), FINE]);
         sender.send(&collector).await.unwrap();
-        assert_eq!(collector.waits(), [100 * SECOND, MAX_ASKED]);
+        assert_eq!(collector.waits(), [100 * SECOND, 200 * SECOND]);
+        let collector = Scripted::new([Err(Again::After(9999 * SECOND)), FINE]);
+        sender.send(&collector).await.unwrap();
+        assert_eq!(collector.waits(), [MAX_ASKED]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_collector_that_asks_for_no_time_is_not_hurried() {
+        let mut sender = Sender::new();
+        let zero = || Err(Again::After(Duration::ZERO));
+        let collector = Scripted::new([zero(), zero(), zero(), FINE]);
+        sender.send(&collector).await.unwrap();
+        let waits = collector.waits();
+        for (wait, seconds) in waits.iter().zip([1, 2, 4]) {
+            assert!((SECOND * seconds..=SECOND * seconds * 2).contains(wait), "{waits:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_collector_that_always_asks_for_time_does_not_get_it() {
+        for asked in [10 * SECOND, 200 * SECOND, 9999 * SECOND] {
+            let mut sender = Sender::new();
+            let collector = Scripted::new(std::iter::repeat_n(Err(Again::After(asked)), 1000));
+            // The second batch waits for what the first was asked for, which is of its time too.
+            for _ in 0..2 {
+                let begun = Instant::now();
+                assert_eq!(sender.send(&collector).await.unwrap_err().again, Again::After(asked));
+                assert!(begun.elapsed() <= 30 * SECOND + MAX_ASKED, "{asked:?}: {:?}", begun.elapsed());
+            }
+            assert!(collector.waits().iter().all(|wait| *wait >= asked.min(MAX_ASKED)));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::DROPPED_POINT;
 use crate::condition::Condition;
 use crate::config::Metrics;
-use crate::convert::Starts;
+use crate::convert::{self, Starts};
 use crate::delivery::{Accepted, Again, Collector, Delivery, Refusal};
 use crate::ending::Ending;
 
@@ -78,7 +78,12 @@ impl<'a, C: Collector<Request = ExportMetricsServiceRequest>> Export<'a, C> {
                 Some(starts.request(&snapshot, now, &resource))
             });
             match request.await {
-                Some(request) => self.collector.send(request).await,
+                Some(request) => {
+                    let points = convert::points(&request);
+                    let Accepted { rejected, message } = self.collector.send(request).await?;
+                    // No more than there were, whatever it says.
+                    Ok(Accepted { rejected: rejected.min(points), message })
+                }
                 None => Err(Refusal::new("metrics are switched off", Again::Never)),
             }
         };
@@ -90,9 +95,7 @@ impl<'a, C: Collector<Request = ExportMetricsServiceRequest>> Export<'a, C> {
             self.reader.dropped_many(DROPPED_POINT, rejected);
             return;
         }
-        if !message.is_empty() {
-            tracing::warn!("the collector at {at} says: {message}");
-        }
+        self.condition.says(&at, &message);
         self.condition.works(SIGNAL, &at);
     }
 }

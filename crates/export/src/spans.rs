@@ -19,8 +19,14 @@ use crate::{Counts, DROPPED_SPAN, console, convert};
 
 /// The signal's name, as people are told.
 const SIGNAL: &str = "traces";
+/// The same on the console, which can fail while a collector works.
+const SHOWN: &str = "spans";
 /// How often the tracer is asked at least: it makes room for what comes by letting go of what waits.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often at most: where spans are to wait for nothing, they may still come one by one.
+const MIN_LOOK: Duration = Duration::from_millis(10);
+/// How long the console may take for what it is shown at once: the collector waits meanwhile.
+const MAX_SHOW: Duration = Duration::from_secs(5);
 
 /// The work of exporting spans.
 pub(crate) struct Export<'a, C> {
@@ -43,6 +49,8 @@ struct Batch {
     traces: Vec<Arc<Trace>>,
     spans: usize,
     since: Option<Instant>,
+    /// Whether there is more than had room in it.
+    is_full: bool,
 }
 
 impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
@@ -79,8 +87,12 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
                 self.send(&ending).await;
                 continue;
             }
+            // What only the console is shown is not kept for a batch.
+            if self.batch.is_full {
+                continue;
+            }
             tokio::select! {
-                () = sleep(LOOK.min(self.config.schedule_delay)) => {}
+                () = sleep(self.config.schedule_delay.clamp(MIN_LOOK, LOOK)) => {}
                 () = ending.begun() => {}
             }
         }
@@ -110,6 +122,7 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
     async fn take(&mut self, max_spans: usize, ending: &Ending) -> usize {
         let taken = self.exports.take(max_spans);
         self.dropped(taken.lost_spans);
+        self.batch.is_full = taken.more;
         let spans = taken.traces.iter().map(|trace| trace.spans.len()).sum::<usize>();
         if spans == 0 {
             return 0;
@@ -135,11 +148,13 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
         // Whoever reads it may be slow; at the end it is waited for no longer than a collector.
         let written = tokio::select! {
             written = write => written.map_err(io::Error::other).flatten(),
+            () = sleep(MAX_SHOW) => Err(io::Error::from(io::ErrorKind::TimedOut)),
             () = ending.over() => Err(io::Error::from(io::ErrorKind::TimedOut)),
         };
         match written {
             Ok(console) => self.console = Some(console),
-            Err(error) => tracing::warn!(%error, "spans are no longer shown on the console"),
+            // For good: the thread that writes may hang for ever.
+            Err(error) => self.condition.fails(SHOWN, "the console", &format!("given up: {error}")),
         }
         self.console.is_some()
     }
@@ -149,9 +164,9 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
         if self.batch.spans == 0 {
             return self.delivery.may_probe();
         }
-        self.batch.since.is_some_and(|since| {
-            self.batch.spans >= self.config.max_batch_spans || since.elapsed() >= self.config.schedule_delay
-        })
+        let Batch { spans, since, is_full, .. } = self.batch;
+        let is_full = is_full || spans >= self.config.max_batch_spans;
+        is_full || since.is_some_and(|since| since.elapsed() >= self.config.schedule_delay)
     }
 
     async fn send(&mut self, ending: &Ending) {
@@ -173,9 +188,7 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
         };
         let rejected = match delivered {
             Ok(accepted) if accepted.rejected == 0 => {
-                if !accepted.message.is_empty() {
-                    tracing::warn!("the collector at {at} says: {}", accepted.message);
-                }
+                self.condition.says(&at, &accepted.message);
                 self.condition.works(SIGNAL, &at);
                 0
             }

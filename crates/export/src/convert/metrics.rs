@@ -36,6 +36,18 @@ const ATTRIBUTES: [(&str, &str); 8] = [
     ("network_transport", "network.transport"),
 ];
 
+/// How many data points a request of ours has.
+pub(crate) fn points(request: &ExportMetricsServiceRequest) -> u64 {
+    let scopes = request.resource_metrics.iter().flat_map(|resource| &resource.scope_metrics);
+    let points = scopes.flat_map(|scope| &scope.metrics).map(|metric| match &metric.data {
+        Some(metric::Data::Sum(sum)) => sum.data_points.len(),
+        Some(metric::Data::Gauge(gauge)) => gauge.data_points.len(),
+        Some(metric::Data::Histogram(histogram)) => histogram.data_points.len(),
+        _ => 0,
+    });
+    points.sum::<usize>() as u64
+}
+
 /// Knows since when each series has been counted.
 #[derive(Debug)]
 pub(crate) struct Starts {

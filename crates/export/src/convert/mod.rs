@@ -9,7 +9,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
-pub(crate) use metrics::Starts;
+pub(crate) use metrics::{Starts, points};
 pub(crate) use traces::spans;
 
 /// Who exports.

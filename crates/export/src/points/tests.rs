@@ -86,3 +86,16 @@ async fn what_is_rejected_is_counted() {
     .await;
     assert_eq!((requests.len(), world.dropped(DROPPED_POINT)), (2, 4));
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_more_can_be_rejected_than_there_were() {
+    let rejected = Accepted { rejected: i64::MAX as u64, message: String::new() };
+    let (world, requests) = export([Ok(rejected)], async |world| {
+        sleep(Duration::from_secs(25)).await;
+        assert_eq!(world.health().unwrap().0, State::Warning);
+    })
+    .await;
+    // Each metric has some points, and none of them many.
+    let (dropped, metrics) = (world.dropped(DROPPED_POINT), requests[0].1 as u64);
+    assert!((metrics..metrics * 100).contains(&dropped), "{dropped} points of {metrics} metrics");
+}

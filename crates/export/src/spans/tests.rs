@@ -14,6 +14,8 @@ use crate::testing::World;
 #[derive(Clone, Copy, PartialEq)]
 enum Does {
     Take,
+    /// Takes them, and says this, and if it counts, how often it did.
+    Say(&'static str, bool),
     Reject(u64),
     Refuse(Again),
     Hang,
@@ -30,10 +32,18 @@ impl Collector for Arc<Scripted> {
 
     async fn send(&self, request: Self::Request) -> Result<Accepted, Refusal> {
         let spans = request.resource_spans.iter().flat_map(|r| &r.scope_spans).map(|scope| scope.spans.len()).sum();
-        self.requests.lock().unwrap().push(spans);
+        let requests = {
+            let mut requests = self.requests.lock().unwrap();
+            requests.push(spans);
+            requests.len()
+        };
         let does = *self.does.lock().unwrap();
         match does {
             Does::Take => Ok(Accepted::default()),
+            Does::Say(message, counts) => {
+                let message = if counts { format!("{message} {requests}") } else { message.to_owned() };
+                Ok(Accepted { rejected: 0, message })
+            }
             Does::Reject(rejected) => Ok(Accepted { rejected, message: "too many".to_owned() }),
             Does::Refuse(again) => Err(Refusal::new("refused", again)),
             Does::Hang => pending().await,
@@ -57,16 +67,27 @@ fn config() -> Traces {
 
 /// Runs an export to a collector that does this, with so many bytes for spans that wait, beside `work`, and then ends it.
 async fn export<T>(does: Does, max_bytes: usize, work: impl AsyncFnOnce(&Running) -> T) -> (Running, T, Counts) {
+    export_as(&config(), None, does, max_bytes, work).await
+}
+
+/// The same as it is configured, and to a console too.
+async fn export_as<T>(
+    config: &Traces,
+    console: Option<Box<dyn Write + Send>>,
+    does: Does,
+    max_bytes: usize,
+    work: impl AsyncFnOnce(&Running) -> T,
+) -> (Running, T, Counts) {
     let world = World::new(max_bytes);
     let collector = Arc::new(Scripted { does: Mutex::new(does), requests: Mutex::default() });
     let (ends, ending) = Ending::new();
     let running = Running { world, collector, ends, begun: Instant::now() };
     let World { reader, reporter, .. } = &running.world;
-    let (config, condition) = (config(), Condition::new(reporter.clone(), reader.clone()));
+    let condition = Condition::new(reporter.clone(), reader.clone());
     reader.may_drop(DROPPED_SPAN);
-    let collector = Some(Arc::clone(&running.collector));
+    let collector = config.otlp.is_some().then(|| Arc::clone(&running.collector));
     let exports = running.world.exports();
-    let export = Export::new(&config, exports, collector, None, Resource::default(), reader, &condition);
+    let export = Export::new(config, exports, collector, console, Resource::default(), reader, &condition);
     let work = async {
         let done = work(&running).await;
         running.ends.begin();
@@ -101,6 +122,142 @@ async fn spans_wait_for_others_but_not_for_long() {
     assert_eq!(counts, Counts { exported_spans: 604, dropped_spans: 0 });
     assert_eq!(running.collector.requests.lock().unwrap().iter().sum::<usize>(), 604);
     assert_eq!((running.world.dropped(DROPPED_SPAN), running.world.health()), (0, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_span_that_is_to_wait_for_nothing_does_not() {
+    let config = Traces { schedule_delay: Duration::ZERO, ..config() };
+    let (running, (), counts) = export_as(&config, None, Does::Take, PLENTY, async |running| {
+        for n in 1..=10 {
+            running.world.call(1);
+            sleep(Duration::from_millis(20)).await;
+            assert_eq!(running.collector.requests.lock().unwrap().len(), n);
+        }
+    })
+    .await;
+    assert_eq!((counts.exported_spans, running.world.dropped(DROPPED_SPAN)), (10, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn traces_that_do_not_fill_a_batch_exactly_are_no_bottleneck() {
+    const SPANS: u64 = 30 * 340 * 3;
+    let (collector, console) = (config(), Traces { otlp: None, console: true, ..config() });
+    for config in [collector, console] {
+        let shown: Box<dyn Write + Send> = Box::new(io::sink());
+        let shown = config.console.then_some(shown);
+        let (running, (), counts) = export_as(&config, shown, Does::Take, 512 << 10, async |running| {
+            for _ in 0..30 {
+                for _ in 0..340 {
+                    let root = running.world.tracer.span(mcpscope_core::Component::JsonRpc, "work", None);
+                    root.child("a").end();
+                    root.child("b").end();
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+        assert_eq!(counts, Counts { exported_spans: SPANS, dropped_spans: 0 }, "console: {}", config.console);
+        assert!(running.collector.requests.lock().unwrap().iter().all(|spans| *spans < config.max_batch_spans + 3));
+    }
+}
+
+/// Never takes anything, until it is let go.
+struct Stuck(std::sync::mpsc::Receiver<()>);
+
+impl Write for Stuck {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        let _ = self.0.recv();
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_console_that_hangs_does_not_hold_up_the_collector_for_long() {
+    let both = Traces { console: true, ..config() };
+    for (config, exported, dropped) in [(&both, 101, 0), (&Traces { otlp: None, ..both.clone() }, 0, 101)] {
+        let (let_go, stuck) = std::sync::mpsc::channel();
+        let (running, (), counts) =
+            export_as(config, Some(Box::new(Stuck(stuck))), Does::Take, PLENTY, async |running| {
+                // By hand, since the clock does not go on by itself while a thread hangs.
+                for _ in 0..10 {
+                    running.world.call(10);
+                    tokio::time::advance(Duration::from_secs(1)).await;
+                }
+                let (state, message) = running.world.health().unwrap();
+                assert_eq!(state, State::Warning);
+                assert!(
+                    message.ends_with("failing: exporting spans to the console fails: given up: timed out"),
+                    "{message}"
+                );
+                drop(let_go);
+                running.world.call(1);
+                seconds(10).await;
+                assert_eq!(running.collector.requests.lock().unwrap().iter().sum::<usize>() as u64, exported);
+                assert_eq!(running.world.dropped(DROPPED_SPAN), dropped);
+                // What does not work is told also while a collector works.
+                assert_eq!(running.world.health().unwrap().0, State::Warning);
+            })
+            .await;
+        assert_eq!(counts, Counts { exported_spans: exported, dropped_spans: dropped });
+        assert_eq!(running.world.dropped(DROPPED_SPAN), dropped);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collector_that_always_asks_for_time_does_not_hide_what_is_dropped() {
+    let throttles = Does::Refuse(Again::After(Duration::from_secs(10)));
+    let (running, (), counts) = export(throttles, 128 << 10, async |running| {
+        for _ in 0..700 {
+            running.world.call(20);
+            seconds(1).await;
+        }
+        let dropped = running.world.dropped(DROPPED_SPAN);
+        assert!(dropped > 9_000, "{dropped} of 14000 spans are counted");
+    })
+    .await;
+    assert_eq!(counts, Counts { exported_spans: 0, dropped_spans: 14_000 });
+    assert_eq!(running.world.dropped(DROPPED_SPAN), 14_000);
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_collector_says_is_told_once() {
+    for (does, told) in [(Does::Say("out of date", false), 1), (Does::Say("so often:", true), 16)] {
+        let log = Log::default();
+        let logs = log.clone();
+        let to_log = tracing_subscriber::fmt().with_writer(move || logs.clone()).finish();
+        let guard = tracing::subscriber::set_default(to_log);
+        let (running, (), counts) = export(does, PLENTY, async |running| {
+            for _ in 0..30 {
+                running.world.call(1);
+                seconds(6).await;
+            }
+        })
+        .await;
+        drop(guard);
+        assert_eq!((counts.exported_spans, running.world.health()), (30, None));
+        assert_eq!(running.collector.requests.lock().unwrap().len(), 30);
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let said = "the collector at http://collector:1/v1/traces (http/protobuf) says: ";
+        assert_eq!(log.matches(said).count(), told, "{log}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
