@@ -8,7 +8,7 @@ use std::fmt;
 
 use libfuzzer_sys::fuzz_target;
 use mcpscope_core::TraceContext;
-use mcpscope_proxy::fuzzing::injected;
+use mcpscope_proxy::fuzzing::Tap;
 use mcpscope_tracing::parse_traceparent;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
@@ -19,9 +19,18 @@ fuzz_target!(|input: &[u8]| {
     let [with_state, message @ ..] = input else { return };
     let context: TraceContext = parse_traceparent(OURS).expect("it is valid");
     let tracestate = (*with_state == b'+').then_some(STATE);
-    let Some(after) = injected(message, &context, tracestate) else { return };
+    let after = Tap::body(usize::MAX).inject(message, &context, tracestate);
     if after == message {
         return;
+    }
+    // It is the same message wherever in a stream it is.
+    if !message.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        for (tap, before, behind) in
+            [(Tap::lines(usize::MAX), "\n \t", " \r\n"), (Tap::events(usize::MAX), ": hi\r\nid: 1\r\ndata: ", "\r\n\r\n")]
+        {
+            let framed = |message: &[u8]| [before.as_bytes(), message, behind.as_bytes()].concat();
+            assert_eq!(tap.inject(&framed(message), &context, tracestate), framed(&after));
+        }
     }
     // It refuses more than the scan: deep nesting, numbers beyond all bounds, halves of surrogate pairs.
     let Ok(before) = serde_json::from_slice::<Json>(message) else { return };
@@ -41,7 +50,9 @@ fn check(before: Json, after: Json, tracestate: Option<&str>) {
         return;
     }
     let (Json::Object(mut before), Json::Object(mut after)) = (before, after) else { panic!("no request was changed") };
-    assert!(before.iter().any(|(key, _)| key == "id") && before.iter().any(|(key, _)| key == "method"));
+    let has = |name| before.iter().any(|(key, _)| key == name);
+    assert!(has("id") && has("method") && !has("result") && !has("error"));
+    assert!(before.contains(&("jsonrpc".to_owned(), Json::Text("2.0".to_owned()))));
     let (old_params, new_params) = (take(&mut before, "params"), take(&mut after, "params"));
     assert_eq!(before, after, "beside params");
     let (mut old_params, mut new_params) = (old_params.unwrap_or_default(), new_params.expect("params"));
@@ -50,10 +61,13 @@ fn check(before: Json, after: Json, tracestate: Option<&str>) {
     let (mut old_meta, mut new_meta) = (old_meta.unwrap_or_default(), new_meta.expect("_meta"));
     let ours = take_any(&mut new_meta, "traceparent");
     assert_eq!(ours, Some(Json::Text(OURS.to_owned())));
-    take_any(&mut old_meta, "traceparent");
+    let theirs = take_any(&mut old_meta, "traceparent");
     if old_meta.iter().all(|(key, _)| key != "tracestate") {
         let state = take_any(&mut new_meta, "tracestate");
         assert_eq!(state, tracestate.map(|text| Json::Text(text.to_owned())));
+    } else {
+        let Some(Json::Text(theirs)) = theirs else { panic!("a tracestate of nothing became ours") };
+        assert!(parse_traceparent(&theirs).is_some(), "{theirs}");
     }
     assert_eq!(old_meta, new_meta, "beside the context");
 }

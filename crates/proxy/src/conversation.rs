@@ -72,7 +72,8 @@ pub(crate) struct Observed {
     pub(crate) begun: Vec<RequestId>,
     /// What is to be changed in the bytes.
     pub(crate) splices: Vec<Splice>,
-    /// Our context in the last of the requests, where it is to be propagated.
+    /// Our context in place of the one that the transport carries: where it is to be propagated, there is one request, and
+    /// both are of the same trace.
     pub(crate) context: Option<TraceContext>,
     /// The message of an error that names no request, and its size in bytes.
     pub(crate) unaddressed: Option<(Option<Box<str>>, u64)>,
@@ -167,6 +168,8 @@ impl Conversation {
             }
         };
         let mut observed = Observed::NOTHING;
+        let is_request = |message: &&Message| matches!(message, Message::Request { .. });
+        let is_alone = messages.iter().filter(is_request).count() == 1;
         for message in messages {
             let invalid = (message == Message::Invalid).then_some(ErrorType::InvalidMessage);
             self.relay.probe.operation(Component::Transport, invalid, travel.at);
@@ -182,7 +185,8 @@ impl Conversation {
                             observed.begun.push(id.clone());
                             let (passage, onward) = self.begin(call, id, place, *params, travel, lane);
                             if let Some((context, splice)) = onward {
-                                observed.context = Some(context);
+                                let replaces = travel.context.is_some_and(|their| their.trace_id == context.trace_id);
+                                observed.context = (is_alone && replaces).then_some(context);
                                 observed.splices.extend(splice);
                             }
                             passage

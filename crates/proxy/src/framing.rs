@@ -132,13 +132,17 @@ pub(crate) struct Tap {
 /// Where in a line of an event stream the next byte falls. Lines end with CR, LF or CRLF.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum SseLine {
+    /// At the beginning of a frame.
     #[default]
-    Empty,
+    First,
+    /// In a comment that a frame begins with.
+    Comment,
+    /// In a line that is none of these.
     Filled,
-    /// After CR, ending an empty line if `empty`; an LF that follows belongs to it.
-    AfterCr {
-        empty: bool,
-    },
+    /// At the beginning of a further line.
+    Next,
+    /// After a CR, with which the frame ends or not; an LF that follows belongs to it.
+    AfterCr { ends: bool },
 }
 
 impl Tap {
@@ -160,6 +164,11 @@ impl Tap {
         self.framing
     }
 
+    /// Whether bytes of an unfinished message are held.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.passed < self.frame.len()
+    }
+
     /// Takes the next bytes. `hold` says whether messages are held until they are complete; `judge` sees every message that they complete.
     pub(crate) fn feed<'a>(
         &mut self,
@@ -168,7 +177,7 @@ impl Tap {
         mut judge: impl FnMut(Seen<'_>) -> Judgement,
     ) -> Fate<'a> {
         let mut parts = Vec::new();
-        let parting = hold || self.passed < self.frame.len();
+        let parting = hold || self.is_holding();
         let mut rest = chunk;
         while let Some(length) = self.frame_end(rest) {
             let (end, after) = rest.split_at(length);
@@ -180,10 +189,8 @@ impl Tap {
             self.passed = self.frame.len();
             return Fate::Now(chunk);
         }
-        if !hold && self.passed < self.frame.len() {
-            let held = self.frame.get(self.passed..).unwrap_or_default().to_vec();
-            parts.push(Part::rest(held));
-            self.passed = self.frame.len();
+        if !hold && self.is_holding() {
+            parts.push(self.release(&mut judge));
         }
         Fate::Parts(parts)
     }
@@ -206,34 +213,23 @@ impl Tap {
             Framing::Body => None,
             Framing::Sse => {
                 for (at, byte) in chunk.iter().enumerate() {
-                    let ended = match (self.line, *byte) {
-                        // The LF of a CRLF: nothing new, but after an empty line the frame ends behind it.
-                        (SseLine::AfterCr { empty }, b'\n') => {
-                            self.line = SseLine::Empty;
-                            if empty {
-                                return Some(at + 1);
-                            }
-                            continue;
+                    self.line = match (self.line, *byte) {
+                        // The LF of a CRLF that ends the frame belongs to it; any other byte to the next.
+                        (SseLine::AfterCr { ends: true }, byte) => {
+                            self.line = SseLine::First;
+                            return Some(at + usize::from(byte == b'\n'));
                         }
-                        // The frame ended with the CR before this byte, which belongs to the next.
-                        (SseLine::AfterCr { empty: true }, _) => {
-                            self.line = SseLine::Empty;
-                            return Some(at);
+                        (SseLine::Filled | SseLine::AfterCr { ends: false }, b'\n') => SseLine::Next,
+                        // An empty line ends an event. A comment before it is a frame of its own: it keeps the stream alive,
+                        // so it must not wait for the event.
+                        (_, b'\n') => {
+                            self.line = SseLine::First;
+                            return Some(at + 1);
                         }
-                        (line, b'\r') => {
-                            self.line = SseLine::AfterCr { empty: line != SseLine::Filled };
-                            continue;
-                        }
-                        (line, b'\n') => line != SseLine::Filled,
-                        _ => {
-                            self.line = SseLine::Filled;
-                            continue;
-                        }
+                        (line, b'\r') => SseLine::AfterCr { ends: line != SseLine::Filled },
+                        (SseLine::First, b':') | (SseLine::Comment, _) => SseLine::Comment,
+                        _ => SseLine::Filled,
                     };
-                    self.line = SseLine::Empty;
-                    if ended {
-                        return Some(at + 1);
-                    }
                 }
                 None
             }
@@ -258,7 +254,7 @@ impl Tap {
             if let Some(parts) = parts {
                 let mut bytes = self.frame.split_off(self.passed);
                 bytes.extend_from_slice(end);
-                parts.push(Part::rest(bytes));
+                parts.push(Part { share: self.share(), ..Part::rest(bytes) });
             }
             self.reset();
             return;
@@ -310,12 +306,9 @@ impl Tap {
         judge: &mut impl FnMut(Seen<'_>) -> Judgement,
     ) {
         if !self.oversized && !self.has_room_for(bytes.len()) {
-            judge(Seen::Oversized);
-            let held = self.frame.split_off(self.passed.min(self.frame.len()));
-            self.reset();
-            self.oversized = true;
+            let held = self.give_up(judge);
             if let Some(parts) = parts {
-                parts.push(Part::rest(held));
+                parts.push(held);
                 parts.push(Part::rest(bytes));
             }
         } else if self.oversized {
@@ -325,6 +318,28 @@ impl Tap {
         } else {
             self.frame.extend_from_slice(bytes);
         }
+    }
+
+    /// Lets what is held of the frame go on, and keeps a copy to look at, if there is room for one.
+    fn release(&mut self, judge: &mut impl FnMut(Seen<'_>) -> Judgement) -> Part<'static> {
+        let held = self.frame.get(self.passed..).unwrap_or_default();
+        let bytes = held.len();
+        if !self.budget.take(bytes) {
+            return self.give_up(judge);
+        }
+        let share = Some(Share { budget: Arc::clone(&self.budget), bytes });
+        let part = Part { share, ..Part::rest(held.to_vec()) };
+        self.passed = self.frame.len();
+        part
+    }
+
+    /// Looks at the frame no more, which is too large; returns what was held of it.
+    fn give_up(&mut self, judge: &mut impl FnMut(Seen<'_>) -> Judgement) -> Part<'static> {
+        judge(Seen::Oversized);
+        let held = Part { share: self.share(), ..Part::rest(self.frame.split_off(self.passed)) };
+        self.reset();
+        self.oversized = true;
+        held
     }
 
     /// Whether the frame may grow by this much; takes it from the budget if so.
@@ -400,165 +415,4 @@ fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn tap(framing: Framing, max: usize) -> Tap {
-        Tap::new(framing, max, Arc::new(Budget::new(1 << 20)))
-    }
-
-    /// What is held, feeding `chunk`.
-    fn held(tap: &mut Tap, chunk: &[u8], judge: impl FnMut(Seen<'_>) -> Judgement) -> Vec<(Vec<u8>, Passage)> {
-        let Fate::Parts(parts) = tap.feed(chunk, true, judge) else { panic!("held") };
-        parts.into_iter().map(|part| (part.bytes.into_owned(), part.passage)).collect()
-    }
-
-    /// Feeds `input` in pieces; returns what went on and what was judged.
-    fn run(framing: Framing, max: usize, pieces: &[&[u8]], hold: impl Fn(usize) -> bool) -> (Vec<u8>, Vec<String>) {
-        let (mut out, mut seen) = (Vec::new(), Vec::new());
-        let mut tap = tap(framing, max);
-        let mut judge = |what: Seen<'_>| {
-            seen.push(match what {
-                Seen::Message(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-                Seen::Endpoint(bytes) => format!("endpoint {}", String::from_utf8_lossy(bytes)),
-                Seen::Oversized => "oversized".to_owned(),
-            });
-            Passage::Now.into()
-        };
-        for (at, piece) in pieces.iter().enumerate() {
-            match tap.feed(piece, hold(at), &mut judge) {
-                Fate::Now(bytes) => out.extend_from_slice(bytes),
-                Fate::Parts(parts) => parts.iter().for_each(|part| out.extend_from_slice(&part.bytes)),
-            }
-        }
-        tap.end(&mut judge).iter().for_each(|part| out.extend_from_slice(&part.bytes));
-        (out, seen)
-    }
-
-    #[test]
-    fn lines_are_judged_before_their_end_goes_on() {
-        let (out, seen) = run(Framing::Line, 100, &[b"a\nb", b"c\r\n\n", b"d"], |_| false);
-        assert_eq!((out.as_slice(), seen), (b"a\nbc\r\n\nd".as_slice(), vec!["a".into(), "bc".into(), "d".into()]));
-    }
-
-    #[test]
-    fn events_are_told_apart_by_every_kind_of_line_end() {
-        for end in ["\n", "\r", "\r\n"] {
-            let stream = format!(": hi{end}{end}event: m{end}data: 1{end}data:2{end}{end}data: 3{end}{end}");
-            for size in 1..stream.len() {
-                let pieces: Vec<&[u8]> = stream.as_bytes().chunks(size).collect();
-                for hold in [false, true] {
-                    let (out, seen) = run(Framing::Sse, 100, &pieces, |_| hold);
-                    assert_eq!(
-                        (String::from_utf8(out).unwrap(), seen),
-                        (stream.clone(), vec!["1\n2".into(), "3".into()]),
-                        "{end:?} {size}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn an_endpoint_is_told_by_its_event() {
-        let stream: &[u8] = b"event: endpoint\ndata: /messages?id=1\n\nevent: message\ndata: /not\n\n";
-        assert_eq!(run(Framing::Sse, 100, &[stream], |_| false).1, ["endpoint /messages?id=1", "/not"]);
-    }
-
-    #[test]
-    fn a_fault_holds_and_drops_whole_messages() {
-        let mut tap = tap(Framing::Line, 100);
-        let drop_b = |seen: Seen<'_>| match seen {
-            Seen::Message(b"bb") => Passage::Never.into(),
-            _ => Passage::Now.into(),
-        };
-        assert_eq!(held(&mut tap, b"a\nb", drop_b), [(b"a\n".to_vec(), Passage::Now)]);
-        let parts = held(&mut tap, b"b\nc\n", drop_b);
-        assert_eq!(parts, [(b"bb\n".to_vec(), Passage::Never), (b"c\n".to_vec(), Passage::Now)]);
-    }
-
-    #[test]
-    fn of_a_message_that_has_begun_to_pass_the_rest_follows() {
-        let mut tap = tap(Framing::Line, 100);
-        assert!(matches!(tap.feed(b"be", false, |_| Passage::Never.into()), Fate::Now(b"be")));
-        let parts = held(&mut tap, b"gun\nx\n", |_| Passage::Never.into());
-        assert_eq!(parts, [(b"gun\n".to_vec(), Passage::Now), (b"x\n".to_vec(), Passage::Never)]);
-    }
-
-    #[test]
-    fn what_is_too_large_passes_unseen_and_costs_no_memory() {
-        let mut tap = tap(Framing::Line, 1000);
-        let mut oversized = 0;
-        for _ in 0..1000 {
-            tap.feed(&[b'x'; 500], false, |seen| {
-                oversized += usize::from(seen == Seen::Oversized);
-                Passage::Now.into()
-            });
-            assert!(tap.frame.capacity() <= 64 * 1024);
-        }
-        let mut seen = Vec::new();
-        tap.feed(b"end\nnext\n", false, |what| {
-            seen.push(format!("{what:?}"));
-            Passage::Now.into()
-        });
-        assert_eq!((oversized, seen), (1, vec![format!("{:?}", Seen::Message(b"next"))]));
-    }
-
-    #[test]
-    fn messages_under_way_share_a_budget() {
-        let budget = Arc::new(Budget::new(1000));
-        let mut oversized = 0;
-        let mut taps: Vec<_> = (0..3).map(|_| Tap::new(Framing::Body, 900, Arc::clone(&budget))).collect();
-        for tap in &mut taps {
-            tap.feed(&[b'x'; 400], false, |seen| {
-                oversized += usize::from(seen == Seen::Oversized);
-                Passage::Now.into()
-            });
-        }
-        assert_eq!(
-            (oversized, budget.left.load(Ordering::Relaxed)),
-            (1, 200),
-            "two have their copy, the third passes unseen"
-        );
-        drop(taps);
-        assert_eq!(budget.left.load(Ordering::Relaxed), 1000);
-    }
-
-    #[test]
-    fn what_is_held_keeps_its_share_of_the_budget() {
-        let budget = Arc::new(Budget::new(1000));
-        let mut tap = Tap::new(Framing::Body, 900, Arc::clone(&budget));
-        tap.feed(&[b'x'; 400], true, |_| Passage::Now.into());
-        let parts = tap.end(|_| Passage::Now.into());
-        drop(tap);
-        assert_eq!((parts.len(), budget.left.load(Ordering::Relaxed)), (1, 600), "until it is written");
-        drop(parts);
-        assert_eq!(budget.left.load(Ordering::Relaxed), 1000);
-    }
-
-    proptest! {
-        #[test]
-        fn bytes_come_out_as_they_went_in(
-            pieces in prop::collection::vec((prop::collection::vec(prop_oneof![Just(b'\n'), Just(b'\r'), Just(b'd'), any::<u8>()], 0..40), any::<bool>()), 0..20),
-            framing in prop_oneof![Just(Framing::Line), Just(Framing::Sse), Just(Framing::Body)],
-            max in prop_oneof![1_usize..30, Just(10_000)],
-        ) {
-            let input: Vec<u8> = pieces.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
-            let slices: Vec<&[u8]> = pieces.iter().map(|(bytes, _)| bytes.as_slice()).collect();
-            let (out, _) = run(framing, max, &slices, |at| pieces[at].1);
-            prop_assert_eq!(out, input);
-        }
-
-        #[test]
-        fn the_same_messages_are_seen_however_the_bytes_are_split(
-            lines in prop::collection::vec("[a-z]{1,20}", 0..10), size in 1_usize..30, hold in any::<bool>(),
-        ) {
-            let input = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-            let pieces: Vec<&[u8]> = input.as_bytes().chunks(size).collect();
-            let (_, seen) = run(Framing::Line, 1000, &pieces, |_| hold);
-            prop_assert_eq!(seen, lines);
-        }
-    }
-}
+mod tests;

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use mcpscope_core::TraceContext;
 use mcpscope_hooks::Passage;
 
-use crate::framing::{self, Budget, Fate, Framing, Seen};
-use crate::inject::spliced;
+use crate::framing::{self, Budget, Fate, Framing, Judgement, Seen};
 use crate::{Message, scan};
 
 /// Watches one direction of one stream.
@@ -47,6 +46,26 @@ impl Tap {
     pub fn end(&mut self, mut judge: impl FnMut(Option<&[u8]>) -> Passage) -> Vec<Part> {
         self.0.end(|seen| judge(message(seen)).into()).into_iter().map(part).collect()
     }
+
+    /// The whole stream with `context` in each of its requests that can take it, as a relay that propagates passes it on.
+    #[must_use]
+    pub fn inject(mut self, stream: &[u8], context: &TraceContext, tracestate: Option<&str>) -> Vec<u8> {
+        let judge = |seen: Seen<'_>| {
+            let messages = message(seen).and_then(|bytes| scan(bytes).ok()).into_iter().flatten();
+            let slots = messages.filter_map(|message| match message {
+                Message::Request { params, .. } => params.slot,
+                _ => None,
+            });
+            let splices = slots.map(|slot| slot.splice(context, tracestate)).collect();
+            Judgement { passage: Passage::Now, splices, departure: None }
+        };
+        let mut parts = match self.0.feed(stream, true, judge) {
+            Fate::Now(bytes) => return bytes.to_vec(),
+            Fate::Parts(parts) => parts,
+        };
+        parts.extend(self.0.end(judge));
+        parts.into_iter().flat_map(|part| part.bytes.into_owned()).collect()
+    }
 }
 
 fn message(seen: Seen<'_>) -> Option<&[u8]> {
@@ -58,18 +77,6 @@ fn message(seen: Seen<'_>) -> Option<&[u8]> {
 
 fn part(part: framing::Part<'_>) -> Part {
     (part.bytes.into_owned(), part.passage)
-}
-
-/// The message or batch with `context` in each of its requests that can take it, as a relay that propagates passes it on.
-/// Nothing if it is no JSON.
-#[must_use]
-pub fn injected(message: &[u8], context: &TraceContext, tracestate: Option<&str>) -> Option<Vec<u8>> {
-    let slots = scan(message).ok()?.into_iter().filter_map(|message| match message {
-        Message::Request { params, .. } => params.slot,
-        _ => None,
-    });
-    let splices: Vec<_> = slots.map(|slot| slot.splice(context, tracestate)).collect();
-    Some(spliced(message, 0, &splices))
 }
 
 /// With a budget of its own that never runs out.

@@ -2,7 +2,8 @@
 //!
 //! [`scan`](crate::scan) finds the position on its way through the message, so a request is read once, whether it is
 //! changed or not. Where the result would not surely be the same request with our context, there is no position: a key is
-//! there twice (however it is spelled), or `params` or `_meta` are no objects.
+//! there twice (however it is spelled), `params` or `_meta` are no objects, there is a `tracestate` without its `traceparent`, or
+//! it is no request of JSON-RPC 2.0.
 
 use std::ops::Range;
 
@@ -178,14 +179,14 @@ mod tests {
     fn a_value_is_replaced_and_nothing_else() {
         becomes(
             &format!(
-                r#"{{ "id" : 1.0,"method":"x", "params":{{"_meta" : {{"a":[],"traceparent" : "{THEIRS}" ,"b":1}}}} , "id2":1e400}}"#
+                r#"{{ "jsonrpc": "2.0","id" : 1.0,"method":"x", "params":{{"_meta" : {{"a":[],"traceparent" : "{THEIRS}" ,"b":1}}}} , "id2":1e400}}"#
             ),
-            r#"{ "id" : 1.0,"method":"x", "params":{"_meta" : {"a":[],"traceparent" : OURS ,"b":1}} , "id2":1e400}"#,
+            r#"{ "jsonrpc": "2.0","id" : 1.0,"method":"x", "params":{"_meta" : {"a":[],"traceparent" : OURS ,"b":1}} , "id2":1e400}"#,
         );
         for odd in ["null", "7", "[1]", "{}", r#""""#] {
             becomes(
-                &format!(r#"{{"id":1,"method":"x","params":{{"_meta":{{"traceparent":{odd}}}}}}}"#),
-                r#"{"id":1,"method":"x","params":{"_meta":{"traceparent":OURS}}}"#,
+                &format!(r#"{{"jsonrpc":"2.0","id":1,"method":"x","params":{{"_meta":{{"traceparent":{odd}}}}}}}"#),
+                r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"traceparent":OURS}}}"#,
             );
         }
     }
@@ -193,55 +194,66 @@ mod tests {
     #[test]
     fn what_is_missing_is_inserted() {
         becomes(
-            r#"{"id":1,"method":"x","params":{"_meta":{"progressToken":1}}}"#,
-            r#"{"id":1,"method":"x","params":{"_meta":{"traceparent":OURS,"progressToken":1}}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"progressToken":1}}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"traceparent":OURS,"progressToken":1}}}"#,
         );
         becomes(
-            r#"{"id":1,"method":"x","params":{"_meta":{  }}}"#,
-            r#"{"id":1,"method":"x","params":{"_meta":{"traceparent":OURS  }}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{  }}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"traceparent":OURS  }}}"#,
         );
         becomes(
-            r#"{"id":1,"method":"x","params":{ "name":"y"}}"#,
-            r#"{"id":1,"method":"x","params":{"_meta":{"traceparent":OURS}, "name":"y"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{ "name":"y"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"traceparent":OURS}, "name":"y"}}"#,
         );
         becomes(
-            r#"{"id":1,"method":"x","params":{}}"#,
-            r#"{"id":1,"method":"x","params":{"_meta":{"traceparent":OURS}}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"traceparent":OURS}}}"#,
         );
         becomes(
-            "\t {\"id\":1,\"method\":\"x\"}",
-            "\t {\"params\":{\"_meta\":{\"traceparent\":OURS}},\"id\":1,\"method\":\"x\"}",
+            "\t {\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"x\"}",
+            "\t {\"params\":{\"_meta\":{\"traceparent\":OURS}},\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"x\"}",
         );
     }
 
     #[test]
     fn a_key_is_known_however_it_is_spelled() {
         becomes(
-            &format!(r#"{{"id":1,"method":"x","p\u0061rams":{{"_met\u0061":{{"\u0074raceparent":"{THEIRS}"}}}}}}"#),
-            r#"{"id":1,"method":"x","p\u0061rams":{"_met\u0061":{"\u0074raceparent":OURS}}}"#,
+            &format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"x","p\u0061rams":{{"_met\u0061":{{"\u0074raceparent":"{THEIRS}"}}}}}}"#
+            ),
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","p\u0061rams":{"_met\u0061":{"\u0074raceparent":OURS}}}"#,
         );
     }
 
     #[test]
     fn what_cannot_be_changed_safely_stays_as_it_is() {
         for message in [
-            r#"{"id":1,"method":"x","params":[]}"#,
-            r#"{"id":1,"method":"x","params":null}"#,
-            r#"{"id":1,"method":"x","params":{"_meta":null}}"#,
-            r#"{"id":1,"method":"x","params":{"_meta":[]}}"#,
-            r#"{"id":1,"method":"x","params":{},"params":{}}"#,
-            r#"{"id":1,"method":"x","params":{},"par\u0061ms":{}}"#,
-            r#"{"id":1,"method":"x","params":{"_meta":{},"_meta":{}}}"#,
-            r#"{"id":1,"method":"x","params":{"_meta":{},"\u005fmeta":{}}}"#,
-            r#"{"id":1,"method":"x","params":{"_meta":{"traceparent":1,"traceparent":2}}}"#,
-            r#"{"id":1,"method":"x","params":{"_meta":{"tracestate":"a=1","tracestate":"a=1"}}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":[]}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":null}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":null}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":[]}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{},"params":{}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{},"par\u0061ms":{}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{},"_meta":{}}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{},"\u005fmeta":{}}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"traceparent":1,"traceparent":2}}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"tracestate":"a=1","tracestate":"a=1"}}}"#,
             // A key that no parser agrees on.
-            r#"{"id":1,"method":"x","params":{"_meta":{"\ud800":1}}}"#,
-            r#"{"id":1,"method":"x","params":{"\ud800":1}}"#,
-            // No requests.
-            r#"{"method":"x","params":{}}"#,
-            r#"{"id":1,"result":{}}"#,
-            r#"{"id":1}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"\ud800":1}}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"\ud800":1}}"#,
+            // It would be that of our context.
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"tracestate":"c=3"}}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"traceparent":"bad","tracestate":"c=3"}}}"#,
+            // No requests, or not of this protocol.
+            r#"{"id": 7, "method": "card", "amount": 5}"#,
+            r#"{"jsonrpc":"1.0","id":1,"method":"x","params":{}}"#,
+            r#"{"jsonrpc":2.0,"id":1,"method":"x","params":{}}"#,
+            r#"{"jsonrpc":"2.0","jsonrpc":"2.0","id":1,"method":"x","params":{}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","error":null}"#,
+            r#"{"jsonrpc":"2.0","method":"x","params":{}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":1}"#,
             "{",
             "garbage",
             "",
@@ -253,8 +265,8 @@ mod tests {
     #[test]
     fn every_request_of_a_batch_gets_it() {
         becomes(
-            r#" [{"id":1,"method":"x","params":{}} , {"method":"n"},{"id":2,"method":"y","params":[]},{"id":3,"method":"z"}]"#,
-            r#" [{"id":1,"method":"x","params":{"_meta":{"traceparent":OURS}}} , {"method":"n"},{"id":2,"method":"y","params":[]},{"params":{"_meta":{"traceparent":OURS}},"id":3,"method":"z"}]"#,
+            r#" [{"jsonrpc":"2.0","id":1,"method":"x","params":{}} , {"jsonrpc":"2.0","method":"n"},{"jsonrpc":"2.0","id":2,"method":"y","params":[]},{"jsonrpc":"2.0","id":3,"method":"z"}]"#,
+            r#" [{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"traceparent":OURS}}} , {"jsonrpc":"2.0","method":"n"},{"jsonrpc":"2.0","id":2,"method":"y","params":[]},{"params":{"_meta":{"traceparent":OURS}},"jsonrpc":"2.0","id":3,"method":"z"}]"#,
         );
     }
 
@@ -265,10 +277,13 @@ mod tests {
             after["params"]["_meta"].clone()
         };
         let both = json!({"traceparent": OURS, "tracestate": "a=\"1\\,b=2"});
-        assert_eq!(meta(r#"{"id":1,"method":"x"}"#), both);
-        assert_eq!(meta(r#"{"id":1,"method":"x","params":{"_meta":{"traceparent":"bad"}}}"#), both);
+        assert_eq!(meta(r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#), both);
+        assert_eq!(meta(r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"traceparent":"bad"}}}"#), both);
         let theirs = json!({"traceparent": OURS, "tracestate": "c=3"});
-        assert_eq!(meta(r#"{"id":1,"method":"x","params":{"_meta":{"tracestate":"c=3"}}}"#), theirs);
+        let has_both = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"x","params":{{"_meta":{{"traceparent":"{THEIRS}","tracestate":"c=3"}}}}}}"#
+        );
+        assert_eq!(meta(&has_both), theirs);
     }
 
     fn blank() -> impl Strategy<Value = &'static str> {
@@ -381,7 +396,7 @@ mod tests {
         };
         let params = raw(message, "params");
         let meta = raw(&params, "_meta");
-        ["params", "method", "id", "result", "error"].iter().any(|name| twice(message, name))
+        ["jsonrpc", "params", "method", "id", "result", "error"].iter().any(|name| twice(message, name))
             || ["_meta", "name", "uri", "reason"].iter().any(|name| twice(&params, name))
             || ["traceparent", "tracestate", "progressToken"].iter().any(|name| twice(&meta, name))
     }
@@ -395,10 +410,13 @@ mod tests {
             let injected = inject(&message, tracestate);
             let before: Value = serde_json::from_str(&message).unwrap();
             let after: Value = serde_json::from_str(&injected).unwrap();
-            let is_request = before["method"].is_string() && before.get("id").is_some();
+            let is_request =
+                before["jsonrpc"] == "2.0" && before["method"].is_string() && before.get("id").is_some();
             let params_fit = before.get("params").is_none_or(Value::is_object);
             let meta_fits = before["params"].get("_meta").is_none_or(Value::is_object);
-            if repeats(&message) || !is_request || !params_fit || !meta_fits {
+            let meta = &before["params"]["_meta"];
+            let state_fits = meta.get("tracestate").is_none() || meta["traceparent"] == THEIRS;
+            if repeats(&message) || !is_request || !params_fit || !meta_fits || !state_fits {
                 prop_assert_eq!(injected, message);
                 return Ok(());
             }

@@ -23,6 +23,9 @@ pub use traffic::Traffic;
 /// How often calls, sessions and clients are looked over for those whose time is up.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// How long what trace context is to be put into is waited for, until it is complete; longer, and it goes on as it is.
+const MAX_HOLD: Duration = Duration::from_secs(1);
+
 /// What bounds the observation of traffic; the traffic itself is bounded by backpressure alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

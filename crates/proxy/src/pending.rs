@@ -33,8 +33,11 @@ impl Requests {
     /// Adds a request; returns the one that had its id.
     pub(crate) fn insert(&mut self, direction: Direction, id: RequestId, pending: Pending) -> Option<Pending> {
         let reused = self.remove(direction, &id);
-        if let Some(token) = pending.token.clone().filter(|token| *token != id) {
-            self.by_token.insert((direction, token), id.clone());
+        // Of those with the same token, which no client should have at a time, the newest is meant.
+        match pending.token.clone() {
+            Some(token) if token != id => drop(self.by_token.insert((direction, token), id.clone())),
+            Some(token) => drop(self.by_token.remove(&(direction, token))),
+            None => {}
         }
         self.by_id.insert((direction, id), pending);
         reused

@@ -1,6 +1,6 @@
 //! Reads from a copy of a message what observing needs: kind, method, id, names, and how an answer turned out.
 //!
-//! Nothing here is ever written back to the wire.
+//! Nothing here is written back to the wire; a [`Slot`] only says where a trace context would go.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -145,13 +145,15 @@ impl<'de> Visitor<'de> for Batch<'_> {
 }
 
 fn message(bytes: &[u8], raw: &RawValue) -> Option<Message> {
-    let picked = pick(raw, ["method", "id", "params", "result", "error"])?;
-    let [method, id, params, result, error] = picked.values;
+    let picked = pick(raw, ["jsonrpc", "method", "id", "params", "result", "error"])?;
+    let [version, method, id, params, result, error] = picked.values;
     let request_id = id.and_then(request_id);
     if let Some(method) = method {
         let method = Method::new(&text(method)?);
         let mut params = read_params(bytes, raw, &method, params);
-        if picked.repeated {
+        // What only looks like a request is not ours to change.
+        let is_json_rpc = version.and_then(text).is_some_and(|version| version == "2.0");
+        if picked.repeated || !is_json_rpc || result.is_some() || error.is_some() {
             params.slot = None;
         }
         let params = Box::new(params);
@@ -204,6 +206,9 @@ fn read_params(bytes: &[u8], request: &RawValue, method: &Method, params: Option
     // A `_meta` that is no object, or that cannot be read whole.
     let is_odd = matches!(in_meta, Some(None | Some(Picked { repeated: true, .. })));
     let [meta_protocol, meta_client, token, traceparent, tracestate] = in_meta.flatten().unwrap_or_default().values;
+    // A `tracestate` of nothing would become that of our context.
+    let is_context = || traceparent.and_then(text).is_some_and(|text| mcpscope_hooks::trace_context(&text).is_some());
+    let is_odd = is_odd || (tracestate.is_some() && !is_context());
     let seen = Seen { request, params: Some(params), meta, traceparent, has_tracestate: tracestate.is_some() };
     let cancels = method.as_str() == "notifications/cancelled";
     Params {

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::conversation::{Conversation, Ending, Observed, Travel};
 use crate::framing::{Fate, Framing, Judgement, Part, Seen, Tap};
 use crate::relay::Relay;
-use crate::{Limits, SWEEP};
+use crate::{Limits, MAX_HOLD, SWEEP};
 
 /// Bytes read at once: the capacity of a Linux pipe.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -350,7 +350,7 @@ impl Pump {
         // Once the relay is to stop: what was in the pipe by then, so that nobody who keeps writing keeps it alive.
         let mut left = None;
         loop {
-            let ready = self.ready()?;
+            let ready = self.ready(side.as_ref().and_then(Side::patience))?;
             if ready.stopped && left.is_none() {
                 left = Some(usize::try_from(rustix::io::ioctl_fionread(&self.from)?).unwrap_or(usize::MAX));
             }
@@ -358,6 +358,9 @@ impl Pump {
                 break;
             }
             if !ready.input {
+                if let Some(side) = &mut side {
+                    self.relay_observed(side, &[])?;
+                }
                 continue;
             }
             let room = buffer.get_mut(..left.unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)).unwrap_or_default();
@@ -384,7 +387,8 @@ impl Pump {
         let at = Instant::now();
         let Side { watch, direction, tap, lane } = side;
         let probe = &watch.relay.probe;
-        let hold = probe.holds() || probe.propagates();
+        // No input: what is held has waited long enough for its end.
+        let hold = probe.holds() || (probe.propagates() && !chunk.is_empty());
         let mut messages = 0;
         let fate = tap.feed(chunk, hold, |seen| {
             let Observed { passage, splices, .. } = watch.observe(seen, *direction, lane, at);
@@ -444,15 +448,16 @@ impl Pump {
         Ok(())
     }
 
-    /// Waits until something is to be done.
-    fn ready(&self) -> io::Result<Ready> {
+    /// Waits until something is to be done, and no longer than `patience`.
+    fn ready(&self, patience: Option<Duration>) -> io::Result<Ready> {
+        let timeout = patience.map(timespec);
         let mut fds = [
             PollFd::new(&self.from, PollFlags::IN),
             PollFd::new(&self.stopped, PollFlags::IN),
             // Asks for nothing, but is told of an error: a pipe that nobody reads any more.
             PollFd::new(&self.to, PollFlags::empty()),
         ];
-        while let Err(error) = poll(&mut fds, None) {
+        while let Err(error) = poll(&mut fds, timeout.as_ref()) {
             if error != rustix::io::Errno::INTR {
                 return Err(error.into());
             }
@@ -469,8 +474,7 @@ impl Pump {
     fn wait_until(&self, due: Instant) -> io::Result<()> {
         loop {
             let left = due.saturating_duration_since(Instant::now());
-            let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-            match poll(&mut [PollFd::new(&self.stopped, PollFlags::IN)], Some(&timeout)) {
+            match poll(&mut [PollFd::new(&self.stopped, PollFlags::IN)], Some(&timespec(left))) {
                 Ok(_) => return Ok(()),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -485,6 +489,18 @@ struct Side<'a> {
     direction: Direction,
     tap: Tap,
     lane: Lane,
+}
+
+impl Side<'_> {
+    /// How long to wait for more of a message that is held to put trace context into it: nobody knows that it is one, or
+    /// that its end will come. A fault may hold it for ever.
+    fn patience(&self) -> Option<Duration> {
+        (self.tap.is_holding() && !self.watch.relay.probe.holds()).then_some(MAX_HOLD)
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs().cast_signed(), tv_nsec: duration.subsec_nanos().into() }
 }
 
 fn write_all(to: impl AsFd, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {

@@ -100,12 +100,12 @@ async fn messages_are_told_apart_however_they_are_written() {
         call(1, &json!({})),
         notification.to_owned(),
         "garbage".to_owned(),
-        r#"{"id":2,"method":"x","params":[]}"#.to_owned(),
+        r#"{"jsonrpc":"2.0","id":2,"method":"x","params":[]}"#.to_owned(),
         large,
         "\r".to_owned(),
         r#"{"id":3,"result":{}}"#.to_owned(),
         // The last one has no line feed.
-        r#" {"id":4, "method":"ping"}"#.to_owned(),
+        r#" {"jsonrpc":"2.0","id":4, "method":"ping"}"#.to_owned(),
     ];
     let text = lines.join("\n");
     for size in [7, 100, 64 * 1024, text.len()] {
@@ -218,4 +218,26 @@ async fn a_cancelled_call_says_so_and_only_so_many_events_are_kept() {
     let trace = bench.tracer.trace(TraceId::parse(TRACE).unwrap()).unwrap();
     let names: Vec<_> = trace.spans[0].events.iter().map(|event| &*event.name).collect();
     assert_eq!(names, ["notifications/cancelled"]);
+}
+
+/// As a program writes that asks for a name, or one of another protocol.
+#[tokio::test]
+async fn an_unfinished_line_does_not_wait_for_ever() {
+    let (client, input, output) = StdioClient::new();
+    let ends = ClientEnd { input, output };
+    let script = "printf 'Content-Length: 2\\r\\n\\r\\n{}'; read -r answer; printf '%s' \"$answer\"";
+    let relay = spawn(sh(script), ends, &probe(&Bench::new(), true), Limits::default()).unwrap();
+    let talk = tokio::task::spawn_blocking(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut writer, mut reader) = (client.writer, client.reader);
+        let mut asked = [0; 23];
+        reader.read_exact(&mut asked).unwrap();
+        assert_eq!(asked, *b"Content-Length: 2\r\n\r\n{}");
+        writer.write_all(b"me\n").unwrap();
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "me");
+    });
+    within(talk).await.unwrap();
+    within(relay.wait()).await.unwrap();
 }

@@ -206,3 +206,22 @@ fn what_cannot_be_followed_is_counted_and_passes() {
     );
     bench.has("mcpscope_dropped_total{what=\"untracked_call\"} 1");
 }
+
+#[test]
+fn progress_by_a_token_that_two_gave_is_that_of_the_newest() {
+    let bench = bench();
+    let call = |id: u32, token: u32| {
+        bench.client(&format!(r#"{{"id":{id},"method":"ping","params":{{"_meta":{{"progressToken":{token}}}}}}}"#));
+    };
+    let of = |token: i64| {
+        let mut state = bench.conversation.lock();
+        let found = state.pending.by_token(Direction::ToServer, RequestId::Integer(token));
+        found.and_then(|in_flight| in_flight.call()?.id.clone())
+    };
+    call(1, 5);
+    assert_eq!(of(5), Some(RequestId::Integer(1)));
+    call(5, 5);
+    assert_eq!(of(5), Some(RequestId::Integer(5)));
+    call(2, 5);
+    assert_eq!(of(5), Some(RequestId::Integer(2)));
+}

@@ -104,9 +104,10 @@ impl Watched {
         }
     }
 
-    /// Reads on until the body is complete or begins to pass: because it is larger than `max` bytes, or finds no room.
-    pub(super) async fn complete(&mut self, max: usize) {
-        if self.body.is_end_stream() || self.body.size_hint().lower() > max as u64 {
+    /// Reads on until the body is complete or begins to pass: because it is too large, or finds no room. May be given up
+    /// at any time.
+    pub(super) async fn complete(&mut self) {
+        if self.body.is_end_stream() {
             return;
         }
         self.is_ahead = true;
@@ -116,6 +117,12 @@ impl Watched {
                 self.due.push_back(Due { bytes, passage: Passage::Now, leaving });
             }
         }
+    }
+
+    /// Lets what is held of the body go on, and the rest as it comes; a fault may still hold it.
+    pub(super) fn release(&mut self) {
+        self.propagates = false;
+        self.data(Bytes::new());
     }
 
     /// How long the complete body is, if it was changed.

@@ -10,7 +10,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, ORIG
 use http::uri::Authority;
 use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use mcpscope_core::{Component, Direction, ErrorType};
 
 use super::body::{Body, Watched, unwatched};
@@ -18,6 +18,7 @@ use super::exchange::{Exchange, TRACEPARENT, is_signed};
 use super::outbox::Outbox;
 use super::upstream::{Connection, Driver, Failure};
 use super::{HostHeader, Shared, reply};
+use crate::MAX_HOLD;
 use crate::framing::Framing;
 
 /// One client connection and the upstream connection that belongs to it.
@@ -92,17 +93,20 @@ impl ClientConnection {
     }
 
     /// The request's body as it goes on. Where our context is to be in it, it is read to its end first: the head, which
-    /// goes before it, tells its length.
+    /// goes before it, tells its length. One that takes too long goes on as it is, so that the server may refuse it.
     async fn watched(&self, body: Incoming, exchange: &Arc<Exchange>, headers: &mut HeaderMap) -> Body {
         let (direction, framing) = (Direction::ToServer, exchange.request_framing());
-        let propagates = framing.is_some() && self.shared.relay.probe.propagates() && !is_signed(headers);
+        let fits = body.size_hint().lower() <= self.shared.config.limits.max_message as u64;
+        let propagates = framing.is_some() && fits && self.shared.relay.probe.propagates() && !is_signed(headers);
         let mut body = Watched::new(body, framing, direction, Arc::clone(exchange), self.outbox(direction), propagates);
         if propagates {
-            body.complete(self.shared.config.limits.max_message).await;
+            if tokio::time::timeout(MAX_HOLD, body.complete()).await.is_err() {
+                body.release();
+            }
             if let Some(length) = body.changed_length().filter(|_| headers.contains_key(CONTENT_LENGTH)) {
                 headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
             }
-            if let Some(value) = exchange.traceparent().filter(|_| headers.contains_key(TRACEPARENT)) {
+            if let Some(value) = exchange.traceparent() {
                 headers.insert(TRACEPARENT, value);
             }
         }
@@ -154,6 +158,7 @@ impl ClientConnection {
             let mut body = request.into_body();
             while let Some(Ok(_)) = body.frame().await {}
         }
+        self.to_server.forget();
         let kind = match failure {
             Failure::Connect(_) => {
                 if let Some(traffic) = &config.traffic {

@@ -57,7 +57,7 @@ enum Membership {
 struct State {
     /// The requests that this exchange began and whose answers it may still carry.
     begun: Vec<RequestId>,
-    /// Our context in the request, if it is one and the context is to be propagated.
+    /// Our context in place of the one in the request's head, if it is to be propagated there.
     onward: Option<TraceContext>,
     answer: Option<Answer>,
     /// An error in the answer that names no request, as servers answer a request they refuse to look into.
@@ -166,8 +166,7 @@ impl Exchange {
         let mut state = self.state();
         match direction {
             Direction::ToServer => {
-                // Of a batch no single one is that of the head.
-                state.onward = observed.context.filter(|_| observed.begun.len() == 1);
+                state.onward = observed.context;
                 state.begun.extend(observed.begun);
             }
             Direction::ToClient if observed.unaddressed.is_some() => state.unaddressed = observed.unaddressed,
@@ -176,7 +175,7 @@ impl Exchange {
         (observed.passage, observed.splices)
     }
 
-    /// The `traceparent` header that the request goes on with, if it had one.
+    /// The `traceparent` header that the request goes on with instead of its own.
     pub(super) fn traceparent(&self) -> Option<HeaderValue> {
         let context = self.state().onward?;
         HeaderValue::try_from(mcpscope_hooks::traceparent(&context)).ok()
@@ -401,8 +400,9 @@ fn trace_context(headers: &HeaderMap) -> (Option<TraceContext>, Option<Box<str>>
 
 /// Whether the head vouches for the body, or a signature for the head: neither may be changed then.
 pub(super) fn is_signed(headers: &HeaderMap) -> bool {
-    const VOUCHING: [&str; 6] =
-        ["content-digest", "repr-digest", "digest", "content-md5", "signature", "x-amz-content-sha256"];
+    // A digest may also come as a trailer, which is announced or nobody would look for it.
+    const VOUCHING: [&str; 7] =
+        ["content-digest", "repr-digest", "digest", "content-md5", "signature", "x-amz-content-sha256", "trailer"];
     let is_aws = |value: &HeaderValue| value.as_bytes().starts_with(b"AWS4-");
     VOUCHING.iter().any(|name| headers.contains_key(*name)) || headers.get(AUTHORIZATION).is_some_and(is_aws)
 }

@@ -36,6 +36,11 @@ impl Outbox {
         }
     }
 
+    /// What was handed to the connection will never be in its socket.
+    pub(super) fn forget(&self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Everything that was handed to the connection is in the socket.
     fn flushed(&self) {
         if self.any.load(Ordering::Relaxed) && self.any.swap(false, Ordering::Acquire) {

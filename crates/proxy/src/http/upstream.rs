@@ -200,6 +200,7 @@ impl Connection {
             Ok(stream) => stream,
             Err(error) => return Err((Failure::Connect(error), Some(request))),
         };
+        self.outbox.forget();
         let handshake = http1::Builder::new()
             .preserve_header_case(true)
             .max_headers(MAX_HEADERS)

@@ -3,11 +3,11 @@
 use mcpscope_core::{SpanId, TraceId, Transport};
 use mcpscope_hooks::{Parts, Probe};
 use mcpscope_test_support::http::{self, LAST_CHUNK, chunk};
-use mcpscope_test_support::{EchoServer, Head, Message};
+use mcpscope_test_support::{BodyReader, EchoServer, Head, Message};
 use mcpscope_tracing::SpanKind;
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Proxied, Proxy, THEIRS, TRACE, holds, proxied};
+use crate::common::{Bench, Proxied, Proxy, THEIRS, TRACE, dropped, holds, proxied};
 use crate::{Events, JSON, Stage, call, event, json as answer, post, result};
 
 const OTHER_TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -60,7 +60,8 @@ fn rest(head: &Head) -> Vec<(Vec<u8>, Vec<u8>)> {
 async fn a_request_goes_on_as_a_child_of_ours() {
     let stage = Stage::propagating().await;
     let sent = with_meta(&json!({"traceparent": THEIRS, "tracestate": "a=1", "baggage": "k=v"}));
-    let headers = [IN_HEADER, ("tracestate", "b=2"), ("X-Other", "y")];
+    let span_of_http = format!("00-{TRACE}-b7ad6b7169203331-01");
+    let headers = [("Traceparent", span_of_http.as_str()), ("tracestate", "b=2"), ("X-Other", "y")];
     let request = post(&headers, &sent);
     let seen = stage.seen(&request).await;
     let spans = stage.spans(TRACE);
@@ -101,6 +102,28 @@ async fn a_header_that_was_not_sent_is_not_made_up() {
     assert_eq!(after["params"]["_meta"].as_object().unwrap().len(), 1, "a tracestate alone means nothing");
 }
 
+/// The `tracestate` beside it is that of the other trace, too.
+#[tokio::test]
+async fn a_header_of_another_trace_stays_as_it_is() {
+    let stage = Stage::propagating().await;
+    let sent = with_meta(&json!({"traceparent": THEIRS}));
+    let seen = stage.seen(&post(&[IN_HEADER, ("tracestate", "b=2")], &sent)).await;
+    assert_eq!(proxied(&sent, &body(&seen)), Proxied::WithContext);
+    assert!(traceparent(&body(&seen)).contains(TRACE));
+    assert_eq!(seen.head.values("traceparent"), [IN_HEADER.1.as_bytes()]);
+    assert_eq!(seen.head.value("tracestate").as_deref(), Some("b=2"));
+}
+
+#[tokio::test]
+async fn a_tracestate_of_nothing_is_not_put_beside_our_context() {
+    let stage = Stage::propagating().await;
+    let sent = with_meta(&json!({"tracestate": "orphan=1"}));
+    let seen = stage.seen(&post(&[IN_HEADER, ("tracestate", "b=2")], &sent)).await;
+    assert_eq!(body(&seen), sent);
+    let ours = seen.head.value("traceparent").unwrap();
+    assert!(ours.contains(OTHER_TRACE) && ours != IN_HEADER.1, "{ours}");
+}
+
 #[tokio::test]
 async fn two_headers_are_no_context() {
     let stage = Stage::propagating().await;
@@ -108,7 +131,11 @@ async fn two_headers_are_no_context() {
     let seen = stage.seen(&post(&headers, &call(1, "echo"))).await;
     let ours = traceparent(&body(&seen));
     assert!(!ours.contains(TRACE) && !ours.contains(OTHER_TRACE), "{ours}");
-    assert_eq!(seen.head.values("traceparent"), [ours.into_bytes()]);
+    assert_eq!(
+        seen.head.values("traceparent"),
+        headers.map(|(_, value)| value.as_bytes()),
+        "nor are they ours to change"
+    );
 }
 
 #[tokio::test]
@@ -139,7 +166,7 @@ async fn every_request_of_a_connection_is_changed_and_answered_in_turn() {
         (r#"{"jsonrpc":"2.0","method":"notifications/a","params":{}}"#.to_owned(), false),
         (with_meta(&json!({"traceparent": THEIRS})), true),
         (r#"{"jsonrpc":"2.0","id":7,"result":{}}"#.to_owned(), false),
-        (r#"{"id":1,"method":"x","params":[]}"#.to_owned(), false),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"x","params":[]}"#.to_owned(), false),
         ("garbage".to_owned(), false),
         (String::new(), false),
         (filler(100_000), true),
@@ -175,6 +202,12 @@ async fn every_request_of_a_batch_gets_it_and_the_header_stays() {
     let contexts: Vec<_> = after.iter().map(|request| traceparent(&request.to_string())).collect();
     assert!(contexts.iter().all(|context| context.contains(OTHER_TRACE)) && contexts[0] != contexts[1], "{contexts:?}");
     assert_eq!(seen.head.value("traceparent").as_deref(), Some(IN_HEADER.1), "it cannot be that of both");
+    // Nor where only one of them can be followed.
+    let sent = format!("[{},{}]", call(1, "a"), call(2, "b").replace("2,", &format!("\"{}\",", "x".repeat(1000))));
+    assert_eq!(serde_json::from_str::<Value>(&sent).unwrap()[1]["id"].as_str().unwrap().len(), 1000);
+    let (_client, _server, seen) = stage.asked(&post(&[IN_HEADER], &sent)).await;
+    assert_ne!(body(&seen), sent);
+    assert_eq!(seen.head.value("traceparent").as_deref(), Some(IN_HEADER.1));
 }
 
 #[tokio::test]
@@ -198,6 +231,53 @@ async fn what_cannot_be_changed_safely_passes_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_digest_may_be_in_the_trailers() {
+    let stage = Stage::propagating().await;
+    let sent = with_meta(&json!({"traceparent": THEIRS}));
+    let fields = [JSON, ("Transfer-Encoding", "chunked"), ("Trailer", "Content-Digest")];
+    let head = http::request_head("POST", "/mcp", &fields);
+    let end = b"0\r\nContent-Digest: sha-256=:abc=:\r\n\r\n";
+    let (_client, _server, seen) = stage.asked(&[head, chunk(sent.as_bytes()), end.to_vec()].concat()).await;
+    assert_eq!(body(&seen), sent);
+}
+
+#[tokio::test]
+async fn what_only_looks_like_a_request_is_not_changed() {
+    let stage = Stage::propagating().await;
+    let sent = r#"{"id": 7, "method": "card", "amount": 5}"#;
+    let (_client, _server, seen) = stage.asked(&http::request("POST", "/payments", &[JSON], sent.as_bytes())).await;
+    assert_eq!(body(&seen), sent);
+}
+
+/// The server may want to refuse it, or answer before it is complete.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_stalls_goes_on_as_it_is() {
+    let stage = Stage::propagating().await;
+    let sent = with_meta(&json!({"traceparent": THEIRS}));
+    let request = post(&[IN_HEADER], &sent);
+    let (beginning, end) = request.split_at(request.len() - 3);
+    let mut client = stage.proxy.connect().await;
+    client.write(beginning).await.unwrap();
+    let mut server = stage.upstream.accept().await;
+    let head = server.reader.head().await.unwrap().unwrap();
+    assert_eq!(head.value("content-length").unwrap(), sent.len().to_string());
+    assert_eq!(head.value("traceparent").as_deref(), Some(IN_HEADER.1));
+    let mut reader = BodyReader::of(&head);
+    let mut seen = Vec::new();
+    while seen.len() < sent.len() - 3 {
+        seen.extend(reader.part(&mut server.reader).await.unwrap().unwrap());
+    }
+    client.write(end).await.unwrap();
+    while let Some(part) = reader.part(&mut server.reader).await.unwrap() {
+        seen.extend(part);
+    }
+    assert_eq!(String::from_utf8(seen).unwrap(), sent);
+    server.write(&answer(&[], &result(1))).await.unwrap();
+    assert_eq!(client.reader.message().await.unwrap().unwrap().body, result(1).as_bytes());
+    assert_eq!(stage.spans(TRACE).len(), 2, "it is followed all the same");
+}
+
+#[tokio::test]
 async fn what_is_larger_than_is_held_streams_through_as_it_is() {
     for chunked in [false, true] {
         let bench = Bench::new();
@@ -206,7 +286,8 @@ async fn what_is_larger_than_is_held_streams_through_as_it_is() {
         let limit = |config: &mut mcpscope_proxy::http::Config| config.limits.max_message = 1000;
         let proxy = Proxy::start_with(upstream.address(), probe, limit).await;
         let sent = with_meta(&json!({"x": "y".repeat(5000)}));
-        let (first, second) = sent.as_bytes().split_at(3000);
+        // Of a length that was told it is known at once that it is not held.
+        let (first, second) = sent.as_bytes().split_at(if chunked { 3000 } else { 500 });
         let length = sent.len().to_string();
         let size = if chunked { ("Transfer-Encoding", "chunked") } else { ("Content-Length", length.as_str()) };
         let framed = |part: &[u8]| if chunked { chunk(part) } else { part.to_vec() };
@@ -215,9 +296,9 @@ async fn what_is_larger_than_is_held_streams_through_as_it_is() {
         // Its beginning is with the server before its end is written.
         let mut server = upstream.accept().await;
         let head = server.reader.head().await.unwrap().unwrap();
-        let mut reader = mcpscope_test_support::BodyReader::of(&head);
+        let mut reader = BodyReader::of(&head);
         let mut seen = Vec::new();
-        while seen.len() < 1000 {
+        while seen.len() < first.len().min(1000) {
             seen.extend(reader.part(&mut server.reader).await.unwrap().unwrap());
         }
         client.write(&framed(second)).await.unwrap();
@@ -236,7 +317,7 @@ async fn a_servers_own_request_gets_our_context_too() {
     let stage = Stage::propagating().await;
     let (client, mut server, _) = stage.asked(&post(&[], &with_meta(&json!({"traceparent": THEIRS})))).await;
     let asks = json!({"jsonrpc": "2.0", "id": 9, "method": "sampling/createMessage", "params": {"_meta": {"traceparent": IN_HEADER.1}}}).to_string();
-    let two_lines = "{\"id\":10,\ndata: \"method\":\"ping\"}";
+    let two_lines = "{\"jsonrpc\":\"2.0\",\"id\":10,\ndata: \"method\":\"ping\"}";
     let head = http::stream_head("200 OK", &[]);
     server
         .write(&[head, event(&asks), event(two_lines), event(&result(1)), LAST_CHUNK.to_vec()].concat())
@@ -254,10 +335,21 @@ async fn a_servers_own_request_gets_our_context_too() {
 }
 
 #[tokio::test]
+async fn a_comment_that_keeps_a_stream_alive_does_not_wait() {
+    let stage = Stage::propagating().await;
+    let (client, mut server, _) = stage.asked(&post(&[], &call(1, "echo"))).await;
+    server.write(&[http::stream_head("200 OK", &[]), chunk(b":\r\n")].concat()).await.unwrap();
+    let (_, mut events) = Events::open(client.reader).await;
+    assert_eq!(events.body.part(&mut events.from).await.unwrap().as_deref(), Some(b":\r\n".as_slice()));
+    server.write(&[event(&result(1)), LAST_CHUNK.to_vec()].concat()).await.unwrap();
+    events.expect(&result(1)).await;
+}
+
+#[tokio::test]
 async fn a_stream_whose_length_was_told_keeps_it() {
     let stage = Stage::propagating().await;
     let (mut client, mut server, _) = stage.asked(&post(&[], &call(1, "echo"))).await;
-    let stream = format!("data: {}\n\ndata: {}\n\n", r#"{"id":9,"method":"ping"}"#, result(1));
+    let stream = format!("data: {}\n\ndata: {}\n\n", r#"{"jsonrpc":"2.0","id":9,"method":"ping"}"#, result(1));
     server.write(&http::answer("200 OK", &[("Content-Type", "text/event-stream")], stream.as_bytes())).await.unwrap();
     assert_eq!(body(&client.reader.message().await.unwrap().unwrap()), stream);
 }
@@ -327,4 +419,23 @@ async fn progress_on_the_stream_of_a_call_and_the_time_it_was_sent_are_in_its_tr
     assert_eq!(root.events.len(), 1);
     assert!(onward.duration >= WORK && onward.start > std::time::Duration::ZERO, "{trace:?}");
     assert_eq!(onward.parent, Some(root.id));
+}
+
+/// What is never sent gives back what it took from the memory for copies.
+#[tokio::test]
+async fn a_server_that_is_gone_uses_nothing_up() {
+    for propagate in [false, true] {
+        let bench = Bench::new();
+        let probe = Probe::new(Parts { propagate, ..bench.parts(Transport::Http) });
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let proxy = Proxy::start_with(gone, probe, |config| config.limits.max_copies = 1000).await;
+        let mut client = proxy.connect().await;
+        for _ in 0..20 {
+            let answer = client.exchange(&post(&[], &with_meta(&json!({"traceparent": THEIRS})))).await.unwrap();
+            assert_eq!(answer.head.status(), 502);
+        }
+        let answer = proxy.connect().await.exchange(&post(&[], &call(7, "echo"))).await.unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&answer.body).unwrap()["id"], 7);
+        assert_eq!(bench.value(&dropped("oversized_message")), 0, "{propagate}");
+    }
 }
