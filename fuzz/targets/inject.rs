@@ -25,9 +25,10 @@ fuzz_target!(|input: &[u8]| {
     }
     // It is the same message wherever in a stream it is.
     if !message.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
-        for (tap, before, behind) in
-            [(Tap::lines(usize::MAX), "\n \t", " \r\n"), (Tap::events(usize::MAX), ": hi\r\nid: 1\r\ndata: ", "\r\n\r\n")]
-        {
+        for (tap, before, behind) in [
+            (Tap::lines(usize::MAX), "\n \t", " \r\n"),
+            (Tap::events(usize::MAX), ": hi\r\nid: 1\r\ndata: ", "\r\n\r\n"),
+        ] {
             let framed = |message: &[u8]| [before.as_bytes(), message, behind.as_bytes()].concat();
             assert_eq!(tap.inject(&framed(message), &context, tracestate), framed(&after));
         }

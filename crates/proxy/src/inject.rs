@@ -2,8 +2,8 @@
 //!
 //! [`scan`](crate::scan) finds the position on its way through the message, so a request is read once, whether it is
 //! changed or not. Where the result would not surely be the same request with our context, there is no position: a key is
-//! there twice (however it is spelled), `params` or `_meta` are no objects, there is a `tracestate` without its `traceparent`, or
-//! it is no request of JSON-RPC 2.0.
+//! there twice (however it is spelled), `params` or `_meta` are no objects, there is a `tracestate` without its `traceparent`,
+//! or it is no request of JSON-RPC 2.0.
 
 use std::ops::Range;
 

@@ -31,8 +31,8 @@ const MAX_HOLD: Duration = Duration::from_secs(1);
 pub struct Limits {
     /// A larger message is relayed without being looked at, in bytes. Default: [`Limits::DEFAULT_MAX_MESSAGE`].
     pub max_message: usize,
-    /// Memory for the copies of all messages under way in one relay, in bytes; while it is used up, messages that do not
-    /// arrive in one piece are relayed without being looked at. Default: [`Limits::DEFAULT_MAX_COPIES`].
+    /// Memory for the copies of all messages under way in one relay, and for what of them is held, in bytes; while it is used
+    /// up, messages that do not arrive in one piece are relayed without being looked at. Default: [`Limits::DEFAULT_MAX_COPIES`].
     pub max_copies: usize,
     /// A call without an answer for this long counts as timed out. Default: [`Limits::DEFAULT_CALL_TIMEOUT`].
     pub call_timeout: Duration,

@@ -75,7 +75,7 @@ pub(crate) struct TracesArgs {
     /// Only this MCP server
     #[arg(long)]
     pub(crate) server: Option<String>,
-    /// Only this session, as `mcpscope trace ID` shows it
+    /// Only this HTTP session, as `mcpscope trace ID` shows it; over stdio all traces of a server are of one session
     #[arg(long, value_name = "ID")]
     pub(crate) session: Option<String>,
     /// Only with this in the operation, server, session or id, in capital letters or small ones
