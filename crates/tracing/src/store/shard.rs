@@ -29,8 +29,8 @@ pub(crate) struct Shard {
 
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    at: usize,
-    length: usize,
+    at: u32,
+    length: u32,
     spans: u16,
     /// Of a span that ended late: no trace of its own.
     late: bool,
@@ -38,7 +38,7 @@ struct Place {
 
 impl Place {
     const fn range(self) -> Range<usize> {
-        self.at..self.at + self.length
+        self.at as usize..self.at as usize + self.length as usize
     }
 }
 
@@ -61,7 +61,8 @@ impl Shard {
             traces: 0,
             gone: Position::default(),
             max_traces,
-            max_bytes,
+            // Places have 32 bits.
+            max_bytes: max_bytes.min(u32::MAX as usize),
         }
     }
 
@@ -84,7 +85,8 @@ impl Shard {
         let Some(place) = self.block.get_mut(at..at + record.len()) else { return Err(NotStored) };
         place.copy_from_slice(record);
         let Head { spans, late, .. } = head;
-        self.places.push_back(Place { at, length: record.len(), spans, late });
+        // Both are below the limit.
+        self.places.push_back(Place { at: at as u32, length: record.len() as u32, spans, late });
         self.bytes += record.len();
         self.spans += u64::from(spans);
         self.traces += usize::from(!late);
@@ -96,7 +98,7 @@ impl Shard {
         let (Some(oldest), Some(newest)) = (self.places.front(), self.places.back()) else {
             return (bytes <= self.block.len()).then_some(0);
         };
-        let (first, next) = (oldest.at, newest.range().end);
+        let (first, next) = (oldest.at as usize, newest.range().end);
         if newest.at < oldest.at {
             // The newest are at the beginning, and the oldest behind them.
             (next + bytes <= first).then_some(next)
@@ -112,20 +114,21 @@ impl Shard {
         if let Some(record) = self.block.get(oldest.range()) {
             evicted(record);
         }
-        self.bytes -= oldest.length;
+        self.bytes -= oldest.length as usize;
         self.spans -= u64::from(oldest.spans);
         self.traces -= usize::from(!oldest.late);
         self.gone = Position { records: self.gone.records + 1, spans: self.gone.spans + u64::from(oldest.spans) };
     }
 
-    /// Moves everything to a block that is larger by a quarter, with room for so many bytes more if it may be that large.
+    /// Moves everything to a block that is a little larger, with room for so many bytes more if it may be that large. A little,
+    /// because the number of records is what limits most blocks in the end, and this one stays.
     #[cold]
     fn grow(&mut self, bytes: usize) {
-        const LEAST: usize = 16 << 10;
-        let wanted = (self.block.len() + self.block.len() / 4).max(self.bytes + bytes).max(LEAST).min(self.max_bytes);
+        const LEAST: usize = 4 << 10;
+        let wanted = (self.block.len() + self.block.len() / 16).max(self.bytes + bytes).max(LEAST).min(self.max_bytes);
         let mut block = Vec::with_capacity(wanted);
         for place in &mut self.places {
-            let at = block.len();
+            let at = block.len() as u32;
             block.extend_from_slice(self.block.get(place.range()).unwrap_or_default());
             place.at = at;
         }
@@ -168,7 +171,7 @@ impl Shard {
             }
             end = Position { records: end.records + 1, spans };
             bytes.extend_from_slice(self.block.get(place.range()).unwrap_or_default());
-            lengths.push(place.length);
+            lengths.push(place.length as usize);
         }
         (end, missed)
     }
