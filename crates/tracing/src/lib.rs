@@ -4,9 +4,9 @@ mod buffer;
 mod call;
 mod context;
 mod filter;
+mod ids;
 #[cfg(feature = "layer")]
 mod layer;
-mod local;
 mod packed;
 mod read;
 mod record;

@@ -11,7 +11,7 @@ use mcpscope_core::{Component, SpanId, TraceContext, TraceId, bounded};
 
 use crate::buffer::Buffer;
 use crate::call::whole_ns;
-use crate::local::Drawn;
+use crate::ids::Drawn;
 use crate::packed::{self, Head, Key, Name, SpanHead};
 use crate::record::{SpanKind, Status};
 use crate::sampling::Fate;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mcpscope_core::{CallRecord, ClockAnchor, Component, Ratio, SpanId, TraceContext, TraceId};
 
 use crate::filter::Filter;
-use crate::local::{Drawn, Sequence};
+use crate::ids::{Drawn, Sequence};
 use crate::read::Read;
 use crate::record::{Status, Trace};
 use crate::sampling::{Export, Fate, Keep, Root, Sampler};
@@ -15,6 +15,10 @@ use crate::span::{Recording, SpanGuard};
 use crate::store::{Cursor, NotStored, Records, Store};
 use crate::value::ValueRef;
 use crate::{call, packed};
+
+/// The stores, as [`Sequence::turn`] knows them.
+const KEPT: usize = 0;
+const EXPORTED: usize = 1;
 
 /// How traces are sampled and kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -206,9 +210,9 @@ impl Tracer {
         };
         if let Some((_, store)) = self.0.export.as_ref().filter(|_| fate.exported) {
             // What found no place is counted there, for the exporter to tell.
-            let _ = push(store, 1);
+            let _ = push(store, EXPORTED);
         }
-        if fate.kept { push(&self.0.store, 0) } else { Ok(0) }
+        if fate.kept { push(&self.0.store, KEPT) } else { Ok(0) }
     }
 
     pub(crate) fn keep_or_count(&self, record: &mut [u8], fate: Fate) {

@@ -327,7 +327,8 @@ fn invented_names_do_not_fill_the_reserve_for_ever() {
         record(&tracer, "real", 1, Outcome::Ok, None);
     }
     assert!(tracer.trace(slow).is_some());
-    assert!(tracer.len() <= 1000 + 256 * 5);
+    // Of the invented ones there is one each.
+    assert!(tracer.len() <= 1000 + 256 + 4, "{}", tracer.len());
 }
 
 #[test]

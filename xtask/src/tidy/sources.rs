@@ -54,7 +54,7 @@ const STATICS: &[(&str, &str)] = &[
     ("crates/metrics/src/handle.rs", "numbers the call sites of the macros; what they mean is each instance's"),
     ("crates/metrics/src/storage/local.rs", "what a thread has of each instance, found by the instance's number"),
     ("crates/metrics/src/storage/mod.rs", "numbers the instances, so that threads can tell them apart"),
-    ("crates/tracing/src/local.rs", "what a thread draws ids from, found by the instance's number"),
+    ("crates/tracing/src/ids.rs", "what a thread draws ids from, found by the instance's number"),
     ("crates/tracing/src/span.rs", "memory of spans that a thread has ended, for its next ones"),
 ];
 /// Files that may use `unsafe`, and why.

@@ -115,20 +115,28 @@ impl Store {
 
     /// Copies of all records.
     pub(crate) fn records(&self) -> Records {
+        let mut records = self.newest();
+        self.add_reserve(&mut records);
+        records
+    }
+
+    fn newest(&self) -> Records {
         let (mut records, mut lengths) = (Records::default(), Vec::new());
         for shard in &self.shards {
             lock(&shard.0).copy(Position::default(), u64::MAX, &mut records.bytes, &mut lengths);
         }
         records.add(&lengths);
         records.keep_newest(self.max_records);
-        if let Some(reserve) = &self.reserve {
-            lengths.clear();
-            reserve.copy(&mut records.bytes, &mut lengths);
-            records.add(&lengths);
-            // What made room between the two copies is in both.
-            records.index.dedup_by_key(|entry| entry.key);
-        }
         records
+    }
+
+    fn add_reserve(&self, records: &mut Records) {
+        let Some(reserve) = &self.reserve else { return };
+        let mut lengths = Vec::new();
+        reserve.copy(&mut records.bytes, &mut lengths);
+        records.add(&lengths);
+        // What made room between the two copies is in both.
+        records.index.dedup_by_key(|entry| entry.key);
     }
 
     /// A cursor behind the newest record.
@@ -217,3 +225,6 @@ fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
         Err(TryLockError::WouldBlock) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! What a thread has of its own, so that spans of different threads share nothing.
+//! Identifiers, drawn by each thread on its own, so that spans of different threads share nothing.
 
 use std::cell::Cell;
 use std::num::{NonZeroU64, NonZeroU128};
