@@ -30,6 +30,10 @@ TIMES = {"timestamp", "date"}
 UUID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 EVENT_ID = re.compile(r"\d+/\d+")
 A_TIME_IN_MS = 1_000_000_000_000
+# How many messages the suite had read when it closed. The reference server logs a subscription on the standalone GET
+# stream and answers it on another connection; nothing orders the two, and the suite closes at the answer: with 5 ms
+# of delay on the GET stream alone it counts 7, 8 or 9. That it read some at all is compared.
+READ_BEFORE_CLOSE = "messagesValidated"
 
 
 class Suite:
@@ -71,7 +75,11 @@ class Suite:
 def comparable(value, authority: str):
     """`value` without what differs from run to run and between addresses."""
     if isinstance(value, dict):
-        return {key: comparable(item, authority) for key, item in value.items() if key not in TIMES}
+        return {
+            key: bool(item) if key == READ_BEFORE_CLOSE else comparable(item, authority)
+            for key, item in value.items()
+            if key not in TIMES
+        }
     if isinstance(value, list):
         return [comparable(item, authority) for item in value]
     if isinstance(value, str):
