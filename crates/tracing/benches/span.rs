@@ -155,7 +155,25 @@ fn one(threads: usize, share: Ratio) -> Table {
             });
         })
         .case("two readings of the clock", || (Instant::now(), Instant::now()))
+        .case("the same, a lock of its own, a copy of the record", floor)
         .run()
+}
+
+/// The least that it takes to keep a span such that it can be found when it has ended: what it is written as, behind a lock
+/// that nobody else wants.
+fn floor() -> (Instant, Instant) {
+    const RECORD_BYTES: usize = 218;
+    thread_local! {
+        static RING: Mutex<(usize, Vec<u8>)> = Mutex::new((0, vec![0; RECORD_BYTES * KEPT]));
+    }
+    let started = Instant::now();
+    RING.with(|ring| {
+        let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let (next, block) = &mut *ring;
+        *next = (*next + 1) % KEPT;
+        block[*next * RECORD_BYTES..][..RECORD_BYTES].copy_from_slice(&black_box([7; RECORD_BYTES]));
+    });
+    (started, Instant::now())
 }
 
 /// A root with four children and four attributes of its own.

@@ -131,19 +131,17 @@ impl<'t> SpanGuard<'t> {
     ) -> Self {
         let (drawn, fate) = tracer.decide(path, context);
         let trace_id = context.map(|context| context.trace_id);
-        let mut span = Self { tracer: Home::Borrowed(tracer), trace_id, drawn, fate, recording: None };
-        if fate.is_recorded() {
-            span.record(name, context, started());
-        }
-        span
+        let span = Self { tracer: Home::Borrowed(tracer), trace_id, drawn, fate, recording: None };
+        if fate.is_recorded() { span.recording(name, context, started()) } else { span }
     }
 
     #[inline(never)]
-    fn record(&mut self, name: &str, context: Option<TraceContext>, started: Instant) {
+    fn recording(mut self, name: &str, context: Option<TraceContext>, started: Instant) -> Self {
         let mut recording = Recording::take(started, started, true);
         packed::begin(&mut recording.bytes, "");
         recording.begin(self.span_id(), context.map(|context| context.parent), 0, name);
         self.recording = Some(recording);
+        self
     }
 
     /// Begins a span below this one.
