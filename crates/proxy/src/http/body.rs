@@ -1,32 +1,24 @@
-//! Bodies on their way through, watched frame by frame.
+//! Bodies on their way through, watched as they pass.
+//!
+//! What passes is what came, chunk by chunk. Only where messages are held, because a fault is active or trace context is put
+//! into them, are the chunks made anew.
 
 use std::collections::VecDeque;
+use std::future::pending;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::HeaderMap;
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, StreamBody};
-use hyper::body::{Body as _, Frame, Incoming};
 use mcpscope_core::Direction;
 use mcpscope_hooks::{Departure, Lane, Passage, Queued};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{sleep_until, timeout};
 
+use super::decode::{BadBody, Decoder, Length, Step};
 use super::exchange::Exchange;
-use super::outbox::{Leaving, Outbox};
-use crate::framing::{Fate, Framing, Judgement, Part, Seen, Tap};
-
-/// A body as it goes on.
-pub(super) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
-
-/// The body as it came, unwatched.
-pub(super) fn unwatched(body: Incoming) -> Body {
-    if body.is_end_stream() { empty() } else { body.boxed_unsync() }
-}
-
-fn empty() -> Body {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
-}
+use super::wire::{Input, write};
+use crate::MAX_HOLD;
+use crate::framing::{Fate, Framing, Judgement, Part, Seen, Share, Tap};
 
 /// How a body ended; told to the exchange it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,215 +31,288 @@ pub(super) enum End {
     Abandoned,
 }
 
-/// A body that the exchange sees.
-pub(super) struct Watched {
-    body: Incoming,
+/// Why a body did not pass.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Stopped {
+    /// Its sender broke off, or sent what is no body.
+    #[error("{0}")]
+    Source(#[source] io::Error),
+    /// Its receiver takes no more.
+    #[error("{0}")]
+    Sink(#[source] io::Error),
+}
+
+impl From<BadBody> for Stopped {
+    fn from(bad: BadBody) -> Self {
+        let kind = if bad == BadBody::BrokenOff { io::ErrorKind::UnexpectedEof } else { io::ErrorKind::InvalidData };
+        Self::Source(io::Error::new(kind, bad))
+    }
+}
+
+/// A body on its way.
+pub(super) struct Body {
+    decoder: Decoder,
+    is_chunked: bool,
+    /// What sees it; nothing if nothing is observed.
+    exchange: Option<Arc<Exchange>>,
     /// None for a body that is not looked at.
     tap: Option<Tap>,
     lane: Lane,
     direction: Direction,
-    exchange: Arc<Exchange>,
-    /// Whether our trace context is to be in its requests: they are held until they are complete.
+    /// Whether our trace context is to be in its messages: they are held until they are complete.
     propagates: bool,
-    /// Where calls wait until they are written.
-    outbox: Arc<Outbox>,
+    /// Whether it goes on message by message, and not as it came.
+    is_parted: bool,
     /// What is held, in order.
     due: VecDeque<Due>,
-    /// That of the calls which go on with the next frame, or with the end.
+    /// That of the calls which go on with what is written next.
     departure: Option<Departure>,
-    /// The messages handed on last; when the next frame is asked for, they are written.
+    /// The messages that are written next.
     queued: Option<Queued>,
-    /// What was read is not handed on yet.
-    is_ahead: bool,
-    /// Bytes read.
-    received: usize,
-    complete: bool,
-    failed: Option<hyper::Error>,
-    /// They follow what is held.
-    trailers: Option<HeaderMap>,
+    /// With the empty line behind them, where the body is parted.
+    trailers: Vec<u8>,
+    /// Bytes of data read.
+    received: u64,
     told: bool,
 }
 
 /// Bytes that are held.
 struct Due {
-    bytes: Bytes,
+    bytes: Vec<u8>,
     passage: Passage,
-    leaving: Leaving,
+    departure: Option<Departure>,
+    _share: Option<Share>,
 }
 
-impl Watched {
+impl Body {
+    /// A body of this length. `framing` says how it is looked at, if it is.
     pub(super) fn new(
-        body: Incoming,
+        length: Length,
         framing: Option<Framing>,
         direction: Direction,
-        exchange: Arc<Exchange>,
-        outbox: Arc<Outbox>,
+        exchange: Option<Arc<Exchange>>,
         propagates: bool,
     ) -> Self {
         Self {
-            body,
-            tap: framing.map(|framing| exchange.tap(framing)),
+            decoder: Decoder::new(length),
+            is_chunked: length == Length::Chunked,
+            tap: framing.zip(exchange.as_ref()).map(|(framing, exchange)| exchange.tap(framing)),
+            exchange,
             lane: Lane::default(),
             direction,
-            exchange,
             propagates,
-            outbox,
+            is_parted: false,
             due: VecDeque::new(),
             departure: None,
             queued: None,
-            is_ahead: false,
+            trailers: Vec::new(),
             received: 0,
-            complete: false,
-            failed: None,
-            trailers: None,
             told: false,
         }
     }
 
     /// Reads on until the body is complete or begins to pass: because it is too large, or finds no room. May be given up
     /// at any time.
-    pub(super) async fn complete(&mut self) {
-        if self.body.is_end_stream() {
-            return;
-        }
-        self.is_ahead = true;
-        while !self.complete && self.failed.is_none() && self.due.is_empty() {
-            if let Some(bytes) = self.read().await {
-                let leaving = Leaving { departure: self.departure.take(), share: None };
-                self.due.push_back(Due { bytes, passage: Passage::Now, leaving });
+    pub(super) async fn gather<R: AsyncRead + Unpin>(
+        &mut self,
+        from: &mut R,
+        input: &mut Input,
+    ) -> Result<(), Stopped> {
+        loop {
+            let taken = self.look(input.bytes())?;
+            input.advance(taken);
+            if self.decoder.is_done() || !self.due.is_empty() {
+                return Ok(());
             }
+            self.fill(from, input).await?;
         }
     }
 
     /// Lets what is held of the body go on, and the rest as it comes; a fault may still hold it.
     pub(super) fn release(&mut self) {
         self.propagates = false;
-        self.data(Bytes::new());
+        let at = Instant::now();
+        let messages = self.data(&[], at);
+        self.queue(messages, at);
     }
 
     /// How long the complete body is, if it was changed.
-    pub(super) fn changed_length(&self) -> Option<usize> {
-        let length = self.due.iter().map(|due| due.bytes.len()).sum::<usize>();
-        (self.complete && length != self.received).then_some(length)
+    pub(super) fn changed_length(&self) -> Option<u64> {
+        let length = self.due.iter().map(|due| due.bytes.len() as u64).sum::<u64>();
+        (self.decoder.is_done() && length != self.received).then_some(length)
     }
 
-    /// The body as it goes on.
-    pub(super) fn into_body(mut self) -> Body {
-        if self.body.is_end_stream() && !self.is_ahead {
-            self.tell(End::Complete);
-            return empty();
+    /// Reads the rest and lets nothing pass: so that what is in it is known.
+    pub(super) async fn drain<R: AsyncRead + Unpin>(&mut self, from: &mut R, input: &mut Input) -> Result<(), Stopped> {
+        while !self.decoder.is_done() {
+            let taken = self.look(input.bytes())?;
+            input.advance(taken);
+            self.due.clear();
+            if taken == 0 {
+                self.fill(from, input).await?;
+            }
         }
-        // Each step owns the body, so that dropping the stream drops it, which tells the exchange.
-        StreamBody::new(futures_util::stream::unfold(self, |mut watched| async move {
-            watched.next().await.map(|frame| (frame, watched))
-        }))
-        .boxed_unsync()
+        Ok(())
     }
 
-    async fn next(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
-        if !std::mem::take(&mut self.is_ahead) {
-            self.queued = None;
-        }
+    /// Lets the body pass, behind `head`, which is empty then. What is read ahead stays in `input`.
+    pub(super) async fn relay<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+        &mut self,
+        from: &mut R,
+        input: &mut Input,
+        to: &mut W,
+        head: &mut Vec<u8>,
+    ) -> Result<(), Stopped> {
         loop {
-            while let Some(Due { bytes, passage, leaving }) = self.due.pop_front() {
-                match passage {
-                    Passage::Now => {}
-                    Passage::At(due) => {
-                        if let Some(queued) = &mut self.queued {
-                            queued.held_until(due);
-                        }
-                        tokio::time::sleep_until(due.into()).await;
-                    }
-                    // In an event stream the next event follows; a body that is one message never arrives.
-                    Passage::Never if self.is_stream() => continue,
-                    Passage::Never => std::future::pending().await,
-                }
-                self.outbox.put(leaving);
-                return Some(Ok(Frame::data(bytes)));
+            let taken = self.look(input.bytes())?;
+            if self.is_parted {
+                input.advance(taken);
+                self.write_parts(from, input, to, head).await?;
+            } else if taken > 0 || !head.is_empty() {
+                let bytes = input.bytes().get(..taken).unwrap_or_default();
+                write(to, &mut [IoSlice::new(head), IoSlice::new(bytes)]).await.map_err(Stopped::Sink)?;
+                input.advance(taken);
+                head.clear();
             }
-            if let Some(error) = self.failed.take() {
-                self.tell(End::Broken);
-                return Some(Err(error));
+            self.wrote();
+            if self.decoder.is_done() {
+                return Ok(());
             }
-            if self.complete {
-                self.tell(End::Complete);
-                self.depart();
-                return self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)));
-            }
-            if let Some(data) = self.read().await {
-                self.depart();
-                return Some(Ok(Frame::data(data)));
+            // It may have stopped where its messages begin to be held.
+            if taken == 0 || input.bytes().is_empty() {
+                self.fill(from, input).await?;
             }
         }
     }
 
-    fn depart(&mut self) {
-        self.outbox.put(Leaving { departure: self.departure.take(), share: None });
-    }
-
-    /// Reads the next bytes and looks at them; returns them if they go on at once.
-    async fn read(&mut self) -> Option<Bytes> {
-        match self.body.frame().await {
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => return self.data(data),
-                Err(trailers) => {
-                    self.ends();
-                    self.trailers = trailers.into_trailers().ok();
+    /// Reads more of it, or learns that it has ended.
+    async fn fill<R: AsyncRead + Unpin>(&mut self, from: &mut R, input: &mut Input) -> Result<(), Stopped> {
+        let read = match self.patience() {
+            None => input.read(from).await,
+            // Nobody knows whether the end of what is held will come.
+            Some(patience) => match timeout(patience, input.read(from)).await {
+                Ok(read) => read,
+                Err(_) => {
+                    let at = Instant::now();
+                    let messages = self.feed(&[], false, at);
+                    self.queue(messages, at);
+                    return Ok(());
                 }
             },
-            Some(Err(error)) => self.failed = Some(error),
-            None => self.ends(),
-        }
-        None
-    }
-
-    /// Looks at the next bytes; returns them if they go on at once.
-    fn data(&mut self, data: Bytes) -> Option<Bytes> {
-        let at = Instant::now();
-        self.received += data.len();
-        let hold = self.propagates || self.exchange.holds();
-        let mut tap = self.tap.take();
-        let mut messages = 0;
-        let fate = tap.as_mut().map(|tap| tap.feed(&data, hold, |seen| self.judge(seen, hold, at, &mut messages)));
-        let passes = match fate.unwrap_or(Fate::Now(&data)) {
-            Fate::Now(_) => true,
-            Fate::Parts(parts) => {
-                self.hold(parts);
-                false
-            }
         };
-        self.tap = tap;
-        // The last frame of a body with a known length is the last thing its receiver waits for: what it completes must be
-        // seen before it goes on.
-        if self.body.is_end_stream() {
-            messages += self.finish(at);
-            self.tell(End::Complete);
+        let ended = match read {
+            Ok(0) => self.decoder.end().map_err(Stopped::from),
+            Ok(_) => return Ok(()),
+            Err(error) => Err(Stopped::Source(error)),
+        };
+        match ended {
+            Ok(()) => {
+                let at = Instant::now();
+                let messages = self.finish(at);
+                self.queue(messages, at);
+                Ok(())
+            }
+            Err(stopped) => {
+                self.tell(End::Broken);
+                Err(stopped)
+            }
         }
-        self.queue(messages, at);
-        passes.then_some(data)
     }
 
-    /// The body has ended after its last frame: a message that it completes has left with its end.
-    fn ends(&mut self) {
+    /// How long to wait for more of a message of a stream that is held to put trace context into it. A fault may hold it for
+    /// ever, and so may whoever gathers a body.
+    fn patience(&self) -> Option<Duration> {
+        let exchange = self.exchange.as_ref().filter(|_| self.propagates && self.is_stream())?;
+        let is_holding = self.tap.as_ref().is_some_and(Tap::is_holding);
+        (is_holding && !exchange.holds()).then_some(MAX_HOLD)
+    }
+
+    /// Looks at what goes on next; returns how much of it that is.
+    fn look(&mut self, bytes: &[u8]) -> Result<usize, Stopped> {
+        if self.decoder.is_done() {
+            self.tell(End::Complete);
+            return Ok(0);
+        }
+        if bytes.is_empty() {
+            return Ok(0);
+        }
         let at = Instant::now();
-        let messages = self.finish(at);
+        let (mut taken, mut messages) = (0, 0);
+        while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty() && !self.decoder.is_done()) {
+            if self.decoder.is_between_chunks() && self.is_to_be_parted() != self.is_parted {
+                // What is before this place goes on as it was meant to.
+                if taken > 0 {
+                    break;
+                }
+                self.is_parted = !self.is_parted;
+            }
+            let step = self.decoder.next(rest).inspect_err(|_| self.tell(End::Broken))?;
+            taken += match step {
+                Step::Data(length) => {
+                    self.received += length as u64;
+                    messages += self.data(rest.get(..length).unwrap_or_default(), at);
+                    length
+                }
+                Step::Framing(length) => length,
+                Step::Trailers(length) => {
+                    if self.is_parted {
+                        self.trailers.extend_from_slice(rest.get(..length).unwrap_or_default());
+                    }
+                    length
+                }
+            };
+        }
+        // The last bytes are the last thing its receiver waits for: what they complete must be seen before they go on.
+        if self.decoder.is_done() {
+            messages += self.finish(at);
+        }
         self.queue(messages, at);
+        Ok(taken)
+    }
+
+    fn is_to_be_parted(&self) -> bool {
+        let Some((tap, exchange)) = self.tap.as_ref().zip(self.exchange.as_ref()) else { return false };
+        self.propagates || exchange.holds() || tap.is_holding()
+    }
+
+    /// Looks at data; returns how many messages were seen that go on.
+    fn data(&mut self, data: &[u8], at: Instant) -> usize {
+        let hold =
+            self.is_parted && (self.propagates || self.exchange.as_ref().is_some_and(|exchange| exchange.holds()));
+        self.feed(data, hold, at)
+    }
+
+    fn feed(&mut self, data: &[u8], hold: bool, at: Instant) -> usize {
+        let Some(mut tap) = self.tap.take() else { return 0 };
+        let mut messages = 0;
+        match tap.feed(data, hold, |seen| self.judge(seen, hold, at, &mut messages)) {
+            Fate::Now(bytes) if self.is_parted && !bytes.is_empty() => {
+                let departure = self.departure.take();
+                self.due.push_back(Due { bytes: bytes.to_vec(), passage: Passage::Now, departure, _share: None });
+            }
+            Fate::Now(_) => {}
+            Fate::Parts(parts) => self.hold(parts),
+        }
+        self.tap = Some(tap);
+        messages
     }
 
     /// The body is complete: what is left in the tap is a message. Returns how many were seen that go on.
     fn finish(&mut self, at: Instant) -> usize {
-        let hold = self.propagates || self.exchange.holds();
-        let mut tap = self.tap.take();
+        let hold = self.is_parted;
         let mut messages = 0;
-        let parts = tap.as_mut().map(|tap| tap.end(|seen| self.judge(seen, hold, at, &mut messages)));
-        self.hold(parts.unwrap_or_default());
-        self.tap = tap;
-        self.complete = true;
+        if let Some(mut tap) = self.tap.take() {
+            let parts = tap.end(|seen| self.judge(seen, hold, at, &mut messages));
+            self.hold(parts);
+            self.tap = Some(tap);
+        }
+        self.tell(End::Complete);
         messages
     }
 
     fn judge(&mut self, seen: Seen<'_>, hold: bool, at: Instant, messages: &mut usize) -> Judgement {
-        let (passage, splices) = self.exchange.observe(seen, self.direction, &mut self.lane, at);
+        let Some(exchange) = &self.exchange else { return Passage::Now.into() };
+        let (passage, splices) = exchange.observe(seen, self.direction, &mut self.lane, at);
         *messages += usize::from(passage != Passage::Never);
         let splices = if self.propagates { splices } else { Vec::new() };
         Judgement { passage, splices, departure: if hold { self.lane.depart() } else { None } }
@@ -256,21 +321,96 @@ impl Watched {
     fn hold(&mut self, parts: Vec<Part<'_>>) {
         for Part { bytes, passage, departure, share } in parts {
             if bytes.is_empty() {
-                // It has passed already; its calls leave with the end.
+                // It has passed already, or passes now; its calls leave with the end.
                 self.departure = departure.or(self.departure.take());
             } else {
-                let (bytes, leaving) = (Bytes::from(bytes.into_owned()), Leaving { departure, share });
-                self.due.push_back(Due { bytes, passage, leaving });
+                self.due.push_back(Due { bytes: bytes.into_owned(), passage, departure, _share: share });
             }
         }
     }
 
-    /// So many more messages wait for their turn to be handed on.
+    /// So many more messages wait for their turn to be written.
     fn queue(&mut self, messages: usize, at: Instant) {
         self.departure = self.lane.depart().or(self.departure.take());
-        let queued = self.exchange.queued(self.direction, messages, at);
-        queued.wait(self.due.iter().filter_map(|due| due.leaving.departure.as_ref()).chain(&self.departure));
-        self.queued = Some(queued);
+        let calls = self.due.iter().filter_map(|due| due.departure.as_ref()).chain(&self.departure);
+        if let Some(exchange) = self.exchange.as_ref().filter(|_| messages > 0) {
+            self.queued = Some(exchange.queued(self.direction, messages, at));
+        }
+        if let Some(queued) = &self.queued {
+            queued.wait(calls);
+        }
+    }
+
+    /// What was to be written is written.
+    fn wrote(&mut self) {
+        let departure = self.departure.take();
+        if let Some(mut queued) = self.queued.take()
+            && departure.is_some()
+        {
+            queued.wrote(&departure);
+        }
+    }
+
+    async fn write_parts<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+        &mut self,
+        from: &mut R,
+        input: &mut Input,
+        to: &mut W,
+        head: &mut Vec<u8>,
+    ) -> Result<(), Stopped> {
+        while let Some(Due { bytes, passage, departure, _share }) = self.due.pop_front() {
+            // What is held is the message; its head says that there is one.
+            if passage != Passage::Now {
+                write(to, &mut [IoSlice::new(head)]).await.map_err(Stopped::Sink)?;
+                head.clear();
+            }
+            match passage {
+                Passage::Now => {}
+                Passage::At(due) => {
+                    if let Some(queued) = &mut self.queued {
+                        queued.held_until(due);
+                    }
+                    self.watching(from, input, sleep_until(due.into())).await?;
+                }
+                // In an event stream the next event follows; a body that is one message never arrives.
+                Passage::Never if self.is_stream() => continue,
+                Passage::Never => self.watching(from, input, pending()).await?,
+            }
+            let size = if self.is_chunked { format!("{:x}\r\n", bytes.len()) } else { String::new() };
+            let end: &[u8] = if self.is_chunked { b"\r\n" } else { b"" };
+            let mut slices = [head.as_slice(), size.as_bytes(), &bytes, end].map(IoSlice::new);
+            write(to, &mut slices).await.map_err(Stopped::Sink)?;
+            head.clear();
+            if let Some(queued) = &mut self.queued {
+                queued.wrote(&departure);
+            }
+        }
+        let is_end = self.is_chunked && self.decoder.is_done();
+        let last: &[u8] = if is_end { b"0\r\n" } else { b"" };
+        let mut slices = [head.as_slice(), last, &self.trailers].map(IoSlice::new);
+        write(to, &mut slices).await.map_err(Stopped::Sink)?;
+        head.clear();
+        self.trailers.clear();
+        Ok(())
+    }
+
+    /// Waits, and gives up if the client that sends the body is gone.
+    async fn watching<R: AsyncRead + Unpin>(
+        &self,
+        from: &mut R,
+        input: &mut Input,
+        wait: impl Future<Output = ()>,
+    ) -> Result<(), Stopped> {
+        let gone = async {
+            match self.direction {
+                Direction::ToServer => input.gone(from).await,
+                Direction::ToClient => pending().await,
+            }
+        };
+        tokio::select! {
+            () = wait => Ok(()),
+            error = gone => Err(Stopped::Source(error)),
+        }
     }
 
     fn is_stream(&self) -> bool {
@@ -280,12 +420,14 @@ impl Watched {
     fn tell(&mut self, end: End) {
         if !self.told {
             self.told = true;
-            self.exchange.ended(self.direction, end);
+            if let Some(exchange) = &self.exchange {
+                exchange.ended(self.direction, end);
+            }
         }
     }
 }
 
-impl Drop for Watched {
+impl Drop for Body {
     fn drop(&mut self) {
         self.tell(End::Abandoned);
     }

@@ -1,164 +1,335 @@
 //! One client connection: its requests, one after the other, to the upstream connection that belongs to it.
 
-use std::convert::Infallible;
+use std::future::pending;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Context;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, ORIGIN, TRANSFER_ENCODING, UPGRADE};
-use http::uri::Authority;
-use http::{HeaderValue, Request, Response, Uri};
-use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
 use mcpscope_core::{Component, Direction, ErrorType};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use super::body::{Body, Watched, unwatched};
+use super::answers::{Answers, Failure};
+use super::body::{Body, Stopped};
+use super::decode::Length;
 use super::exchange::{Exchange, TRACEPARENT, is_signed};
-use super::outbox::Outbox;
-use super::upstream::{Connection, Driver, Failure};
-use super::{HostHeader, Shared, reply};
+use super::head::{self, BadHead, Edits, Request};
+use super::reply::Reply;
+use super::wire::{Input, write};
+use super::{HostHeader, Shared};
 use crate::MAX_HOLD;
-use crate::framing::Framing;
 
-/// One client connection and the upstream connection that belongs to it.
-pub(super) struct ClientConnection {
-    shared: Arc<Shared>,
-    peer: SocketAddr,
-    /// HTTP/1 has one exchange at a time, so nobody ever waits here.
-    upstream: tokio::sync::Mutex<Connection>,
-    driver: Driver,
-    /// Of this connection (to the client) and of all that belong to it (to the server).
-    to_client: Arc<Outbox>,
-    to_server: Arc<Outbox>,
+/// How long a client may leave a connection unused between two requests. Servers mostly close theirs sooner, and pools of
+/// clients, too.
+const MAX_IDLE: Duration = Duration::from_secs(300);
+
+/// How long a client may go on sending what nobody reads any more, so that it gets the answer and not a reset.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// One side of the relay.
+struct Peer {
+    stream: TcpStream,
+    input: Input,
 }
 
-impl ClientConnection {
-    pub(super) fn new(shared: Arc<Shared>, peer: SocketAddr) -> Self {
-        let (to_client, to_server) = (Arc::default(), Arc::default());
-        let upstream = tokio::sync::Mutex::new(Connection::new(Arc::clone(&to_server)));
-        Self { shared, peer, upstream, driver: Driver::default(), to_client, to_server }
+impl Peer {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, input: Input::default() }
     }
+}
 
-    pub(super) fn outbox(&self, direction: Direction) -> Arc<Outbox> {
-        Arc::clone(match direction {
-            Direction::ToClient => &self.to_client,
-            Direction::ToServer => &self.to_server,
-        })
-    }
+/// One client connection and the upstream connection that belongs to it.
+pub(super) struct Client {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    peer: Peer,
+    upstream: Option<Peer>,
+    /// What is written next on either side.
+    outgoing: [Vec<u8>; 2],
+    timer: Timer,
+}
 
-    /// Drives the upstream connection, if there is one.
-    pub(super) fn drive(&self, cx: &mut Context<'_>) {
-        self.driver.drive(cx);
-    }
+/// A request as it goes on.
+struct Asked {
+    exchange: Option<Arc<Exchange>>,
+    body: Body,
+    /// Its head as it came, if it is not known yet how it goes on.
+    raw: Vec<u8>,
+    edits: Edits,
+    has_length: bool,
+    propagates: bool,
+    keeps_alive: bool,
+    version: u8,
+    to_head: bool,
+}
 
-    /// Relays one request and its answer.
-    pub(super) async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        let config = &self.shared.config;
-        let all = |name: HeaderName| request.headers().get_all(name).into_iter().map(HeaderValue::as_bytes);
-        let authority = request.uri().authority().map(Authority::as_str);
-        if let Err(refusal) = config.hosts.check(all(HOST), authority, all(ORIGIN)) {
-            tracing::debug!(peer = %self.peer, %refusal, "request refused");
-            return Ok(reply::refused(&refusal));
+/// What becomes of the client's connection after an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// It may ask again.
+    Another,
+    /// It is closed.
+    Close,
+    /// It is closed in such a way that what came is not taken for all there is.
+    Reset,
+}
+
+impl Client {
+    pub(super) fn new(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr) -> Self {
+        Self {
+            timer: Timer(Box::pin(sleep(shared.config.header_timeout))),
+            shared,
+            address,
+            peer: Peer::new(stream),
+            upstream: None,
+            outgoing: [Vec::new(), Vec::new()],
         }
-        let (mut parts, body) = request.into_parts();
-        let exchange = self
-            .shared
-            .relay
-            .probe
-            .is_on()
-            .then(|| Arc::new(Exchange::new(&self.shared, self.peer, &parts.method, &parts.uri, &parts.headers)));
-        let body = match &exchange {
-            Some(exchange) => self.watched(body, exchange, &mut parts.headers).await,
-            None => unwatched(body),
-        };
-        self.set_host(&mut parts.headers);
-        refuse_upgrade(&mut parts.headers);
-        let mut onward = Request::new(body);
-        *onward.method_mut() = parts.method;
-        *onward.uri_mut() = origin_form(&parts.uri);
-        *onward.headers_mut() = parts.headers;
-        *onward.extensions_mut() = parts.extensions;
+    }
 
-        let mut upstream = self.upstream.lock().await;
-        match upstream.send(onward, &config.upstream, &self.driver, config.connect_timeout).await {
-            Ok(response) => {
-                if let Some(traffic) = &config.traffic {
-                    traffic.works();
+    /// Relays requests and answers until either side ends it, or after the exchange under way once `stopped`.
+    pub(super) async fn serve(mut self, stopped: tokio::sync::watch::Receiver<bool>) {
+        let mut watched = stopped.clone();
+        let mut asked_to_stop = Box::pin(async move { drop(watched.wait_for(|stopped| *stopped).await) });
+        let mut limit = self.shared.config.header_timeout;
+        while !*stopped.borrow() {
+            let next = match self.head(limit, asked_to_stop.as_mut()).await {
+                Ok(None) => Next::Close,
+                Ok(Some(end)) => match self.admit(end) {
+                    Admission::Onward(asked) => self.exchange(*asked).await,
+                    Admission::Refused(refused) => self.refuse(*refused).await,
+                },
+                Err(bad) => {
+                    if bad == BadHead::TooSlow {
+                        self.count(ErrorType::Timeout);
+                    }
+                    self.refuse(Refused::unread(Reply::bad_request(bad.status(), &bad))).await
                 }
-                Ok(self.answer(response, exchange))
+            };
+            match next {
+                Next::Another => limit = MAX_IDLE,
+                Next::Close => return,
+                Next::Reset => {
+                    let _ = self.peer.stream.set_zero_linger();
+                    return;
+                }
             }
-            Err((failure, unsent)) => Ok(self.failed(&failure, unsent, exchange.as_deref()).await),
         }
     }
 
-    /// The request's body as it goes on. Where our context is to be in it, it is read to its end first: the head, which
-    /// goes before it, tells its length. One that takes too long goes on as it is, so that the server may refuse it.
-    async fn watched(&self, body: Incoming, exchange: &Arc<Exchange>, headers: &mut HeaderMap) -> Body {
-        let (direction, framing) = (Direction::ToServer, exchange.request_framing());
-        let fits = body.size_hint().lower() <= self.shared.config.limits.max_message as u64;
-        let propagates = framing.is_some() && fits && self.shared.relay.probe.propagates() && !is_signed(headers);
-        let mut body = Watched::new(body, framing, direction, Arc::clone(exchange), self.outbox(direction), propagates);
-        if propagates {
-            if tokio::time::timeout(MAX_HOLD, body.complete()).await.is_err() {
-                body.release();
+    /// Waits for the head of a request, and says where it ends; nothing if there is none to come.
+    async fn head(
+        &mut self,
+        limit: Duration,
+        mut stopped: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Option<usize>, BadHead> {
+        let mut deadline = Instant::now() + limit;
+        let mut seen = 0;
+        loop {
+            // Some clients end a body with a line end of its own (RFC 9112, section 2.2).
+            while self.peer.input.bytes().starts_with(b"\r\n") {
+                self.peer.input.advance(2);
             }
-            if let Some(length) = body.changed_length().filter(|_| headers.contains_key(CONTENT_LENGTH)) {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            let bytes = self.peer.input.bytes();
+            match head::end(bytes, seen) {
+                Some(end) if end <= head::MAX_HEAD_BYTES => return Ok(Some(end)),
+                None if bytes.len() < head::MAX_HEAD_BYTES => {}
+                _ => return Err(BadHead::TooLong),
             }
-            if let Some(value) = exchange.traceparent() {
-                headers.insert(TRACEPARENT, value);
+            seen = bytes.len();
+            let Peer { stream, input } = &mut self.peer;
+            tokio::select! {
+                biased;
+                read = input.read(stream) => match read {
+                    Ok(0) | Err(_) => return Ok(None),
+                    Ok(_) if seen == 0 => deadline = Instant::now() + self.shared.config.header_timeout,
+                    Ok(_) => {}
+                },
+                () = unasked(&mut self.upstream) => self.upstream = None,
+                () = stopped.as_mut(), if seen == 0 => return Ok(None),
+                () = self.timer.until(deadline) => return if seen == 0 { Ok(None) } else { Err(BadHead::TooSlow) },
             }
         }
-        body.into_body()
     }
 
-    fn answer(&self, response: Response<Incoming>, exchange: Option<Arc<Exchange>>) -> Response<Body> {
-        let (mut parts, body) = response.into_parts();
-        if parts.headers.contains_key(TRANSFER_ENCODING) {
-            // Transfer-Encoding overrides Content-Length, and an intermediary must not pass both on (RFC 9112, 6.3).
-            parts.headers.remove(CONTENT_LENGTH);
+    /// Decides whether the request whose head ends there is passed on, and how.
+    fn admit(&mut self, end: usize) -> Admission {
+        let raw = self.peer.input.bytes().get(..end).unwrap_or_default();
+        let (shared, address) = (&self.shared, self.address);
+        let read = head::read_request(raw, |request| {
+            let hosts = &shared.config.hosts;
+            let (host, origin) = (request.fields.all("host"), request.fields.all("origin"));
+            match hosts.check(host, request.authority, origin) {
+                Ok(()) => Admission::Onward(Box::new(ask(shared, address, &request))),
+                Err(refusal) => {
+                    tracing::debug!(peer = %address, %refusal, "request refused");
+                    Admission::Refused(Box::new(Refused {
+                        reply: Reply::refused(&refusal),
+                        body: Some(Body::new(request.length, None, Direction::ToServer, None, false)),
+                        to_head: request.method == "HEAD",
+                    }))
+                }
+            }
+        });
+        let mut admission = read.unwrap_or_else(|bad| {
+            tracing::debug!(peer = %address, %bad, "request refused");
+            Admission::Refused(Box::new(Refused::unread(Reply::bad_request(bad.status(), &bad))))
+        });
+        if let Admission::Onward(asked) = &mut admission {
+            let [onward, _] = &mut self.outgoing;
+            onward.clear();
+            if asked.propagates {
+                asked.raw.extend_from_slice(raw);
+            } else {
+                asked.edits.write(raw, onward);
+            }
         }
-        let Some(exchange) = exchange else { return Response::from_parts(parts, unwatched(body)) };
-        let framing = exchange.answered(parts.status, &parts.headers);
-        // The server's own requests come as events. A stream whose length was told must keep it.
-        let propagates = framing == Some(Framing::Sse)
-            && self.shared.relay.probe.propagates()
-            && !parts.headers.contains_key(CONTENT_LENGTH)
-            && !is_signed(&parts.headers);
-        let direction = Direction::ToClient;
-        let body = Watched::new(body, framing, direction, exchange, self.outbox(direction), propagates);
-        Response::from_parts(parts, body.into_body())
+        self.peer.input.advance(end);
+        admission
     }
 
-    fn set_host(&self, headers: &mut HeaderMap) {
-        let upstream = &self.shared.config.upstream;
-        let replace = match self.shared.config.host_header {
-            HostHeader::Keep => false,
-            HostHeader::Upstream => true,
-            HostHeader::Auto => !upstream.is_loopback(),
+    /// Answers a request that is not passed on.
+    async fn refuse(&mut self, refused: Refused) -> Next {
+        let Refused { mut reply, body, to_head } = refused;
+        reply.closes |= body.is_none();
+        if write(&mut self.peer.stream, &mut [io::IoSlice::new(&reply.to_bytes(to_head))]).await.is_err() {
+            return Next::Close;
+        }
+        if let Some(mut body) = body {
+            let Peer { stream, input } = &mut self.peer;
+            if let Ok(Ok(())) = timeout(LINGER, body.drain(stream, input)).await {
+                return Next::Another;
+            }
+        }
+        self.linger().await
+    }
+
+    /// Closes in such a way that the client gets what it was sent, whatever it still sends.
+    async fn linger(&mut self) -> Next {
+        let Peer { stream, input } = &mut self.peer;
+        if stream.shutdown().await.is_ok() {
+            let read_all = async {
+                while let Ok(1..) = input.read(stream).await {
+                    input.advance(usize::MAX);
+                }
+            };
+            let _ = timeout(LINGER, read_all).await;
+        }
+        Next::Close
+    }
+
+    /// Relays a request and its answer.
+    async fn exchange(&mut self, mut asked: Asked) -> Next {
+        if asked.propagates && self.hold(&mut asked).await.is_err() {
+            return Next::Close;
+        }
+        let config = &self.shared.config;
+        if self.upstream.as_mut().is_some_and(is_over) {
+            self.upstream = None;
+        }
+        if self.upstream.is_none() {
+            let Peer { stream, input } = &mut self.peer;
+            let connected = tokio::select! {
+                biased;
+                connected = config.upstream.connect(config.connect_timeout) => connected,
+                _ = input.gone(stream) => return Next::Close,
+            };
+            match connected {
+                Ok(stream) => self.upstream = Some(Peer::new(stream)),
+                Err(error) => return self.failed(&Failure::Connect(error), asked).await,
+            }
+        }
+        let Some(upstream) = &mut self.upstream else { return Next::Close };
+        let [onward, back] = &mut self.outgoing;
+        let (mut from_client, mut to_client) = self.peer.stream.split();
+        let (mut from_server, mut to_server) = upstream.stream.split();
+        let (is_sent, has_begun) = (AtomicBool::new(false), AtomicBool::new(false));
+        let upload = async {
+            match asked.body.relay(&mut from_client, &mut self.peer.input, &mut to_server, onward).await {
+                Ok(()) => is_sent.store(true, Ordering::Relaxed),
+                // It reads no more; it may have answered.
+                Err(Stopped::Sink(_)) => {}
+                Err(Stopped::Source(error)) => return error,
+            }
+            self.peer.input.gone(&mut from_client).await
         };
-        if replace {
-            headers.insert(HOST, upstream.host_header());
+        let answers = Answers {
+            shared: &self.shared,
+            exchange: asked.exchange.as_ref(),
+            version: asked.version,
+            to_head: asked.to_head,
+            has_begun: &has_begun,
+        };
+        let download = answers.relay(&mut from_server, &mut upstream.input, &mut to_client, back);
+        let ended = tokio::select! {
+            biased;
+            answered = download => Ok(answered),
+            gone = upload => Err(gone),
+        };
+        let is_sent = is_sent.into_inner();
+        match ended {
+            Ok(Ok(keeps_alive)) => {
+                // What nobody asked for is no answer to what is asked next.
+                if !keeps_alive || !is_sent || !upstream.input.bytes().is_empty() {
+                    self.upstream = None;
+                }
+                match (keeps_alive && asked.keeps_alive, is_sent) {
+                    (true, true) => Next::Another,
+                    (false, true) => Next::Close,
+                    (_, false) => self.linger().await,
+                }
+            }
+            Ok(Err(Failure::Client(_))) => Next::Close,
+            Ok(Err(Failure::CutOff { source, is_silent })) => {
+                tracing::debug!(peer = %self.address, error = %source, "an answer was broken off");
+                if is_silent { Next::Reset } else { Next::Close }
+            }
+            Ok(Err(failure)) => self.failed(&failure, asked).await,
+            Err(error) => {
+                self.upstream = None;
+                if error.kind() == io::ErrorKind::InvalidData && !has_begun.into_inner() {
+                    return self.refuse(Refused::unread(Reply::bad_request(400, &error))).await;
+                }
+                Next::Close
+            }
         }
+    }
+
+    /// Reads the body to its end, so that our context can be put into it: the head, which goes before it, tells its length.
+    /// One that takes too long goes on as it is, so that the server may refuse it.
+    async fn hold(&mut self, asked: &mut Asked) -> Result<(), Stopped> {
+        let Peer { stream, input } = &mut self.peer;
+        match timeout(MAX_HOLD, asked.body.gather(stream, input)).await {
+            Ok(gathered) => gathered?,
+            Err(_) => asked.body.release(),
+        }
+        if let Some(length) = asked.body.changed_length().filter(|_| asked.has_length) {
+            asked.edits.with.push(("content-length", length.to_string()));
+        }
+        if let Some(value) = asked.exchange.as_ref().and_then(|exchange| exchange.traceparent()) {
+            asked.edits.with.push((TRACEPARENT, value));
+        }
+        let [onward, _] = &mut self.outgoing;
+        asked.edits.write(&asked.raw, onward);
+        Ok(())
     }
 
     /// Answers for a server that did not.
-    async fn failed(
-        &self,
-        failure: &Failure,
-        unsent: Option<Request<Body>>,
-        exchange: Option<&Exchange>,
-    ) -> Response<Body> {
+    async fn failed(&mut self, failure: &Failure, mut asked: Asked) -> Next {
+        self.upstream = None;
         let config = &self.shared.config;
         let message = format!("upstream http://{} gave no answer: {failure}", config.upstream.authority());
         tracing::warn!("{message}");
-        if let Some(request) = unsent {
-            // Reading the body to its end shows the exchange which calls it holds, whose ids the answer repeats.
-            let mut body = request.into_body();
-            while let Some(Ok(_)) = body.frame().await {}
-        }
-        self.to_server.forget();
+        // The rest of the request tells which calls it holds, whose ids the answer repeats.
+        let Peer { stream, input } = &mut self.peer;
+        let is_read = match timeout(config.header_timeout, asked.body.drain(stream, input)).await {
+            Ok(Ok(())) => true,
+            Ok(Err(_)) => return Next::Close,
+            Err(_) => false,
+        };
         let kind = match failure {
             Failure::Connect(_) => {
                 if let Some(traffic) = &config.traffic {
@@ -166,26 +337,112 @@ impl ClientConnection {
                 }
                 ErrorType::UpstreamUnreachable
             }
-            Failure::Broken(_) => ErrorType::ConnectionLost,
+            _ => ErrorType::ConnectionLost,
         };
-        self.shared.relay.probe.operation(Component::Transport, Some(kind), Instant::now());
-        let id = exchange.and_then(|exchange| exchange.fail(kind));
-        reply::bad_gateway(id.as_ref(), &message)
+        self.count(kind);
+        let id = asked.exchange.as_ref().and_then(|exchange| exchange.fail(kind));
+        let body = is_read.then_some(asked.body);
+        let reply = Reply::bad_gateway(id.as_ref(), &message);
+        let next = self.refuse(Refused { reply, body, to_head: asked.to_head }).await;
+        if asked.keeps_alive { next } else { Next::Close }
+    }
+
+    /// Counts a failure of the transport.
+    fn count(&self, kind: ErrorType) {
+        self.shared.relay.probe.operation(Component::Transport, Some(kind), std::time::Instant::now());
     }
 }
 
-/// MCP has no use for another protocol on the connection, and a relay of messages cannot follow one: an upgrade is not asked
-/// for, so that the server answers in HTTP.
-fn refuse_upgrade(headers: &mut HeaderMap) {
-    if headers.remove(UPGRADE).is_some() {
-        let is_upgrade = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"upgrade");
-        if headers.get(CONNECTION).is_some_and(is_upgrade) {
-            headers.remove(CONNECTION);
+/// What becomes of a request.
+enum Admission {
+    Onward(Box<Asked>),
+    Refused(Box<Refused>),
+}
+
+/// A request that is answered here.
+struct Refused {
+    reply: Reply,
+    /// What is still to come of it; nothing if nobody knows where it ends.
+    body: Option<Body>,
+    to_head: bool,
+}
+
+impl Refused {
+    fn unread(reply: Reply) -> Self {
+        Self { reply, body: None, to_head: false }
+    }
+}
+
+/// How a request goes on.
+fn ask(shared: &Arc<Shared>, address: SocketAddr, request: &Request<'_>) -> Asked {
+    let (probe, fields) = (&shared.relay.probe, request.fields);
+    let exchange = probe.is_on().then(|| Arc::new(Exchange::new(shared, address, request)));
+    let framing = exchange.as_ref().and_then(|exchange| exchange.request_framing());
+    let fits = match request.length {
+        Length::Exact(bytes) => bytes <= shared.config.limits.max_message as u64,
+        Length::Chunked | Length::UntilClosed => true,
+    };
+    // A client that waits for leave to send its body waits for the server's.
+    let propagates =
+        framing.is_some() && fits && probe.propagates() && !is_signed(fields) && !fields.contains("expect");
+    let mut edits = Edits::default();
+    if request.is_rewritten {
+        edits.target = Some(request.target.to_owned());
+    }
+    let upstream = &shared.config.upstream;
+    let is_upstreams_host = match shared.config.host_header {
+        HostHeader::Keep => false,
+        HostHeader::Upstream => true,
+        HostHeader::Auto => !upstream.is_loopback(),
+    };
+    if is_upstreams_host {
+        edits.with.push(("host", upstream.authority().to_owned()));
+    }
+    // MCP has no use for another protocol on the connection, and a relay of messages cannot follow one: an upgrade is not
+    // asked for, so that the server answers in HTTP.
+    if fields.contains("upgrade") {
+        edits.without.push("upgrade");
+        if fields.first("connection").is_some_and(|value| value.eq_ignore_ascii_case(b"upgrade")) {
+            edits.without.push("connection");
         }
     }
+    Asked {
+        body: Body::new(request.length, framing, Direction::ToServer, exchange.clone(), propagates),
+        exchange,
+        raw: Vec::new(),
+        edits,
+        has_length: request.length != Length::Chunked,
+        propagates,
+        keeps_alive: request.keeps_alive,
+        version: request.version,
+        to_head: request.method == "HEAD",
+    }
 }
 
-/// The target as an origin server expects it: path and query only.
-fn origin_form(uri: &Uri) -> Uri {
-    uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from)
+/// Waits until an upstream connection that was asked nothing says something, most likely that it ends.
+async fn unasked(upstream: &mut Option<Peer>) {
+    match upstream {
+        Some(Peer { stream, input }) => drop(input.read(stream).await),
+        None => pending().await,
+    }
+}
+
+/// Whether an upstream connection is known to have ended while it was asked nothing, or said something unasked.
+fn is_over(upstream: &mut Peer) -> bool {
+    let read = upstream.stream.try_read(&mut [0]);
+    !read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// A timer that is set anew only when it has run out: it mostly never does.
+struct Timer(Pin<Box<Sleep>>);
+
+impl Timer {
+    async fn until(&mut self, deadline: Instant) {
+        while Instant::now() < deadline {
+            if self.0.is_elapsed() || self.0.deadline() > deadline {
+                self.0.as_mut().reset(deadline);
+            }
+            self.0.as_mut().await;
+        }
+    }
 }

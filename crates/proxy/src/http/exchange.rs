@@ -4,23 +4,23 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
-use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, StatusCode, Uri};
 use mcpscope_core::{Direction, ErrorType, Outcome, Protocol, RequestId, TraceContext};
 use mcpscope_hooks::{Connection, Lane, Loss, Passage, Queued};
 use url::Url;
 
 use super::Shared;
 use super::body::End;
+use super::head::{Answer, Fields, Request, as_text};
 use crate::conversation::{Conversation, Ending, Observed, Travel};
 use crate::framing::{Framing, Seen, Tap};
 use crate::inject::Splice;
 
-const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
-const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const SESSION_ID: &str = "mcp-session-id";
+const PROTOCOL_VERSION: &str = "mcp-protocol-version";
+pub(super) const TRACEPARENT: &str = "traceparent";
+const TRACESTATE: &str = "tracestate";
+const CONTENT_TYPE: &str = "content-type";
+const CONTENT_ENCODING: &str = "content-encoding";
 
 /// Longest session name followed, in bytes.
 const MAX_SESSION_BYTES: usize = 1024;
@@ -29,9 +29,9 @@ const MAX_SESSION_BYTES: usize = 1024;
 pub(super) struct Exchange {
     shared: Arc<Shared>,
     conversation: Arc<Conversation>,
-    method: Method,
+    kind: Kind,
     /// Where the request went, to resolve an endpoint against.
-    target: Option<PathAndQuery>,
+    target: Box<str>,
     /// The session that the request names.
     named: Option<Box<str>>,
     membership: Membership,
@@ -42,6 +42,14 @@ pub(super) struct Exchange {
     /// How the request's body is looked at.
     framing: Option<Framing>,
     state: Mutex<State>,
+}
+
+/// What the methods of HTTP mean to MCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Post,
+    Delete,
+    Other,
 }
 
 /// Whose conversation the exchange belongs to.
@@ -59,7 +67,7 @@ struct State {
     begun: Vec<RequestId>,
     /// Our context in place of the one in the request's head, if it is to be propagated there.
     onward: Option<TraceContext>,
-    answer: Option<Answer>,
+    answer: Option<Answered>,
     /// An error in the answer that names no request, as servers answer a request they refuse to look into.
     unaddressed: Option<(Option<Box<str>>, u64)>,
     /// An event stream is a connection of its own.
@@ -70,8 +78,8 @@ struct State {
 
 /// What the head of the answer says.
 #[derive(Clone, Copy, Debug)]
-struct Answer {
-    status: StatusCode,
+struct Answered {
+    status: u16,
     content: Content,
 }
 
@@ -89,11 +97,15 @@ enum Content {
 }
 
 impl Exchange {
-    pub(super) fn new(shared: &Arc<Shared>, peer: SocketAddr, method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
-        let header = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        let target = uri.path_and_query().cloned();
-        let named = header(SESSION_ID).filter(|name| name.len() <= MAX_SESSION_BYTES);
-        let name = named.or_else(|| target.as_ref().map(PathAndQuery::as_str));
+    pub(super) fn new(shared: &Arc<Shared>, peer: SocketAddr, request: &Request<'_>) -> Self {
+        let fields = request.fields;
+        let named = fields.text(SESSION_ID).filter(|name| name.len() <= MAX_SESSION_BYTES);
+        let name = named.or(Some(request.target));
+        let kind = match request.method {
+            "POST" => Kind::Post,
+            "DELETE" => Kind::Delete,
+            _ => Kind::Other,
+        };
         let (conversation, membership) = match name.and_then(|name| shared.sessions.get(name)) {
             Some(conversation) => (conversation, Membership::Session),
             None => {
@@ -103,18 +115,18 @@ impl Exchange {
                 (new, Membership::Nameless(number))
             }
         };
-        let is_message = method == Method::POST && header(CONTENT_TYPE).is_none_or(is_json);
-        let (context, tracestate) = trace_context(headers);
+        let is_message = kind == Kind::Post && fields.text(CONTENT_TYPE).is_none_or(is_json);
+        let (context, tracestate) = trace_context(fields);
         Self {
             conversation,
-            method: method.clone(),
-            target,
+            kind,
+            target: request.target.into(),
             named: named.map(Into::into),
             membership,
-            protocol: header(PROTOCOL_VERSION).map(Protocol::parse),
+            protocol: fields.text(PROTOCOL_VERSION).map(Protocol::parse),
             context,
             tracestate,
-            framing: (is_message && !is_encoded(headers)).then_some(Framing::Body),
+            framing: (is_message && !is_encoded(fields)).then_some(Framing::Body),
             state: Mutex::default(),
             shared: Arc::clone(shared),
         }
@@ -176,9 +188,8 @@ impl Exchange {
     }
 
     /// The `traceparent` header that the request goes on with instead of its own.
-    pub(super) fn traceparent(&self) -> Option<HeaderValue> {
-        let context = self.state().onward?;
-        HeaderValue::try_from(mcpscope_hooks::traceparent(&context)).ok()
+    pub(super) fn traceparent(&self) -> Option<String> {
+        Some(mcpscope_hooks::traceparent(&self.state().onward?))
     }
 
     /// The stream announces where the requests of its session go.
@@ -199,21 +210,21 @@ impl Exchange {
     /// Path and query of an endpoint, which may be relative to this request's.
     fn resolve(&self, endpoint: &str) -> Option<String> {
         // The origin does not matter: requests are found by path and query.
-        let base = Url::parse("http://localhost").ok()?.join(self.target.as_ref()?.as_str()).ok()?;
+        let base = Url::parse("http://localhost").ok()?.join(&self.target).ok()?;
         let url = base.join(endpoint.trim()).ok()?;
         Some(url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path())))
     }
 
     /// Learns from the answer's head; says how its body is looked at, if it is.
-    pub(super) fn answered(&self, status: StatusCode, headers: &HeaderMap) -> Option<Framing> {
-        let now = Instant::now();
-        let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    pub(super) fn answered(&self, answer: &Answer<'_>) -> Option<Framing> {
+        let (now, status, fields) = (Instant::now(), answer.status, answer.fields);
+        let media = fields.text(CONTENT_TYPE).unwrap_or_default();
         let is_stream = media_type(media).eq_ignore_ascii_case("text/event-stream");
-        let content = match (is_stream, is_encoded(headers)) {
+        let content = match (is_stream, is_encoded(fields)) {
             (true, true) => Content::Encoded,
             (true, false) => Content::Events,
             // Other methods than POST are answered with events or with nothing of MCP.
-            (false, encoded) if self.method == Method::POST && is_json(media) => {
+            (false, encoded) if self.kind == Kind::Post && is_json(media) => {
                 if encoded {
                     Content::Encoded
                 } else {
@@ -224,7 +235,7 @@ impl Exchange {
         };
         {
             let mut state = self.state();
-            state.answer = Some(Answer { status, content });
+            state.answer = Some(Answered { status, content });
             if is_stream {
                 state.stream = Some(self.shared.relay.probe.connection(now));
             }
@@ -232,7 +243,7 @@ impl Exchange {
         if is_stream {
             self.conversation.stream(1, now);
         }
-        self.shared.relay.probe.guarded(|| self.follow_session(status, headers, now));
+        self.shared.relay.probe.guarded(|| self.follow_session(status, fields, now));
         match content {
             Content::Events => Some(Framing::Sse),
             Content::Message => Some(Framing::Body),
@@ -240,7 +251,7 @@ impl Exchange {
         }
     }
 
-    fn follow_session(&self, status: StatusCode, headers: &HeaderMap, now: Instant) {
+    fn follow_session(&self, status: u16, fields: Fields<'_>, now: Instant) {
         let sessions = &self.shared.sessions;
         let open = |name: &str| {
             let opened = sessions.open(name, &self.conversation);
@@ -251,10 +262,10 @@ impl Exchange {
         };
         match &self.named {
             // At the head: clients hang up right after it, and that must not look like an end of its own.
-            Some(name) if self.method == Method::DELETE && status.is_success() => {
+            Some(name) if self.kind == Kind::Delete && is_success(status) => {
                 sessions.close(name, Ending::Well, now);
             }
-            Some(name) if self.membership != Membership::Session && status.is_success() => {
+            Some(name) if self.membership != Membership::Session && is_success(status) => {
                 // Another request may have named it first while this one was under way: one session, counted once.
                 if sessions.get(name).is_none() && open(name) {
                     self.conversation.adopt(name, self.protocol, now);
@@ -262,7 +273,7 @@ impl Exchange {
             }
             Some(_) => {}
             None => {
-                let name = headers.get(&SESSION_ID).and_then(|value| value.to_str().ok());
+                let name = fields.text(SESSION_ID);
                 if let Some(name) = name.filter(|name| name.len() <= MAX_SESSION_BYTES) {
                     self.conversation.name(name);
                     open(name);
@@ -287,7 +298,7 @@ impl Exchange {
             let ending = if end == End::Broken { Ending::Failed(ErrorType::ConnectionLost) } else { Ending::Well };
             self.shared.sessions.close(&endpoint, ending, now);
         }
-        let Some(Answer { status, content }) = answer else { return };
+        let Some(Answered { status, content }) = answer else { return };
         for id in begun {
             match self.unanswered(status, content, end) {
                 Unanswered::Ended(Outcome::Error { kind, message: None }) => {
@@ -304,22 +315,22 @@ impl Exchange {
             }
         }
         // The server does not know the session any more.
-        if let Some(name) = self.named.as_deref().filter(|_| status == StatusCode::NOT_FOUND) {
+        if let Some(name) = self.named.as_deref().filter(|_| status == 404) {
             self.shared.sessions.close(name, Ending::Well, now);
         }
     }
 
     /// What becomes of a call that this answer did not answer.
-    fn unanswered(&self, status: StatusCode, content: Content, end: End) -> Unanswered {
+    fn unanswered(&self, status: u16, content: Content, end: End) -> Unanswered {
         let in_session = self.membership == Membership::Session || self.conversation.is_named();
-        if status.is_redirection() {
+        if (300..400).contains(&status) {
             return Unanswered::Forgotten;
         }
-        if status.is_client_error() || status.is_server_error() {
-            return Unanswered::Ended(Outcome::error(ErrorType::HttpStatus(status.as_u16())));
+        if status >= 400 {
+            return Unanswered::Ended(Outcome::error(ErrorType::HttpStatus(status)));
         }
         // The answer comes on the session's stream (HTTP+SSE), or on this one once the client resumes it.
-        if in_session && (status == StatusCode::ACCEPTED || content == Content::Events) {
+        if in_session && (status == 202 || content == Content::Events) {
             return Unanswered::Pending;
         }
         match end {
@@ -380,29 +391,33 @@ fn is_json(content_type: &str) -> bool {
     media == "application/json" || media.ends_with("+json")
 }
 
-fn is_encoded(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_ENCODING).is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+const fn is_success(status: u16) -> bool {
+    matches!(status, 200..=299)
+}
+
+fn is_encoded(fields: Fields<'_>) -> bool {
+    fields.first(CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// What the head says of the trace: a context is there once or not at all, and a `tracestate` only beside it.
-fn trace_context(headers: &HeaderMap) -> (Option<TraceContext>, Option<Box<str>>) {
-    let mut contexts = headers.get_all(TRACEPARENT).into_iter();
+fn trace_context(fields: Fields<'_>) -> (Option<TraceContext>, Option<Box<str>>) {
+    let mut contexts = fields.all(TRACEPARENT);
     let context = match (contexts.next(), contexts.next()) {
-        (Some(only), None) => only.to_str().ok().and_then(mcpscope_hooks::trace_context),
+        (Some(only), None) => as_text(only).and_then(mcpscope_hooks::trace_context),
         _ => None,
     };
-    if context.is_none() || !headers.contains_key(TRACESTATE) {
+    if context.is_none() || !fields.contains(TRACESTATE) {
         return (context, None);
     }
-    let lists: Result<Vec<_>, _> = headers.get_all(TRACESTATE).into_iter().map(HeaderValue::to_str).collect();
-    (context, lists.ok().and_then(|lists| mcpscope_hooks::tracestate(&lists.join(","))))
+    let lists: Option<Vec<_>> = fields.all(TRACESTATE).map(as_text).collect();
+    (context, lists.and_then(|lists| mcpscope_hooks::tracestate(&lists.join(","))))
 }
 
 /// Whether the head vouches for the body, or a signature for the head: neither may be changed then.
-pub(super) fn is_signed(headers: &HeaderMap) -> bool {
+pub(super) fn is_signed(fields: Fields<'_>) -> bool {
     // A digest may also come as a trailer, which is announced or nobody would look for it.
     const VOUCHING: [&str; 7] =
         ["content-digest", "repr-digest", "digest", "content-md5", "signature", "x-amz-content-sha256", "trailer"];
-    let is_aws = |value: &HeaderValue| value.as_bytes().starts_with(b"AWS4-");
-    VOUCHING.iter().any(|name| headers.contains_key(*name)) || headers.get(AUTHORIZATION).is_some_and(is_aws)
+    VOUCHING.iter().any(|name| fields.contains(name))
+        || fields.first("authorization").is_some_and(|value| value.starts_with(b"AWS4-"))
 }

@@ -1,24 +1,22 @@
 //! The HTTP relay: Streamable HTTP, and HTTP+SSE before it, request by request as they come.
 
+mod answers;
 mod body;
 mod client;
+mod decode;
 mod exchange;
-mod outbox;
+mod head;
 mod reply;
 mod sessions;
 mod upstream;
+mod wire;
 
-use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use mcpscope_accept::{Door, Slot};
-use mcpscope_core::{Direction, HostPolicy};
+use mcpscope_core::HostPolicy;
 use mcpscope_hooks::Probe;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -28,15 +26,11 @@ pub use upstream::{InvalidUpstream, Upstream};
 
 use crate::relay::Relay;
 use crate::{Limits, SWEEP, Traffic};
-use client::ClientConnection;
-use outbox::Socket;
+use client::Client;
 use sessions::Sessions;
 
 /// Connections served at once; further ones wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 8192;
-
-/// Headers passed on in one message, five times what hyper allows by itself; a request with more is answered 431.
-const MAX_HEADERS: usize = 512;
 
 /// What the upstream gets as `Host`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +57,7 @@ pub struct Config {
     pub limits: Limits,
     /// How long connecting to the upstream may take. Default: [`Config::DEFAULT_CONNECT_TIMEOUT`].
     pub connect_timeout: Duration,
-    /// How long a client may take to send a request's headers, or leave a connection unused. Default:
+    /// How long a client may take to send a request's head, and to begin with the first. Default:
     /// [`Config::DEFAULT_HEADER_TIMEOUT`].
     pub header_timeout: Duration,
     /// How long a session may be unused before it counts as ended. Default: [`Config::DEFAULT_IDLE_SESSION`].
@@ -155,40 +149,10 @@ async fn connection(
     peer: SocketAddr,
     _slot: Slot,
     shared: Arc<Shared>,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
 ) {
     let _counted = shared.relay.probe.connection(Instant::now());
-    let header_timeout = shared.config.header_timeout;
-    let client = Arc::new(ClientConnection::new(shared, peer));
-    let handler = Arc::clone(&client);
-    let socket = Socket::new(stream, client.outbox(Direction::ToClient));
-    let service = service_fn(move |request| Arc::clone(&handler).handle(request));
-    let mut serving = pin!(
-        http1::Builder::new()
-            .preserve_header_case(true)
-            .auto_date_header(false)
-            .max_headers(MAX_HEADERS)
-            .timer(TokioTimer::new())
-            .header_read_timeout(header_timeout)
-            .serve_connection(TokioIo::new(socket), service)
-    );
-    let mut asked_to_stop = pin!(async move { drop(stopped.wait_for(|stopped| *stopped).await) });
-    let mut stopping = false;
-    let served = poll_fn(|cx| {
-        if !stopping && asked_to_stop.as_mut().poll(cx).is_ready() {
-            stopping = true;
-            serving.as_mut().graceful_shutdown();
-        }
-        let served = serving.as_mut().poll(cx);
-        if served.is_pending() {
-            client.drive(cx);
-        }
-        served
-    })
-    .await;
-    if let Err(error) = served {
-        tracing::debug!(%peer, %error, "a client connection ended");
-    }
+    Client::new(shared, stream, peer).serve(stopped).await;
 }
 
 /// Finds out whether the upstream can be reached: at the start, and as long as it cannot be, when nobody may send requests

@@ -1,44 +1,70 @@
 //! The relay's own answers: to requests it refuses, and for a server that it cannot reach.
 
-use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderValue, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
 use mcpscope_core::{Refusal, RequestId};
 
-use super::body::Body;
+/// An answer of our own.
+#[derive(Debug)]
+pub(super) struct Reply {
+    status: u16,
+    body: String,
+    /// Whether the connection is closed behind it.
+    pub(super) closes: bool,
+}
 
-/// An answer with a JSON-RPC error as its body. `code` is JSON-RPC's own: -32600 for the caller's mistake, -32603 for ours.
-fn json_rpc_error(status: StatusCode, code: i64, id: Option<&RequestId>, message: &str) -> Response<Body> {
-    let error = serde_json::json!({"code": code, "message": message, "data": {"source": "mcpscope"}});
-    let mut body = serde_json::json!({"jsonrpc": "2.0", "error": error});
-    // An error that belongs to no request has no id; MCP knows no null.
-    if let Some(id) = id {
-        body["id"] = match id {
-            RequestId::Integer(number) => serde_json::Value::from(*number),
-            RequestId::Number(text) => serde_json::from_str(text).unwrap_or_default(),
-            RequestId::Text(text) => serde_json::Value::from(&**text),
-        };
+impl Reply {
+    /// An answer with a JSON-RPC error as its body. `code` is JSON-RPC's own: -32600 for the caller's mistake, -32603 for ours.
+    fn new(status: u16, code: i64, id: Option<&RequestId>, message: &str) -> Self {
+        let error = serde_json::json!({"code": code, "message": message, "data": {"source": "mcpscope"}});
+        let mut body = serde_json::json!({"jsonrpc": "2.0", "error": error});
+        // An error that belongs to no request has no id; MCP knows no null.
+        if let Some(id) = id {
+            body["id"] = match id {
+                RequestId::Integer(number) => serde_json::Value::from(*number),
+                RequestId::Number(text) => serde_json::from_str(text).unwrap_or_default(),
+                RequestId::Text(text) => serde_json::Value::from(&**text),
+            };
+        }
+        Self { status, body: body.to_string(), closes: false }
     }
-    let body = body.to_string();
-    let length = HeaderValue::from(body.len());
-    let mut response = Response::new(Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync());
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(CONTENT_LENGTH, length);
-    response
-}
 
-/// 400 or 403: the listener does not answer to this host or origin.
-pub(super) fn refused(refusal: &Refusal) -> Response<Body> {
-    let status = match refusal {
-        Refusal::HostCount(_) => StatusCode::BAD_REQUEST,
-        Refusal::Host(_) | Refusal::Origin(..) => StatusCode::FORBIDDEN,
-    };
-    json_rpc_error(status, -32600, None, &format!("mcpscope: {refusal}"))
-}
+    /// 400 or 403: the listener does not answer to this host or origin.
+    pub(super) fn refused(refusal: &Refusal) -> Self {
+        let status = match refusal {
+            Refusal::HostCount(_) => 400,
+            Refusal::Host(_) | Refusal::Origin(..) => 403,
+        };
+        Self::new(status, -32600, None, &format!("mcpscope: {refusal}"))
+    }
 
-/// 502: the server gave no answer to the request with this id.
-pub(super) fn bad_gateway(id: Option<&RequestId>, message: &str) -> Response<Body> {
-    json_rpc_error(StatusCode::BAD_GATEWAY, -32603, id, &format!("mcpscope: {message}"))
+    /// The request is none that can be passed on; nobody knows where it ends.
+    pub(super) fn bad_request(status: u16, why: &dyn std::fmt::Display) -> Self {
+        Self { closes: true, ..Self::new(status, -32600, None, &format!("mcpscope: {why}")) }
+    }
+
+    /// 502: the server gave no answer to the request with this id.
+    pub(super) fn bad_gateway(id: Option<&RequestId>, message: &str) -> Self {
+        Self::new(502, -32603, id, &format!("mcpscope: {message}"))
+    }
+
+    /// The answer as it is sent; to `HEAD` without its body.
+    pub(super) fn to_bytes(&self, to_head: bool) -> Vec<u8> {
+        let reason = match self.status {
+            400 => "Bad Request",
+            403 => "Forbidden",
+            405 => "Method Not Allowed",
+            408 => "Request Timeout",
+            431 => "Request Header Fields Too Large",
+            _ => "Bad Gateway",
+        };
+        // RFC 9110 wants it with 405.
+        let allow = if self.status == 405 { "allow: DELETE, GET, HEAD, OPTIONS, POST\r\n" } else { "" };
+        let close = if self.closes { "connection: close\r\n" } else { "" };
+        let length = self.body.len();
+        let head = format!(
+            "HTTP/1.1 {} {reason}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{allow}{close}\r\n",
+            self.status
+        );
+        let body = if to_head { "" } else { &self.body };
+        [head.as_bytes(), body.as_bytes()].concat()
+    }
 }

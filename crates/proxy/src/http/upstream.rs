@@ -2,20 +2,10 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Context;
 use std::time::Duration;
 
-use http::HeaderValue;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use url::{Host, Url};
-
-use super::MAX_HEADERS;
-use super::body::Body;
-use super::outbox::{Outbox, Socket};
 
 /// Where requests go: an `http` URL.
 #[derive(Clone, Debug)]
@@ -23,7 +13,7 @@ pub struct Upstream {
     host: Host<String>,
     port: u16,
     path: String,
-    authority: HeaderValue,
+    authority: String,
 }
 
 /// The URL cannot be an upstream.
@@ -78,24 +68,19 @@ impl Upstream {
             url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
         let host = url.host().filter(|_| plain).ok_or_else(shape)?.to_owned();
         let authority = url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
-        let authority = HeaderValue::try_from(authority).map_err(|_| shape())?;
         Ok(Self { host, port: url.port().unwrap_or(80), path: url.path().to_owned(), authority })
     }
 
     /// Host and port as in a `Host` header.
     #[must_use]
     pub fn authority(&self) -> &str {
-        self.authority.to_str().unwrap_or_default()
+        &self.authority
     }
 
     /// The path of the MCP endpoint, beginning with `/`.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
-    }
-
-    pub(super) fn host_header(&self) -> HeaderValue {
-        self.authority.clone()
     }
 
     /// Whether it is on this machine.
@@ -121,107 +106,6 @@ impl Upstream {
         })??;
         let _ = stream.set_nodelay(true);
         Ok(stream)
-    }
-}
-
-/// The one upstream connection of one client connection.
-#[derive(Debug)]
-pub(super) struct Connection {
-    sender: Option<SendRequest<Body>>,
-    outbox: Arc<Outbox>,
-}
-
-/// Moves the bytes of the upstream connection. Whoever drives the client's connection drives this one, too: a task of its
-/// own would often run on another thread, and waking that for every message costs more than the message.
-#[derive(Default)]
-pub(super) struct Driver(Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>);
-
-impl Driver {
-    /// Takes the place of the driver of the connection before.
-    fn set(&self, driver: impl Future<Output = ()> + Send + 'static) {
-        *self.lock() = Some(Box::pin(driver));
-    }
-
-    /// Goes as far as it can; wakes the task when there is more to do.
-    pub(super) fn drive(&self, cx: &mut Context<'_>) {
-        let mut driver = self.lock();
-        if driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready()) {
-            *driver = None;
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Pin<Box<dyn Future<Output = ()> + Send>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Why no answer came.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    /// No connection; the request was not sent.
-    #[error("cannot connect: {0}")]
-    Connect(#[source] io::Error),
-    /// The connection broke before the answer's head.
-    #[error("the connection broke before an answer: {0}")]
-    Broken(#[source] hyper::Error),
-}
-
-impl Connection {
-    pub(super) fn new(outbox: Arc<Outbox>) -> Self {
-        Self { sender: None, outbox }
-    }
-
-    /// Sends a request; connects first if there is no connection any more.
-    ///
-    /// A request is never sent twice: only one of which nothing was written to a connection that turned out to be closed
-    /// goes to a new one. On failure to connect the request comes back.
-    pub(super) async fn send(
-        &mut self,
-        mut request: http::Request<Body>,
-        upstream: &Upstream,
-        driver: &Driver,
-        timeout: Duration,
-    ) -> Result<http::Response<hyper::body::Incoming>, (Failure, Option<http::Request<Body>>)> {
-        if let Some(mut sender) = self.sender.take()
-            && sender.ready().await.is_ok()
-        {
-            match sender.try_send_request(request).await {
-                Ok(response) => {
-                    self.sender = Some(sender);
-                    return Ok(response);
-                }
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err((Failure::Broken(error.into_error()), None)),
-                },
-            }
-        }
-        let stream = match upstream.connect(timeout).await {
-            Ok(stream) => stream,
-            Err(error) => return Err((Failure::Connect(error), Some(request))),
-        };
-        self.outbox.forget();
-        let handshake = http1::Builder::new()
-            .preserve_header_case(true)
-            .max_headers(MAX_HEADERS)
-            .handshake(TokioIo::new(Socket::new(stream, Arc::clone(&self.outbox))))
-            .await;
-        let (mut sender, connection) = handshake.map_err(|error| (Failure::Broken(error), None))?;
-        driver.set(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "an upstream connection ended");
-            }
-        });
-        match sender.try_send_request(request).await {
-            Ok(response) => {
-                self.sender = Some(sender);
-                Ok(response)
-            }
-            Err(mut error) => {
-                let unsent = error.take_message();
-                Err((Failure::Broken(error.into_error()), unsent))
-            }
-        }
     }
 }
 

@@ -1,0 +1,148 @@
+//! What the server answers to one request, on its way to the client.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mcpscope_core::Direction;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Shared;
+use super::body::{Body, Stopped};
+use super::decode::Length;
+use super::exchange::{Exchange, is_signed};
+use super::head::{self, BadHead, Edits};
+use super::wire::{Input, write};
+use crate::framing::Framing;
+
+/// Why no answer came, or not all of it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// No connection; the request was not sent.
+    #[error("cannot connect: {0}")]
+    Connect(#[source] io::Error),
+    /// The connection broke before the answer's head.
+    #[error("the connection broke before an answer: {0}")]
+    Broken(#[source] io::Error),
+    /// What came is no answer.
+    #[error("what it sent is no answer: {0}")]
+    BadAnswer(#[source] BadHead),
+    /// It wants to speak another protocol, for which it was not asked.
+    #[error("it switches to another protocol unasked")]
+    Switched,
+    /// The answer was broken off. `is_silent` says that only a reset tells.
+    #[error("the answer was broken off: {source}")]
+    CutOff {
+        #[source]
+        source: io::Error,
+        is_silent: bool,
+    },
+    /// The client takes no more of it.
+    #[error("the client is gone: {0}")]
+    Client(#[source] io::Error),
+}
+
+/// Relays what the server answers to one request.
+pub(super) struct Answers<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) exchange: Option<&'a Arc<Exchange>>,
+    /// Of the request.
+    pub(super) version: u8,
+    pub(super) to_head: bool,
+    /// Whether the client was sent anything.
+    pub(super) has_begun: &'a AtomicBool,
+}
+
+/// What the head of an answer tells.
+struct Answering {
+    status: u16,
+    length: Length,
+    framing: Option<Framing>,
+    propagates: bool,
+    has_spare_length: bool,
+    keeps_alive: bool,
+}
+
+impl Answers<'_> {
+    /// Relays interim answers and the answer proper. Returns whether the server wants to use the connection again.
+    pub(super) async fn relay<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+        &self,
+        from: &mut R,
+        input: &mut Input,
+        to: &mut W,
+        outgoing: &mut Vec<u8>,
+    ) -> Result<bool, Failure> {
+        loop {
+            let end = Self::head(from, input).await?;
+            let raw = input.bytes().get(..end).unwrap_or_default();
+            let answering =
+                head::read_answer(raw, self.to_head, |answer| self.answering(&answer)).map_err(Failure::BadAnswer)?;
+            let Answering { status, length, framing, propagates, has_spare_length, keeps_alive } = answering;
+            if let Some(traffic) = &self.shared.config.traffic {
+                traffic.works();
+            }
+            outgoing.clear();
+            if has_spare_length {
+                Edits { without: vec!["content-length"], ..Edits::default() }.write(raw, outgoing);
+            } else {
+                outgoing.extend_from_slice(raw);
+            }
+            input.advance(end);
+            if status == 101 {
+                return Err(Failure::Switched);
+            }
+            self.has_begun.store(true, Ordering::Relaxed);
+            if status < 200 {
+                // HTTP/1.0 knows no interim answers.
+                if self.version > 0 {
+                    write(to, &mut [IoSlice::new(outgoing)]).await.map_err(Failure::Client)?;
+                }
+                continue;
+            }
+            let mut body = Body::new(length, framing, Direction::ToClient, self.exchange.cloned(), propagates);
+            return match body.relay(from, input, to, outgoing).await {
+                Ok(()) => Ok(keeps_alive),
+                Err(Stopped::Source(source)) => {
+                    Err(Failure::CutOff { source, is_silent: length == Length::UntilClosed })
+                }
+                Err(Stopped::Sink(error)) => Err(Failure::Client(error)),
+            };
+        }
+    }
+
+    async fn head<R: AsyncRead + Unpin>(from: &mut R, input: &mut Input) -> Result<usize, Failure> {
+        let mut seen = 0;
+        loop {
+            let bytes = input.bytes();
+            match head::end(bytes, seen) {
+                Some(end) if end <= head::MAX_HEAD_BYTES => return Ok(end),
+                None if bytes.len() < head::MAX_HEAD_BYTES => {}
+                _ => return Err(Failure::BadAnswer(BadHead::TooLong)),
+            }
+            seen = bytes.len();
+            match input.read(from).await {
+                Ok(0) => return Err(Failure::Broken(io::ErrorKind::UnexpectedEof.into())),
+                Ok(_) => {}
+                Err(error) => return Err(Failure::Broken(error)),
+            }
+        }
+    }
+
+    fn answering(&self, answer: &head::Answer<'_>) -> Answering {
+        let exchange = self.exchange.filter(|_| !answer.is_interim());
+        let framing = exchange.and_then(|exchange| exchange.answered(answer));
+        // The server's own requests come as events. A stream whose length was told must keep it.
+        let propagates = framing == Some(Framing::Sse)
+            && self.shared.relay.probe.propagates()
+            && !matches!(answer.length, Length::Exact(_))
+            && !is_signed(answer.fields);
+        Answering {
+            status: answer.status,
+            length: answer.length,
+            framing,
+            propagates,
+            has_spare_length: answer.has_spare_length,
+            keeps_alive: answer.keeps_alive,
+        }
+    }
+}
