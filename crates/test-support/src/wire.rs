@@ -45,6 +45,15 @@ impl Wire {
         self.writer.write(bytes).await
     }
 
+    /// Resets the connection, so that the peer sees an error and no end.
+    ///
+    /// # Panics
+    /// The system refuses.
+    pub fn reset(self) {
+        let stream = self.reader.stream.reunite(self.writer.0).expect("two halves of one");
+        stream.set_zero_linger().expect("a socket");
+    }
+
     /// Writes a whole request while it reads the answer.
     ///
     /// # Errors

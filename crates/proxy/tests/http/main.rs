@@ -15,6 +15,7 @@ mod failures;
 mod faults;
 mod guard;
 mod propagation;
+mod relay;
 mod sessions;
 
 use common::{Bench, Proxy};
