@@ -1,6 +1,6 @@
 //! What a value may look like: one [`Kind`] for each sort of setting, used as `#[serde(with = "...")]`.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de, ser};
@@ -231,6 +231,27 @@ impl Kind for OptionalAddress {
 
     fn write(setting: &Option<String>) -> Value {
         setting.as_ref().map_or(Value::Null, Address::write)
+    }
+}
+
+pub(crate) enum OptionalFile {}
+
+impl Kind for OptionalFile {
+    type Setting = Option<PathBuf>;
+    const EXPECTED: &str = "null, or the name of a file";
+
+    fn read(value: &Value) -> Result<Option<PathBuf>, &Value> {
+        match value {
+            Value::Null => Ok(None),
+            // An environment variable can say nothing else.
+            Value::String(text) if text.is_empty() => Ok(None),
+            Value::String(text) => Ok(Some(PathBuf::from(text))),
+            _ => Err(value),
+        }
+    }
+
+    fn write(setting: &Option<PathBuf>) -> Value {
+        setting.as_ref().map_or(Value::Null, |path| Value::from(path.to_string_lossy().into_owned()))
     }
 }
 

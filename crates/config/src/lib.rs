@@ -16,4 +16,4 @@ pub use critical::{CriticalMetric, MetricKind};
 pub use environment::environment;
 pub use error::{ConfigError, ConfigErrors, Origin, Problem};
 pub use kind::{InvalidRatio, Ratio};
-pub use settings::{Dashboard, Metrics, Otel, Proxy, Settings, Tracing};
+pub use settings::{Dashboard, Metrics, Otel, Proxy, Settings, Tls, Tracing};

@@ -1,6 +1,7 @@
 //! The settings tree. These declarations are the only list of keys: their serialised default is what files and
 //! environment are checked against, so a new key is a field here, its default below, and a line in the default file.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use crate::{
     critical::{self, CriticalMetric},
     kind::{
         Address, AutoSwitch, Components, Count, Exporters, Host, Hosts, Kind as _, Name, Names, OptionalAddress,
-        Origins, Period, Port, Ratio, Sampling, Share, Size, Switch,
+        OptionalFile, Origins, Period, Port, Ratio, Sampling, Share, Size, Switch,
     },
 };
 
@@ -38,6 +39,8 @@ pub struct Settings {
     pub probe: Probe,
     /// What goes to an OpenTelemetry collector.
     pub otel: Otel,
+    /// TLS of the proxy's listener.
+    pub tls: Tls,
     /// The relay itself.
     pub proxy: Proxy,
 }
@@ -247,6 +250,24 @@ pub struct Proxy {
     /// Origins answered to besides loopback ones, such as `https://inspector.example`. Default: none.
     #[serde(with = "Origins")]
     pub allowed_origins: Vec<String>,
+    /// Certificates that an `https` upstream is checked against, in PEM, instead of the system's. Default: none.
+    #[serde(with = "OptionalFile")]
+    pub upstream_ca_file: Option<PathBuf>,
+}
+
+/// TLS of the proxy's listener, in PEM files. Without a certificate it speaks plain HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate, and behind it those that vouch for it. Default: none.
+    #[serde(with = "OptionalFile")]
+    pub cert_file: Option<PathBuf>,
+    /// Its private key. Default: none.
+    #[serde(with = "OptionalFile")]
+    pub key_file: Option<PathBuf>,
+    /// Certificates, one of which has to vouch for a client. Default: none, and any client is let in.
+    #[serde(with = "OptionalFile")]
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// Keys of later versions: refused by name, because a setting that does nothing must not look as if it did. A section
@@ -260,7 +281,6 @@ pub(crate) const LATER: &[&str] = &[
     "proxy.queue_messages",
     "servers",
     "supervision",
-    "tls",
     "tracing.capture",
 ];
 
@@ -274,6 +294,20 @@ impl Settings {
             conflicts.push(Conflict {
                 paths: ["metrics.retention", "metrics.aggregation_interval"],
                 message: format!("retention ({retention}) is shorter than aggregation_interval ({interval})"),
+            });
+        }
+        let Tls { cert_file, key_file, client_ca_file } = &self.tls;
+        if cert_file.is_some() != key_file.is_some() {
+            conflicts.push(Conflict {
+                paths: ["tls.cert_file", "tls.key_file"],
+                message: "a certificate needs its key, and a key its certificate".to_owned(),
+            });
+        }
+        if client_ca_file.is_some() && cert_file.is_none() {
+            conflicts.push(Conflict {
+                paths: ["tls.client_ca_file", "tls.cert_file"],
+                message: "clients can be checked by their certificates only where tls.cert_file switches TLS on"
+                    .to_owned(),
             });
         }
         conflicts
@@ -298,6 +332,7 @@ impl Default for Settings {
             grpc: Grpc::default(),
             probe: Probe::default(),
             otel: Otel::default(),
+            tls: Tls::default(),
             proxy: Proxy::default(),
         }
     }
@@ -393,6 +428,7 @@ impl Default for Proxy {
             idle_session: Duration::from_secs(30 * 60),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            upstream_ca_file: None,
         }
     }
 }

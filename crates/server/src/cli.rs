@@ -79,7 +79,7 @@ pub(crate) struct RunArgs {
 pub(crate) struct ProxyArgs {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// The MCP server, as `http://HOST[:PORT][/PATH]`
+    /// The MCP server, as `http://HOST[:PORT][/PATH]` or `https://...`
     #[arg(long, value_name = "URL")]
     pub(crate) upstream: String,
     /// Where clients connect instead; port 0 takes any free one

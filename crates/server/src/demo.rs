@@ -12,7 +12,7 @@ use mcpscope_demo::{HTTP_PATH, serve_stdio, traffic_http, traffic_io};
 use mcpscope_health::Reporter;
 use mcpscope_hooks::Probe;
 use mcpscope_hub::Frames;
-use mcpscope_proxy::http::{HostHeader, Upstream};
+use mcpscope_proxy::http::{Config, Upstream};
 use mcpscope_proxy::{Limits, stdio};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -55,7 +55,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     let announcement = listeners.prepare(args.common.ready_file.as_deref())?;
     // The client ends first, then the relay, then the server: nothing is cut off.
     let (relay_stop, server_stop) = (CancellationToken::new(), CancellationToken::new());
-    let relay = relay(&instance, &name, upstream, HostHeader::Auto, bound, relay_stop.clone())?;
+    let relay = relay(&instance, &name, Config::new(upstream), bound, relay_stop.clone())?;
     let stdio = Stdio {
         probe: instance.probe(&format!("{name}-stdio"), Transport::Stdio),
         limits: instance.limits(),

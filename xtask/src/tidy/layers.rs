@@ -37,6 +37,7 @@ const PLACES: &[Place] = &[
     place("core", 0, &[], &[&["tokio*", "serde*", "mio", "rustix", "chrono", "time"]]),
     // Sockets alone: what is spoken on them is not its business.
     place("accept", 1, &[], &[HTTP]),
+    place("tls", 1, &[], &[HTTP, &["tokio*"]]),
     place("metrics", 1, &["core"], &[HTTP, &["tokio*"]]),
     place("tracing", 1, &["core"], &[&["tokio*", "opentelemetry*", "tracing-opentelemetry"]]),
     place("chaos", 1, &["core"], &[HTTP, &["tonic*", "prost*", "rmcp", "cel*"]]),
@@ -53,12 +54,12 @@ const PLACES: &[Place] = &[
     place(
         "proxy",
         4,
-        &["accept", "core", "hooks", "health"],
+        &["accept", "core", "hooks", "health", "tls"],
         &[&["warp", "axum*", "opentelemetry*", "metrics-exporter-*"]],
     ),
     place("grpc", 4, &["accept", "core", "hub"], &[&["warp"]]),
     place("dashboard", 4, &["accept", "core", "hub"], &[&["tonic*", "prost*"]]),
-    place("export", 4, &["core", "health", "hub", "metrics", "tracing"], &[&["warp", "axum*", "rmcp"]]),
+    place("export", 4, &["core", "health", "hub", "metrics", "tracing", "tls"], &[&["warp", "axum*", "rmcp"]]),
     place("notify", 4, &["core", "alerts"], &[&["warp", "axum*", "tonic*", "rmcp"]]),
     // Its settings are its own; the server maps them to each crate's.
     place("config", 4, &[], &[&["tokio*", "hyper*", "warp", "tonic*", "rmcp"]]),

@@ -84,12 +84,12 @@ fn misspelt_and_misplaced_keys() {
 #[test]
 fn keys_of_later_versions() {
     check(
-        "chaos: { enabled: true, nonsense: 1 }\nservers: []\ntracing: { capture: off }\ntls: {}\nproxy: { queue_bytes: 1 }\n",
+        "chaos: { enabled: true, nonsense: 1 }\nservers: []\ntracing: { capture: off }\nsupervision: {}\nproxy: { queue_bytes: 1 }\n",
         expect![[r#"
             a.yaml:1:1: chaos: not available in this version
             a.yaml:2:1: servers: not available in this version
             a.yaml:3:12: tracing.capture: not available in this version
-            a.yaml:4:1: tls: not available in this version
+            a.yaml:4:1: supervision: not available in this version
             a.yaml:5:10: proxy.queue_bytes: not available in this version"#]],
     );
 }
@@ -127,7 +127,7 @@ fn wrong_shapes() {
             a.yaml:1:10: tracing: expected a section with keys out of enabled, max_traces, max_bytes, sampling_rate, critical_paths, call_timeout, found 5
             a.yaml:2:10: metrics: expected a section with keys out of enabled, aggregation_interval, retention, sampling_rate, max_label_values, critical_metrics, listen, found a list
             a.yaml:3:12: dashboard: expected a section with keys out of enabled, host, port, update_interval, max_connections, subscriber_timeout, max_traces, max_metrics, allowed_hosts, allowed_origins, found "off"
-            a.yaml:4:8: proxy: expected a section with keys out of max_message, connect_timeout, header_timeout, idle_session, allowed_hosts, allowed_origins, found a tag"#]],
+            a.yaml:4:8: proxy: expected a section with keys out of max_message, connect_timeout, header_timeout, idle_session, allowed_hosts, allowed_origins, upstream_ca_file, found a tag"#]],
     );
     check(
         "tracing: { max_traces: [1], call_timeout: { a: b }, critical_paths: json_rpc, sampling_rate: !half 0.5, max_bytes: }\nproxy: { allowed_hosts: [1, {a: 1}] }\n",
@@ -142,7 +142,7 @@ fn wrong_shapes() {
     check(
         "just text",
         expect![[
-            r#"a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, proxy, found "just text""#
+            r#"a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, found "just text""#
         ]],
     );
     check(
@@ -270,6 +270,16 @@ fn settings_at_odds() {
         expect![[
             r#"a.yaml:1:49: metrics.retention: expected a duration from 1ms to 365d such as 200ms, 10s or 60m, or a number of milliseconds, found "lots""#
         ]],
+    );
+    check(
+        "tls:\n  cert_file: a.pem\n",
+        expect!["a.yaml:2:14: tls.cert_file: a certificate needs its key, and a key its certificate"],
+    );
+    check(
+        "tls:\n  client_ca_file: a.pem\n",
+        expect![
+            "a.yaml:2:19: tls.client_ca_file: clients can be checked by their certificates only where tls.cert_file switches TLS on"
+        ],
     );
     // The last word on it is in the second file.
     let (first, second) = ("metrics: { retention: 1s }", "\n\nmetrics: { retention: 2s }");

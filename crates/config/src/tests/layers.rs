@@ -6,7 +6,7 @@ use serde_yaml::Value;
 
 use super::load;
 use crate::{
-    InvalidRatio, Ratio, Settings,
+    InvalidRatio, Ratio, Settings, Tls,
     environment::{environment, variable},
     settings::LATER,
     tree::Tree,
@@ -53,7 +53,7 @@ fn the_default_file_is_the_defaults() {
 
 #[test]
 fn defaults_are_those_of_the_specification() {
-    let Settings { observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, proxy } =
+    let Settings { observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy } =
         Settings::default();
     assert!(observability_enabled && tracing.enabled && metrics.enabled && dashboard.enabled);
     assert_eq!((otel.enabled, &*otel.service_name, &*otel.sampling), (None, "mcpscope", "always_on"));
@@ -82,6 +82,7 @@ fn defaults_are_those_of_the_specification() {
     assert_eq!(proxy.max_message_bytes, 16_777_216);
     assert_eq!((proxy.connect_timeout.as_secs(), proxy.header_timeout.as_secs()), (10, 10));
     assert_eq!(proxy.idle_session.as_secs(), 1800);
+    assert_eq!((tls, proxy.upstream_ca_file), (Tls::default(), None));
     for list in [dashboard.allowed_hosts, dashboard.allowed_origins, proxy.allowed_hosts, proxy.allowed_origins] {
         assert!(list.is_empty());
     }
@@ -108,7 +109,8 @@ tracing: { max_traces: 0x10, max_bytes: 1.5 KiB, sampling_rate: 1, critical_path
 metrics: { aggregation_interval: 1s 500ms, retention: 365d, sampling_rate: 0, listen: '[::]:9464' }
 dashboard: { host: '::1', port: 0, allowed_hosts: [a_b.example, 10.0.0.7, '::2'] }
 otel: { enabled: true, service_name: 'a b', exporters: [console, otlp], sampling: parentbased_traceidratio:0.25 }
-proxy: { max_message: 100, allowed_origins: ['https://x.example', 'http://x.example:8080', 'vscode-webview://abc', 'http://[::2]:1'] }
+tls: { cert_file: a.pem, key_file: /b c.pem, client_ca_file: null }
+proxy: { upstream_ca_file: '', max_message: 100, allowed_origins: ['https://x.example', 'http://x.example:8080', 'vscode-webview://abc', 'http://[::2]:1'] }
 ";
     let settings = load(&[file], &[]).unwrap();
     assert!(!settings.observability_enabled);
@@ -128,6 +130,12 @@ proxy: { max_message: 100, allowed_origins: ['https://x.example', 'http://x.exam
         assert_eq!(load(&[file], &[variable]).unwrap().otel.enabled, enabled);
         assert_eq!(load(&[], &[variable, ("MCPSCOPE_OTEL_EXPORTERS", "")]).unwrap().otel.enabled, enabled);
     }
+    let Tls { cert_file, key_file, client_ca_file } = settings.tls;
+    let paths = [cert_file, key_file, client_ca_file, settings.proxy.upstream_ca_file];
+    assert_eq!(
+        paths.each_ref().map(Option::as_deref),
+        [Some(Path::new("a.pem")), Some(Path::new("/b c.pem")), None, None]
+    );
     assert_eq!(settings.proxy.max_message_bytes, 100);
     assert_eq!(settings.proxy.allowed_origins.len(), 4);
 }
@@ -171,7 +179,7 @@ fn what_is_no_host_and_no_origin() {
 fn every_key_has_a_variable_of_its_own() {
     let tree = Tree::new();
     let leaves = tree.leaves();
-    assert_eq!(leaves.len(), 44);
+    assert_eq!(leaves.len(), 48);
     let names: BTreeSet<String> = leaves.iter().map(|path| variable(path)).collect();
     assert_eq!(names.len(), leaves.len(), "{names:?}");
     for path in &leaves {

@@ -1,16 +1,16 @@
 //! One client connection: its requests, one after the other, to the upstream connection that belongs to it.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use mcpscope_core::{Component, Direction, ErrorType};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::answers::{Answers, Failure};
@@ -19,6 +19,7 @@ use super::decode::Length;
 use super::exchange::{Exchange, TRACEPARENT, is_signed};
 use super::head::{self, BadHead, Edits, Request};
 use super::reply::Reply;
+use super::stream::Stream;
 use super::wire::{Input, write};
 use super::{HostHeader, Shared};
 use crate::MAX_HOLD;
@@ -32,12 +33,12 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// One side of the relay.
 struct Peer {
-    stream: TcpStream,
+    stream: Stream,
     input: Input,
 }
 
 impl Peer {
-    fn new(stream: TcpStream) -> Self {
+    fn new(stream: Stream) -> Self {
         Self { stream, input: Input::default() }
     }
 }
@@ -74,12 +75,14 @@ enum Next {
     Another,
     /// It is closed.
     Close,
+    /// It ends where it is, within what tells its length.
+    CutOff,
     /// It is closed in such a way that what came is not taken for all there is.
     Reset,
 }
 
 impl Client {
-    pub(super) fn new(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, stream: Stream, address: SocketAddr) -> Self {
         Self {
             timer: Timer(Box::pin(sleep(shared.config.header_timeout))),
             shared,
@@ -111,12 +114,19 @@ impl Client {
             };
             match next {
                 Next::Another => limit = MAX_IDLE,
-                Next::Close => return,
-                Next::Reset => {
-                    let _ = self.peer.stream.set_zero_linger();
-                    return;
-                }
+                Next::Close => return self.close().await,
+                Next::CutOff => return,
+                Next::Reset => return self.peer.stream.reset(),
             }
+        }
+        self.close().await;
+    }
+
+    /// Says that this is the end, where that has to be said.
+    async fn close(&mut self) {
+        if self.peer.stream.says_its_end() {
+            // Who is gone, or takes nothing, is not told.
+            let _ = timeout(LINGER, self.peer.stream.shutdown()).await;
         }
     }
 
@@ -227,14 +237,16 @@ impl Client {
             return Next::Close;
         }
         let config = &self.shared.config;
-        if self.upstream.as_mut().is_some_and(is_over) {
+        if let Some(upstream) = &mut self.upstream
+            && is_over(upstream).await
+        {
             self.upstream = None;
         }
         if self.upstream.is_none() {
             let Peer { stream, input } = &mut self.peer;
             let connected = tokio::select! {
                 biased;
-                connected = config.upstream.connect(config.connect_timeout) => connected,
+                connected = config.upstream.connect(config.tls.connect.as_ref(), config.connect_timeout) => connected,
                 _ = input.gone(stream) => return Next::Close,
             };
             match connected {
@@ -285,7 +297,7 @@ impl Client {
             Ok(Err(Failure::Client(_))) => Next::Close,
             Ok(Err(Failure::CutOff { source, is_silent })) => {
                 tracing::debug!(peer = %self.address, error = %source, "an answer was broken off");
-                if is_silent { Next::Reset } else { Next::Close }
+                if is_silent { Next::Reset } else { Next::CutOff }
             }
             Ok(Err(failure)) => self.failed(&failure, asked).await,
             Err(error) => {
@@ -321,7 +333,7 @@ impl Client {
     async fn failed(&mut self, failure: &Failure, mut asked: Asked) -> Next {
         self.upstream = None;
         let config = &self.shared.config;
-        let message = format!("upstream http://{} gave no answer: {failure}", config.upstream.authority());
+        let message = format!("upstream {} gave no answer: {failure}", config.upstream.origin());
         tracing::warn!("{message}");
         // The rest of the request tells which calls it holds, whose ids the answer repeats.
         let Peer { stream, input } = &mut self.peer;
@@ -428,9 +440,13 @@ async fn unasked(upstream: &mut Option<Peer>) {
 }
 
 /// Whether an upstream connection is known to have ended while it was asked nothing, or said something unasked.
-fn is_over(upstream: &mut Peer) -> bool {
-    let read = upstream.stream.try_read(&mut [0]);
-    !read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+async fn is_over(upstream: &mut Peer) -> bool {
+    let Peer { stream, input } = upstream;
+    if !input.bytes().is_empty() {
+        return true;
+    }
+    let mut read = pin!(input.read(stream));
+    poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx).is_ready())).await
 }
 
 /// A timer that is set anew only when it has run out: it mostly never does.

@@ -8,6 +8,7 @@ mod exchange;
 mod head;
 mod reply;
 mod sessions;
+mod stream;
 mod upstream;
 mod wire;
 
@@ -21,6 +22,8 @@ use mcpscope_hooks::Probe;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, rustls};
 
 pub use upstream::{InvalidUpstream, Upstream};
 
@@ -28,6 +31,7 @@ use crate::relay::Relay;
 use crate::{Limits, SWEEP, Traffic};
 use client::Client;
 use sessions::Sessions;
+use stream::Stream;
 
 /// Connections served at once; further ones wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 8192;
@@ -44,6 +48,34 @@ pub enum HostHeader {
     Upstream,
 }
 
+/// What the relay speaks TLS with; the crate `mcpscope-tls` makes both from files. HTTP/2 is refused on either side.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// To an `https` upstream, which cannot be connected to without it.
+    pub connect: Option<Arc<rustls::ClientConfig>>,
+    /// To clients, which speak plain HTTP without it.
+    pub accept: Option<Arc<rustls::ServerConfig>>,
+}
+
+impl Tls {
+    /// Of these, each for HTTP/1.1 alone.
+    #[must_use]
+    pub fn new(connect: Option<rustls::ClientConfig>, accept: Option<rustls::ServerConfig>) -> Self {
+        let connect = connect.map(|mut config| {
+            config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+            Arc::new(config)
+        });
+        let accept = accept.map(|mut config| {
+            config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+            Arc::new(config)
+        });
+        Self { connect, accept }
+    }
+}
+
+/// As TLS names it (RFC 7301).
+const HTTP_1_1: &[u8] = b"http/1.1";
+
 /// How an HTTP relay works.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -55,6 +87,8 @@ pub struct Config {
     pub hosts: HostPolicy,
     /// What bounds the observation.
     pub limits: Limits,
+    /// What TLS is spoken with. Default: nothing.
+    pub tls: Tls,
     /// How long connecting to the upstream may take. Default: [`Config::DEFAULT_CONNECT_TIMEOUT`].
     pub connect_timeout: Duration,
     /// How long a client may take to send a request's head, and to begin with the first. Default:
@@ -86,6 +120,7 @@ impl Config {
             host_header: HostHeader::default(),
             hosts: HostPolicy::default(),
             limits: Limits::default(),
+            tls: Tls::default(),
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
             header_timeout: Self::DEFAULT_HEADER_TIMEOUT,
             idle_session: Self::DEFAULT_IDLE_SESSION,
@@ -152,6 +187,17 @@ async fn connection(
     stopped: watch::Receiver<bool>,
 ) {
     let _counted = shared.relay.probe.connection(Instant::now());
+    let stream = match &shared.config.tls.accept {
+        None => Stream::Plain(stream),
+        Some(tls) => {
+            let secured = TlsAcceptor::from(Arc::clone(tls)).accept(stream);
+            match timeout(shared.config.header_timeout, secured).await {
+                Ok(Ok(stream)) => Stream::Tls(Box::new(stream.into())),
+                Ok(Err(error)) => return tracing::debug!(%peer, %error, "no TLS with a client"),
+                Err(_) => return tracing::debug!(%peer, "no TLS with a client in time"),
+            }
+        }
+    };
     Client::new(shared, stream, peer).serve(stopped).await;
 }
 
@@ -160,9 +206,9 @@ async fn connection(
 async fn try_upstream(shared: Arc<Shared>) {
     let config = &shared.config;
     let Some(traffic) = &config.traffic else { return };
-    match config.upstream.connect(config.connect_timeout).await {
+    match config.upstream.connect(config.tls.connect.as_ref(), config.connect_timeout).await {
         Ok(_) => traffic.works(),
-        Err(error) => traffic.fails(&format!("upstream http://{}: {error}", config.upstream.authority())),
+        Err(error) => traffic.fails(&format!("upstream {}: {error}", config.upstream.origin())),
     }
 }
 

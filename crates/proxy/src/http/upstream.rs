@@ -2,14 +2,22 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 use url::{Host, Url};
 
-/// Where requests go: an `http` URL.
+use super::stream::Stream;
+
+/// Where requests go: an `http` or `https` URL.
 #[derive(Clone, Debug)]
 pub struct Upstream {
+    is_secure: bool,
     host: Host<String>,
     port: u16,
     path: String,
@@ -20,7 +28,7 @@ pub struct Upstream {
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidUpstream {
     /// It is no URL.
-    #[error("{url:?} is no URL: expected http://HOST[:PORT][/PATH]{}", hint(url))]
+    #[error("{url:?} is no URL: expected http[s]://HOST[:PORT][/PATH]{}", hint(url))]
     Url {
         /// As it was given.
         url: String,
@@ -28,10 +36,7 @@ pub enum InvalidUpstream {
         source: url::ParseError,
     },
     /// Its scheme is not supported.
-    #[error(
-        "{url:?} has the scheme {scheme:?}: expected http (https upstreams are not available in this version){}",
-        hint(url)
-    )]
+    #[error("{url:?} has the scheme {scheme:?}: expected http or https{}", hint(url))]
     Scheme {
         /// As it was given.
         url: String,
@@ -39,7 +44,7 @@ pub enum InvalidUpstream {
         scheme: String,
     },
     /// It names no host, or a user, or a part that requests have of their own.
-    #[error("{url:?} is no upstream: expected http://HOST[:PORT][/PATH]")]
+    #[error("{url:?} is no upstream: expected http[s]://HOST[:PORT][/PATH]")]
     Shape {
         /// As it was given.
         url: String,
@@ -54,13 +59,14 @@ fn hint(url: &str) -> String {
 }
 
 impl Upstream {
-    /// Reads `http://HOST[:PORT][/PATH]`.
+    /// Reads `http://HOST[:PORT][/PATH]` or the same with `https`.
     ///
     /// # Errors
     /// It is no URL of that shape.
     pub fn parse(text: &str) -> Result<Self, InvalidUpstream> {
         let url = Url::parse(text).map_err(|source| InvalidUpstream::Url { url: text.to_owned(), source })?;
-        if url.scheme() != "http" {
+        let is_secure = url.scheme() == "https";
+        if url.scheme() != "http" && !is_secure {
             return Err(InvalidUpstream::Scheme { url: text.to_owned(), scheme: url.scheme().to_owned() });
         }
         let shape = || InvalidUpstream::Shape { url: text.to_owned() };
@@ -68,13 +74,26 @@ impl Upstream {
             url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
         let host = url.host().filter(|_| plain).ok_or_else(shape)?.to_owned();
         let authority = url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
-        Ok(Self { host, port: url.port().unwrap_or(80), path: url.path().to_owned(), authority })
+        let port = url.port_or_known_default().ok_or_else(shape)?;
+        Ok(Self { is_secure, host, port, path: url.path().to_owned(), authority })
     }
 
     /// Host and port as in a `Host` header.
     #[must_use]
     pub fn authority(&self) -> &str {
         &self.authority
+    }
+
+    /// Scheme, host and port.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        format!("{}://{}", if self.is_secure { "https" } else { "http" }, self.authority)
+    }
+
+    /// Whether it is spoken to with TLS.
+    #[must_use]
+    pub const fn is_secure(&self) -> bool {
+        self.is_secure
     }
 
     /// The path of the MCP endpoint, beginning with `/`.
@@ -93,19 +112,36 @@ impl Upstream {
         }
     }
 
-    pub(super) async fn connect(&self, timeout: Duration) -> io::Result<TcpStream> {
-        let connect = async {
-            match &self.host {
-                Host::Domain(name) => TcpStream::connect((name.as_str(), self.port)).await,
-                Host::Ipv4(address) => TcpStream::connect((IpAddr::from(*address), self.port)).await,
-                Host::Ipv6(address) => TcpStream::connect((IpAddr::from(*address), self.port)).await,
-            }
+    /// A connection, within this time. `tls` is for an upstream that is secure.
+    pub(super) async fn connect(&self, tls: Option<&Arc<ClientConfig>>, limit: Duration) -> io::Result<Stream> {
+        let connected = timeout(limit, async {
+            let stream = self.connect_tcp().await?;
+            // Messages are small: holding them back gains nothing. A socket that refuses just works as before.
+            let _ = stream.set_nodelay(true);
+            if self.is_secure { self.secure(stream, tls).await } else { Ok(Stream::Plain(stream)) }
+        });
+        connected.await.map_err(|_| {
+            io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {} s", limit.as_secs_f64()))
+        })?
+    }
+
+    async fn connect_tcp(&self) -> io::Result<TcpStream> {
+        match &self.host {
+            Host::Domain(name) => TcpStream::connect((name.as_str(), self.port)).await,
+            Host::Ipv4(address) => TcpStream::connect((IpAddr::from(*address), self.port)).await,
+            Host::Ipv6(address) => TcpStream::connect((IpAddr::from(*address), self.port)).await,
+        }
+    }
+
+    async fn secure(&self, stream: TcpStream, tls: Option<&Arc<ClientConfig>>) -> io::Result<Stream> {
+        let tls = tls.ok_or_else(|| io::Error::other("there is no TLS to speak https with"))?;
+        let name = match &self.host {
+            Host::Domain(name) => ServerName::try_from(name.clone()).map_err(io::Error::other)?,
+            Host::Ipv4(address) => IpAddr::from(*address).into(),
+            Host::Ipv6(address) => IpAddr::from(*address).into(),
         };
-        let stream = tokio::time::timeout(timeout, connect).await.map_err(|_| {
-            io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {} s", timeout.as_secs_f64()))
-        })??;
-        let _ = stream.set_nodelay(true);
-        Ok(stream)
+        let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await?;
+        Ok(Stream::Tls(Box::new(stream.into())))
     }
 }
 
@@ -120,6 +156,11 @@ mod tests {
         let upstream = Upstream::parse("http://mcp.example").unwrap();
         assert_eq!((upstream.authority(), upstream.path(), upstream.port), ("mcp.example", "/", 80));
         assert_eq!(Upstream::parse("http://[::1]:1/").unwrap().authority(), "[::1]:1");
+        let upstream = Upstream::parse("https://mcp.example").unwrap();
+        assert_eq!(
+            (upstream.origin().as_str(), upstream.port, upstream.is_secure()),
+            ("https://mcp.example", 443, true)
+        );
     }
 
     #[test]
@@ -127,9 +168,9 @@ mod tests {
         for (url, hint) in [
             ("localhost:3001", "did you mean http://localhost:3001?"),
             ("127.0.0.1:3001/mcp", "did you mean http://127.0.0.1:3001/mcp?"),
-            ("https://mcp.example", "https upstreams are not available in this version"),
-            ("http://user@mcp.example/", "expected http://HOST[:PORT][/PATH]"),
-            ("http://mcp.example/?a=b", "expected http://HOST[:PORT][/PATH]"),
+            ("ftp://mcp.example", "expected http or https"),
+            ("http://user@mcp.example/", "expected http[s]://HOST[:PORT][/PATH]"),
+            ("http://mcp.example/?a=b", "expected http[s]://HOST[:PORT][/PATH]"),
             ("", "is no URL"),
         ] {
             let error = Upstream::parse(url).unwrap_err().to_string();

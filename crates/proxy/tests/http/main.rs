@@ -17,6 +17,7 @@ mod guard;
 mod propagation;
 mod relay;
 mod sessions;
+mod tls;
 
 use common::{Bench, Proxy};
 use mcpscope_core::Transport;

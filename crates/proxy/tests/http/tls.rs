@@ -1,0 +1,178 @@
+//! TLS on either side of the relay.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mcpscope_core::Transport;
+use mcpscope_proxy::http::{Tls, Upstream};
+use mcpscope_test_support::{http, within};
+use mcpscope_tls::Identity;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use crate::common::{Bench, Proxy, tool_calls};
+use crate::{call, json, post, result};
+
+/// A certificate for `localhost`, which is its own authority, and its key.
+struct Certificate {
+    folder: TempDir,
+}
+
+impl Certificate {
+    fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("chain.pem"), made.cert.pem()).unwrap();
+        std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        Self { folder }
+    }
+
+    fn chain(&self) -> PathBuf {
+        self.folder.path().join("chain.pem")
+    }
+
+    fn identity(&self) -> Identity {
+        Identity { chain: self.chain(), key: self.folder.path().join("key.pem") }
+    }
+
+    fn client(&self) -> ClientConfig {
+        mcpscope_tls::client(Some(&self.chain()), None).unwrap()
+    }
+}
+
+/// A relay that speaks TLS with both sides, in front of a server that the test plays.
+struct Secure {
+    bench: Bench,
+    proxy: Proxy,
+    upstream: TcpListener,
+    ours: Certificate,
+    theirs: Certificate,
+}
+
+impl Secure {
+    async fn new() -> Self {
+        let (ours, theirs) = (Certificate::new(), Certificate::new());
+        let trusted = theirs.client();
+        Self::trusting(ours, theirs, trusted).await
+    }
+
+    async fn trusting(ours: Certificate, theirs: Certificate, trusted: ClientConfig) -> Self {
+        let (bench, upstream) = (Bench::new(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let address = upstream.local_addr().unwrap();
+        let accept = mcpscope_tls::server(&ours.identity(), None).unwrap();
+        let proxy = Proxy::start_with(address, bench.probe(Transport::Http), |config| {
+            config.upstream = Upstream::parse(&format!("https://localhost:{}/mcp", address.port())).unwrap();
+            config.tls = Tls::new(Some(trusted), Some(accept));
+        })
+        .await;
+        Self { bench, proxy, upstream, ours, theirs }
+    }
+
+    async fn client(&self) -> client::TlsStream<TcpStream> {
+        connect(self.proxy.address, self.ours.client()).await.unwrap()
+    }
+
+    async fn server(&self) -> io::Result<server::TlsStream<TcpStream>> {
+        let config = Arc::new(mcpscope_tls::server(&self.theirs.identity(), None).unwrap());
+        let (stream, _) = within(self.upstream.accept()).await?;
+        within(TlsAcceptor::from(config).accept(stream)).await
+    }
+
+    /// A client and the server behind the relay, after a request was passed on.
+    async fn asked(&self, request: &[u8]) -> (client::TlsStream<TcpStream>, server::TlsStream<TcpStream>) {
+        let mut client = self.client().await;
+        client.write_all(request).await.unwrap();
+        let mut server = self.server().await.unwrap();
+        assert_eq!(read(&mut server, request.len()).await, request);
+        (client, server)
+    }
+}
+
+async fn connect(address: SocketAddr, config: ClientConfig) -> io::Result<client::TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+}
+
+async fn read(from: &mut (impl tokio::io::AsyncRead + Unpin), bytes: usize) -> Vec<u8> {
+    let mut all = vec![0; bytes];
+    within(from.read_exact(&mut all)).await.unwrap();
+    all
+}
+
+#[tokio::test]
+async fn exchanges_pass_byte_by_byte() {
+    let secure = Secure::new().await;
+    let (mut client, mut server) = secure.asked(&post(&[], &call(1, "echo"))).await;
+    for id in 1..4 {
+        let answer = json(&[], &result(id));
+        server.write_all(&answer).await.unwrap();
+        assert_eq!(read(&mut client, answer.len()).await, answer);
+        let request = post(&[], &call(id + 1, "echo"));
+        client.write_all(&request).await.unwrap();
+        assert_eq!(read(&mut server, request.len()).await, request);
+    }
+    secure.bench.becomes(&tool_calls("echo", "ok"), 3).await;
+    // Who leaves is told to the other side, though a call is under way.
+    drop(client);
+    let error = within(server.read(&mut [0])).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    secure.bench.becomes(&tool_calls("echo", "cancelled"), 1).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_with_its_connection_ends_as_the_server_ended_it() {
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nall of it";
+    let secure = Secure::new().await;
+    for is_whole in [true, false] {
+        let (mut client, mut server) = secure.asked(&http::request("GET", "/mcp", &[], b"")).await;
+        server.write_all(ANSWER).await.unwrap();
+        if is_whole {
+            server.shutdown().await.unwrap();
+        }
+        let mut answer = vec![0; ANSWER.len()];
+        within(client.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(answer, ANSWER);
+        drop(server);
+        let end = within(client.read(&mut [0])).await;
+        assert_eq!(end.is_ok(), is_whole, "a part must not pass for the whole: {end:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_nobody_vouches_for_is_sent_nothing() {
+    let (ours, theirs) = (Certificate::new(), Certificate::new());
+    let foreign = Certificate::new().client();
+    let secure = Secure::trusting(ours, theirs, foreign).await;
+    let mut client = secure.client().await;
+    client.write_all(&post(&[], &call(7, "echo"))).await.unwrap();
+    secure.server().await.unwrap_err();
+    let mut answer = vec![0; 12];
+    within(client.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 502");
+    secure.bench.becomes(&tool_calls("echo", "error"), 1).await;
+}
+
+#[tokio::test]
+async fn only_http_1_1_is_agreed_on() {
+    let secure = Secure::new().await;
+    for (offered, agreed) in [(&["h2", "http/1.1"][..], Some(&b"http/1.1"[..])), (&["h2"], None), (&[], Some(b""))] {
+        let mut config = secure.ours.client();
+        config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let connected = connect(secure.proxy.address, config).await;
+        let chosen = connected.as_ref().ok().map(|stream| stream.get_ref().1.alpn_protocol().unwrap_or_default());
+        assert_eq!(chosen, agreed, "{offered:?}: {connected:?}");
+    }
+    // Who does not speak TLS at all gets no further.
+    let plain = secure.proxy.connect().await;
+    let mut writer = plain.writer;
+    writer.write(&post(&[], &call(1, "echo"))).await.unwrap();
+    let said = plain.reader.closed().await.unwrap();
+    assert!(!said.starts_with(b"HTTP/"), "{said:?}");
+}
