@@ -17,6 +17,7 @@ mod record;
 mod schema;
 mod series;
 mod snapshot;
+mod sparse;
 mod storage;
 mod sync;
 mod text;
@@ -35,6 +36,7 @@ pub use crate::prometheus::Prometheus;
 pub use crate::record::RawRecord;
 pub use crate::schema::{Desc, Kind, Unit, desc};
 pub use crate::snapshot::{Exemplar, FamilySnapshot, HistogramSnapshot, SeriesSnapshot, Snapshot, Value};
+pub use crate::sparse::Sparse;
 #[doc(hidden)]
 pub use crate::storage::local::CachedCell;
 pub use crate::text::Format;

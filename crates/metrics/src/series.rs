@@ -84,10 +84,7 @@ impl Series {
             }
             Cell::Histogram(place) => {
                 let cells = slabs.iter().filter_map(|slab| slab.histogram(*place));
-                let mut values = HistogramCell::snapshot(cells, self.desc.bounds);
-                // The largest part of a snapshot, of which there are several at a time.
-                values.scale.shrink_to_fit();
-                Value::Histogram(Box::new(values))
+                Value::Histogram(Box::new(HistogramCell::snapshot(cells, self.desc.bounds)))
             }
             Cell::Gauge(cell) => Value::Gauge(cell.get()),
         }

@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 use mcpscope_core::{Labels, TraceId};
 
 use crate::schema::Desc;
+use crate::sparse::Sparse;
 use crate::storage::scale;
 
 /// All families at one moment. Taking one changes nothing, so any number of readers may.
@@ -147,8 +148,8 @@ pub struct HistogramSnapshot {
     pub bounds_ns: &'static [u64],
     /// Values per exposed bound (not accumulated), the last one above all bounds.
     pub bounds: Vec<u64>,
-    /// Values per position on the log-linear scale, positions without values left out.
-    pub scale: Vec<(u16, u64)>,
+    /// Values per position on the log-linear scale.
+    pub scale: Sparse,
 }
 
 impl HistogramSnapshot {
@@ -157,12 +158,6 @@ impl HistogramSnapshot {
     /// Lowest and highest value are those of the whole life of the series: a difference cannot know them.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        let before = |index: u16| {
-            let found = earlier.scale.binary_search_by_key(&index, |(index, _)| *index).ok();
-            found.and_then(|at| earlier.scale.get(at)).map_or(0, |(_, n)| *n)
-        };
-        let scale =
-            self.scale.iter().map(|(index, n)| (*index, n.saturating_sub(before(*index)))).filter(|(_, n)| *n > 0);
         let bounds: Vec<u64> = self
             .bounds
             .iter()
@@ -173,8 +168,7 @@ impl HistogramSnapshot {
             count: bounds.iter().sum(),
             sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns),
             bounds,
-            // Without room for more: it is kept as long as what it is part of, as often as there are series.
-            scale: scale.collect::<Box<[_]>>().into_vec(),
+            scale: self.scale.join(&earlier.scale, u64::saturating_sub),
             ..*self
         }
     }
@@ -196,12 +190,7 @@ impl HistogramSnapshot {
         for (mine, theirs) in self.bounds.iter_mut().zip(&other.bounds) {
             *mine += theirs;
         }
-        for (index, n) in &other.scale {
-            match self.scale.binary_search_by_key(index, |(index, _)| *index) {
-                Ok(at) => self.scale[at].1 += n,
-                Err(at) => self.scale.insert(at, (*index, *n)),
-            }
-        }
+        self.scale = self.scale.join(&other.scale, u64::saturating_add);
     }
 
     /// The value below which the share `quantile` (0..=1) of the values lies, in nanoseconds; never outside of lowest and
@@ -216,13 +205,13 @@ impl HistogramSnapshot {
             seen += n;
             seen >= rank
         });
-        bucket.map_or(0, |(index, _)| scale::middle_ns(*index).clamp(self.min_ns, self.max_ns.max(self.min_ns)))
+        bucket.map_or(0, |(index, _)| scale::middle_ns(index).clamp(self.min_ns, self.max_ns.max(self.min_ns)))
     }
 
     /// What the lowest value is at most, and the highest at least, by the scale, in nanoseconds. 0 if there are no values.
     pub(crate) fn ends_ns(&self) -> (u64, u64) {
-        let edges = |end: Option<&(u16, u64)>| end.map_or((0, 0), |(index, _)| scale::edges_ns(*index));
-        (edges(self.scale.first()).1, edges(self.scale.last()).0)
+        let edges = |end: Option<(u16, u64)>| end.map_or((0, 0), |(index, _)| scale::edges_ns(index));
+        (edges(self.scale.iter().next()).1, edges(self.scale.iter().last()).0)
     }
 }
 

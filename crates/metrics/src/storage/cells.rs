@@ -174,7 +174,7 @@ impl HistogramCell {
             count: buckets.iter().sum(),
             bounds_ns: bounds.as_ns(),
             bounds: buckets,
-            scale,
+            scale: scale.into_iter().collect(),
             ..HistogramSnapshot::default()
         };
         if snapshot.count == 0 {
