@@ -243,8 +243,8 @@ impl Kind for OptionalFile {
     fn read(value: &Value) -> Result<Option<PathBuf>, &Value> {
         match value {
             Value::Null => Ok(None),
-            // An environment variable can say nothing else.
-            Value::String(text) if text.is_empty() => Ok(None),
+            // An environment variable can say it as text only.
+            Value::String(text) if text.is_empty() || text == "null" => Ok(None),
             Value::String(text) => Ok(Some(PathBuf::from(text))),
             _ => Err(value),
         }

@@ -148,13 +148,13 @@ fn wrong_shapes() {
     check(
         "- a\n- b\n",
         expect![
-            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, proxy, found a list"
+            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, found a list"
         ],
     );
     check(
         "!tag {}\n",
         expect![
-            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, proxy, found a tag"
+            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, found a tag"
         ],
     );
     check(
