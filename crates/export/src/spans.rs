@@ -1,6 +1,7 @@
 //! Spans from the tracer to a collector and a console.
 
 use std::io::{self, Write};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,15 +32,20 @@ const MAX_SHOW: Duration = Duration::from_secs(5);
 /// The work of exporting spans.
 pub(crate) struct Export<'a, C> {
     config: &'a Traces,
-    exports: Exports,
+    source: Source<'a>,
     collector: Option<C>,
     console: Option<Box<dyn Write + Send>>,
     resource: Arc<Resource>,
-    reader: &'a Reader,
     condition: &'a Condition,
     turn: Turn,
     delivery: Delivery,
     batch: Batch,
+}
+
+/// Where the spans come from, and what became of them.
+struct Source<'a> {
+    exports: Exports,
+    reader: &'a Reader,
     counts: Counts,
 }
 
@@ -66,16 +72,14 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
         let attempt = config.otlp.as_ref().map_or(config.export_timeout, |endpoint| endpoint.timeout);
         Self {
             config,
-            exports,
+            source: Source { exports, reader, counts: Counts::default() },
             collector,
             console,
             resource: Arc::new(resource),
-            reader,
             condition,
             turn: reader.turn(),
             delivery: Delivery::new(attempt, config.export_timeout),
             batch: Batch::default(),
-            counts: Counts::default(),
         }
     }
 
@@ -108,9 +112,9 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
         for _ in 0..2 {
             self.take(usize::MAX, &ending).await;
             let spans = std::mem::take(&mut self.batch).spans;
-            self.dropped(spans as u64);
+            self.source.dropped(spans as u64);
         }
-        self.counts
+        self.source.counts
     }
 
     /// How many spans the next batch can still take.
@@ -120,8 +124,8 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
 
     /// Takes what there is, about this much, and shows it on the console. Returns how many spans that were.
     async fn take(&mut self, max_spans: usize, ending: &Ending) -> usize {
-        let taken = self.exports.take(max_spans);
-        self.dropped(taken.lost_spans);
+        let taken = self.source.exports.take(max_spans);
+        self.source.dropped(taken.lost_spans);
         self.batch.is_full = taken.more;
         let spans = taken.traces.iter().map(|trace| trace.spans.len()).sum::<usize>();
         if spans == 0 {
@@ -133,9 +137,9 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
             self.batch.since.get_or_insert_with(Instant::now);
             self.batch.traces.extend(taken.traces);
         } else if shown {
-            self.counts.exported_spans += spans as u64;
+            self.source.counts.exported_spans += spans as u64;
         } else {
-            self.dropped(spans as u64);
+            self.source.dropped(spans as u64);
         }
         spans
     }
@@ -146,12 +150,14 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
         let traces = traces.to_vec();
         let write = spawn_blocking(move || console::write(&mut console, &traces).map(|()| console));
         // Whoever reads it may be slow; at the end it is waited for no longer than a collector.
-        let written = tokio::select! {
-            written = write => written.map_err(io::Error::other).flatten(),
-            () = sleep(MAX_SHOW) => Err(io::Error::from(io::ErrorKind::TimedOut)),
-            () = ending.over() => Err(io::Error::from(io::ErrorKind::TimedOut)),
+        let written = async {
+            tokio::select! {
+                written = write => written.map_err(io::Error::other).flatten(),
+                () = sleep(MAX_SHOW) => Err(io::Error::from(io::ErrorKind::TimedOut)),
+                () = ending.over() => Err(io::Error::from(io::ErrorKind::TimedOut)),
+            }
         };
-        match written {
+        match self.source.counting(written).await {
             Ok(console) => self.console = Some(console),
             // For good: the thread that writes may hang for ever.
             Err(error) => self.condition.fails(SHOWN, "the console", &format!("given up: {error}")),
@@ -183,8 +189,8 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
         };
         let failed = |why: &str| self.condition.fails(SIGNAL, &at, why);
         let delivered = match spans {
-            0 => self.delivery.probe(ending, send, failed).await,
-            _ => self.delivery.deliver(ending, send, failed).await,
+            0 => self.source.counting(self.delivery.probe(ending, send, failed)).await,
+            _ => self.source.counting(self.delivery.deliver(ending, send, failed)).await,
         };
         let rejected = match delivered {
             Ok(accepted) if accepted.rejected == 0 => {
@@ -200,8 +206,24 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
             }
             Err(_) => spans as u64,
         };
-        self.counts.exported_spans += spans as u64 - rejected;
-        self.dropped(rejected);
+        self.source.counts.exported_spans += spans as u64 - rejected;
+        self.source.dropped(rejected);
+    }
+}
+
+impl Source<'_> {
+    /// Does this, which may take minutes, and counts the while what has to make room.
+    async fn counting<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = sleep(LOOK) => {}
+            }
+            let lost = self.exports.lost();
+            self.dropped(lost);
+        }
     }
 
     fn dropped(&mut self, spans: u64) {

@@ -351,4 +351,11 @@ impl Exports {
         let traces = records.oldest_first().filter_map(|record| packed::read(record, anchor)).map(Arc::new).collect();
         Taken { traces, lost_spans: missed.spans, more }
     }
+
+    /// How many spans had to make room, or found none, since this or [`take`](Self::take) was last asked. Takes nothing, and
+    /// costs next to nothing: for whoever has no use for more spans yet.
+    pub fn lost(&mut self) -> u64 {
+        let export = self.tracer.0.export.as_ref();
+        export.map_or(0, |(_, store)| store.lost(&mut self.cursor))
+    }
 }

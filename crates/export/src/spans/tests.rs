@@ -208,19 +208,74 @@ async fn a_console_that_hangs_does_not_hold_up_the_collector_for_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_collector_that_always_asks_for_time_does_not_hide_what_is_dropped() {
-    let throttles = Does::Refuse(Again::After(Duration::from_secs(10)));
-    let (running, (), counts) = export(throttles, 128 << 10, async |running| {
-        for _ in 0..700 {
-            running.world.call(20);
+async fn drops_are_counted_while_a_collector_has_a_batch() {
+    const SPANS: u64 = 20;
+    let bytes = 128 << 10;
+    for does in [Does::Hang, Does::Refuse(Again::After(Duration::from_secs(10)))] {
+        let (running, (), counts) = export(does, bytes, async |running| {
+            let mut most_held = 0;
+            for second in 1..=700 {
+                running.world.call(SPANS);
+                sleep(Duration::from_secs(1)).await;
+                most_held = most_held.max(second * SPANS - running.world.dropped(DROPPED_SPAN));
+            }
+            // One batch, and what has room for the next: what is neither is counted, whatever the batch waits for.
+            assert!(most_held < 512 + bytes as u64 / 80, "{most_held} spans were neither held nor counted");
+        })
+        .await;
+        assert_eq!(counts, Counts { exported_spans: 0, dropped_spans: 700 * SPANS });
+        assert_eq!(running.world.dropped(DROPPED_SPAN), 700 * SPANS);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_collector_takes_late_and_what_made_room_meanwhile_are_all() {
+    let (running, (dropped, recorded), counts) = export(Does::Hang, 64 << 10, async |running| {
+        let mut recorded = 0;
+        for _ in 0..8 {
+            running.world.call(500);
+            recorded += 500;
             seconds(1).await;
         }
+        // It has not failed yet: its first answer is not late.
+        assert_eq!((running.world.health(), running.collector.requests.lock().unwrap().len()), (None, 1));
         let dropped = running.world.dropped(DROPPED_SPAN);
-        assert!(dropped > 9_000, "{dropped} of 14000 spans are counted");
+        *running.collector.does.lock().unwrap() = Does::Take;
+        seconds(30).await;
+        (dropped, recorded)
     })
     .await;
-    assert_eq!(counts, Counts { exported_spans: 0, dropped_spans: 14_000 });
-    assert_eq!(running.world.dropped(DROPPED_SPAN), 14_000);
+    assert!(dropped > 1000, "{dropped} of {recorded} spans are counted while the first batch is under way");
+    assert!(counts.exported_spans > 0, "{counts:?}");
+    assert_eq!(counts.exported_spans + counts.dropped_spans, recorded);
+    assert_eq!(running.world.dropped(DROPPED_SPAN), counts.dropped_spans);
+    assert_eq!(counts.dropped_spans, dropped, "nothing twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn drops_are_counted_while_a_console_hangs() {
+    let config = Traces { otlp: None, console: true, ..config() };
+    let (let_go, stuck) = std::sync::mpsc::channel();
+    let console: Box<dyn Write + Send> = Box::new(Stuck(stuck));
+    let (running, (), counts) = export_as(&config, Some(console), Does::Take, 8 << 10, async |running| {
+        // By hand, as above; the export has its turn after each step.
+        let pass = async || {
+            tokio::time::advance(LOOK * 2).await;
+            tokio::task::yield_now().await;
+        };
+        running.world.call(10);
+        pass().await;
+        assert_eq!(running.world.dropped(DROPPED_SPAN), 0, "they are being shown");
+        running.world.call(1000);
+        pass().await;
+        assert_eq!(running.world.health(), None, "it may still be written");
+        let dropped = running.world.dropped(DROPPED_SPAN);
+        assert!(dropped > 800, "{dropped}");
+        drop(let_go);
+    })
+    .await;
+    assert_eq!(counts, Counts { exported_spans: 0, dropped_spans: 1010 });
+    assert_eq!(running.world.dropped(DROPPED_SPAN), 1010);
 }
 
 /// What is logged.

@@ -167,6 +167,20 @@ impl Store {
         (records, missed, more)
     }
 
+    /// How many spans [`newer`](Self::newer) would say were gone already, which it then does not say again. Nothing is copied.
+    pub(crate) fn lost(&self, cursor: &mut Cursor) -> u64 {
+        let mut spans = 0;
+        for (shard, position) in self.shards.iter().zip(&mut cursor.positions) {
+            let gone = lock(&shard.0).gone();
+            if gone.records > position.records {
+                spans += gone.spans - position.spans;
+                *position = gone;
+            }
+        }
+        let refused = self.refused_spans.load(Ordering::Relaxed);
+        spans + (refused - std::mem::replace(&mut cursor.refused_spans, refused))
+    }
+
     /// The number of records held, those of the reserve too.
     pub(crate) fn len(&self) -> usize {
         let newest = self.shards.iter().map(|shard| lock(&shard.0).len()).sum::<usize>().min(self.max_records);

@@ -136,6 +136,11 @@ impl Shard {
         self.block = block;
     }
 
+    /// The position of the oldest record: behind all that is gone.
+    pub(crate) const fn gone(&self) -> Position {
+        self.gone
+    }
+
     /// The position behind the newest record.
     pub(crate) fn end(&self) -> Position {
         let Position { records, spans } = self.gone;

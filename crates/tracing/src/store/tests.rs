@@ -53,3 +53,35 @@ fn what_is_too_many_is_not_read_unless_it_failed_and_the_reserve_is() {
     assert_eq!(moments(&store.newest()), [&[2][..], &newest].concat());
     assert_eq!(moments(&store.records()), [&[1, 2][..], &newest].concat(), "the first is in the reserve");
 }
+
+#[test]
+fn what_is_gone_is_told_once_whoever_asks() {
+    // Each shard has one record.
+    let store = Store::new(8, 1 << 20, false);
+    let (mut asks_both, mut takes) = (store.cursor(), store.cursor());
+    let mut lost = [0, 0];
+    let mut taken = [0, 0];
+    for at in 1..=500_i64 {
+        store.push(at as usize, &record(at, Status::Ok)).unwrap();
+        store.refuse(u16::from(at % 50 == 0));
+        if at % 7 == 0 {
+            lost[0] += store.lost(&mut asks_both);
+        }
+        if at % 40 == 0 {
+            for (which, cursor) in [&mut asks_both, &mut takes].into_iter().enumerate() {
+                let (records, missed, _) = store.newer(cursor, 3);
+                taken[which] += records.oldest_first().count() as u64;
+                lost[which] += missed.spans;
+            }
+        }
+    }
+    for (which, cursor) in [&mut asks_both, &mut takes].into_iter().enumerate() {
+        lost[which] += store.lost(cursor);
+        assert_eq!(store.lost(cursor), 0);
+        let (records, missed, _) = store.newer(cursor, u64::MAX);
+        assert_eq!(missed.spans, 0);
+        taken[which] += records.oldest_first().count() as u64;
+    }
+    assert_eq!([lost[0] + taken[0], lost[1] + taken[1]], [510, 510], "lost {lost:?}, taken {taken:?}");
+    assert!(lost[0] > 300, "{lost:?}");
+}
