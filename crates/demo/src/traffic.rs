@@ -29,8 +29,10 @@ const CALLS_PER_SESSION: RangeInclusive<u32> = 25..=35;
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// A lost message must not stop the traffic for good.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the call that is under way at the end may still take: longer than the slowest tool, as a rule.
+const LAST_ANSWER: Duration = Duration::from_millis(500);
 /// A server that does not answer the end of a session must not keep the traffic from ending.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(700);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// What is called, and how often relative to the others.
 const MIX: [(u32, Step); 10] = [
@@ -72,7 +74,7 @@ type Client = RunningService<RoleClient, DemoClient>;
 /// After about 30 calls the session is ended and another one begun; sessions use the protocol
 /// revisions 2025-11-25 (`initialize`) and 2026-07-28 (`server/discover`) in turn. What the tools
 /// answer, errors included, is of no consequence. A lost connection is made anew after 1 s. After
-/// `stop` the session is ended, which takes less than 1 s.
+/// `stop` the call that is under way may end, and then the session does, in less than 1 s altogether.
 ///
 /// # Errors
 ///
@@ -133,7 +135,7 @@ async fn call_over_http(
 /// Calls the MCP server behind `read` and `write`, one message per line, until `stop`: the same mix
 /// as [`traffic_http`], in one session of the protocol revision 2025-11-25.
 ///
-/// After `stop` both streams are dropped, in less than 1 s.
+/// After `stop` the call that is under way may end, and then both streams are dropped, in less than 1 s altogether.
 ///
 /// # Errors
 ///
@@ -170,29 +172,40 @@ where
 
 /// Calls for one session and ends it, whatever the reason, in an orderly way.
 async fn drive(mut client: Client, rng: &mut fastrand::Rng, calls: Option<u32>, stop: &CancellationToken) -> Ended {
-    let ended = tokio::select! {
-        biased;
-        () = stop.cancelled() => Ended::Stopped,
-        ended = converse(&client, rng, calls) => ended,
-    };
+    let ended = converse(&client, rng, calls, stop).await;
     if client.close_with_timeout(CLOSE_TIMEOUT).await.is_err() {
         tracing::debug!("the demo client's session ended abnormally");
     }
     ended
 }
 
-async fn converse(client: &Client, rng: &mut fastrand::Rng, calls: Option<u32>) -> Ended {
+async fn converse(client: &Client, rng: &mut fastrand::Rng, calls: Option<u32>, stop: &CancellationToken) -> Ended {
     let mut made = 0;
     let mut step = Step::ListTools;
     while calls.is_none_or(|calls| made < calls) {
-        if let Err(error) = take(step, client, rng).await {
+        // What is under way is not broken off: it would look like a server that owes an answer.
+        let taken = tokio::select! {
+            biased;
+            taken = take(step, client, rng) => taken,
+            () = stopped_for(LAST_ANSWER, stop) => return Ended::Stopped,
+        };
+        if let Err(error) = taken {
             return Ended::Lost(error);
         }
         made = made.saturating_add(1);
         step = pick(rng);
-        sleep(Duration::from_millis(rng.u64(PAUSE_MS))).await;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ended::Stopped,
+            () = sleep(Duration::from_millis(rng.u64(PAUSE_MS))) => {}
+        }
     }
     Ended::Done
+}
+
+async fn stopped_for(time: Duration, stop: &CancellationToken) {
+    stop.cancelled().await;
+    sleep(time).await;
 }
 
 fn pick(rng: &mut fastrand::Rng) -> Step {

@@ -12,14 +12,21 @@ use hyper_util::rt::TokioIo;
 use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
 };
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpListener,
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+    time::Instant,
+};
 
 use super::*;
 use crate::{DemoServer, HTTP_PATH, serve_io};
 
 const SEED: u64 = 11;
 const LONG: Duration = Duration::from_secs(20);
-const PROMPT: Duration = Duration::from_secs(1);
+/// With room for a busy machine, and far less than an answer may take.
+const PROMPT: Duration = Duration::from_secs(5);
 
 /// What of a request tells sessions and eras apart: HTTP method, MCP method, protocol version.
 #[derive(Debug, PartialEq)]
@@ -158,7 +165,6 @@ async fn urls_that_cannot_work_are_refused() {
 
 /// Copies lines from `from` to `to` and reports each method that is called.
 async fn tap(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, report: mpsc::UnboundedSender<Value>) {
-    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     let mut lines = BufReader::new(from).lines();
     while let Ok(Some(mut line)) = lines.next_line().await {
         let _ = report.send(serde_json::from_str(&line).unwrap());
@@ -170,22 +176,36 @@ async fn tap(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, repo
     let _ = to.shutdown().await;
 }
 
-#[tokio::test]
-async fn stream_traffic_calls_every_tool_and_ends_with_the_input() {
+/// Traffic to a demo server through streams, and every message on them.
+struct Streams {
+    stop: CancellationToken,
+    traffic: JoinHandle<Result<(), DemoError>>,
+    server: JoinHandle<Result<(), DemoError>>,
+    /// What the client sent, and the server.
+    sent: [mpsc::UnboundedReceiver<Value>; 2],
+}
+
+fn streams() -> Streams {
     let (client, client_far) = tokio::io::duplex(64 * 1024);
     let (server, server_far) = tokio::io::duplex(64 * 1024);
     let (read, write) = tokio::io::split(server);
     let server = tokio::spawn(serve_io(read, write, SEED));
     let (client_read, client_write) = tokio::io::split(client_far);
     let (server_read, server_write) = tokio::io::split(server_far);
-    let (report, mut reports) = mpsc::unbounded_channel();
-    let (back, _back) = mpsc::unbounded_channel();
-    tokio::spawn(tap(client_read, server_write, report));
-    tokio::spawn(tap(server_read, client_write, back));
+    let (to_server, by_client) = mpsc::unbounded_channel();
+    let (to_client, by_server) = mpsc::unbounded_channel();
+    tokio::spawn(tap(client_read, server_write, to_server));
+    tokio::spawn(tap(server_read, client_write, to_client));
 
     let stop = CancellationToken::new();
     let (read, write) = tokio::io::split(client);
     let traffic = tokio::spawn(traffic_io(read, write, SEED, stop.clone()));
+    Streams { stop, traffic, server, sent: [by_client, by_server] }
+}
+
+#[tokio::test]
+async fn stream_traffic_calls_every_tool_and_ends_with_the_input() {
+    let Streams { stop, traffic, server, sent: [mut reports, _by_server] } = streams();
     let mut missing: Vec<&str> = MIX
         .iter()
         .filter_map(|(_, step)| match step {
@@ -208,6 +228,53 @@ async fn stream_traffic_calls_every_tool_and_ends_with_the_input() {
     stop.cancel();
     timeout(PROMPT, traffic).await.unwrap().unwrap().unwrap();
     timeout(LONG, server).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_call_that_is_under_way_at_the_stop_gets_its_answer() {
+    for calls in 1..=3 {
+        let Streams { stop, traffic, server, sent: [mut by_client, mut by_server] } = streams();
+        let mut asked = Vec::new();
+        let mut slow = 0;
+        while slow < calls {
+            let message = by_client.recv().await.unwrap();
+            asked.extend(message["method"].as_str().and_then(|_| message["id"].as_u64()));
+            slow += u32::from(message["params"]["name"] == "slow");
+        }
+        let stopped = Instant::now();
+        stop.cancel();
+        traffic.await.unwrap().unwrap();
+        assert!(stopped.elapsed() <= LAST_ANSWER, "{:?}", stopped.elapsed());
+        // What it got before it left; what comes later nobody reads.
+        let mut answered = Vec::new();
+        while let Ok(message) = by_server.try_recv() {
+            answered.extend(message.get("result").and(message["id"].as_u64()));
+        }
+        let missing: Vec<_> = asked.iter().filter(|id| !answered.contains(id)).collect();
+        assert!(missing.is_empty(), "no answer to {missing:?} of {asked:?}");
+        assert_eq!(by_client.recv().await, None, "and nothing more is asked");
+        server.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_answers_does_not_hold_up_the_stop() {
+    let (client, far) = tokio::io::duplex(64 * 1024);
+    let (read, write) = tokio::io::split(client);
+    let stop = CancellationToken::new();
+    let traffic = tokio::spawn(traffic_io(read, write, SEED, stop.clone()));
+    let (read, mut write) = tokio::io::split(far);
+    let mut lines = BufReader::new(read).lines();
+    let hello: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+    let info = json!({ "name": "mute", "version": "1" });
+    let result = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": info });
+    let answer = json!({ "jsonrpc": "2.0", "id": hello["id"], "result": result });
+    write.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+    while !lines.next_line().await.unwrap().unwrap().contains("tools/list") {}
+    let stopped = Instant::now();
+    stop.cancel();
+    traffic.await.unwrap().unwrap();
+    assert_eq!(stopped.elapsed(), LAST_ANSWER);
 }
 
 #[tokio::test]
