@@ -21,6 +21,11 @@ pub(crate) trait Collector: Send + Sync {
 
     /// Sends one batch, once.
     fn send(&self, request: Self::Request) -> impl Future<Output = Result<Accepted, Refusal>> + Send;
+
+    /// What would go wrong whatever is sent, as far as that is known without sending.
+    fn ready(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
 }
 
 /// What a collector says of a batch that it took.
@@ -33,9 +38,13 @@ pub(crate) struct Accepted {
 }
 
 /// Why a batch did not arrive.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub(crate) struct Refusal {
+    /// What was seen, and what to check, in plain words.
     pub(crate) message: String,
+    /// The same in a library's words, where they are others.
+    pub(crate) details: Option<String>,
     pub(crate) again: Again,
 }
 
@@ -52,7 +61,12 @@ pub(crate) enum Again {
 
 impl Refusal {
     pub(crate) fn new(message: impl Into<String>, again: Again) -> Self {
-        Self { message: message.into(), again }
+        Self { message: message.into(), details: None, again }
+    }
+
+    pub(crate) fn with_details(self, details: String) -> Self {
+        let details = Some(details).filter(|details| *details != self.message);
+        Self { details, ..self }
     }
 }
 
@@ -78,7 +92,7 @@ impl Delivery {
         &mut self,
         ending: &Ending,
         send: impl FnMut() -> F,
-        failed: impl FnMut(&str),
+        failed: impl FnMut(&Refusal),
     ) -> Result<Accepted, Refusal> {
         self.deliver_for(self.batch, ending, send, failed).await
     }
@@ -88,7 +102,7 @@ impl Delivery {
         &mut self,
         ending: &Ending,
         send: impl FnMut() -> F,
-        failed: impl FnMut(&str),
+        failed: impl FnMut(&Refusal),
     ) -> Result<Accepted, Refusal> {
         self.deliver_for(self.attempt, ending, send, failed).await
     }
@@ -98,18 +112,19 @@ impl Delivery {
         tried: Duration,
         ending: &Ending,
         mut send: impl FnMut() -> F,
-        mut failed: impl FnMut(&str),
+        mut failed: impl FnMut(&Refusal),
     ) -> Result<Accepted, Refusal> {
         // Whoever always asks for time would hold one batch for ever, and all that comes after it.
         let latest = Instant::now() + tried + MAX_ASKED;
         self.wait(ending).await;
         let mut until = latest.min(Instant::now() + tried);
         loop {
-            let attempt_until = until.min(Instant::now() + self.attempt);
+            let begun = Instant::now();
             let sent = tokio::select! {
-                sent = timeout_at(attempt_until, send()) => sent.unwrap_or_else(|_| Err(self.no_answer())),
-                () = self.end(ending) => Err(self.no_answer()),
+                sent = timeout_at(until.min(begun + self.attempt), send()) => sent.ok(),
+                () = self.end(ending) => None,
             };
+            let sent = sent.unwrap_or_else(|| Err(no_answer(begun.elapsed())));
             let refusal = match sent {
                 Ok(accepted) => {
                     (self.waits, self.not_before) = (waits(), None);
@@ -117,17 +132,13 @@ impl Delivery {
                 }
                 Err(refusal) => refusal,
             };
-            failed(&refusal.message);
-            let mut wait = self.waits.next().unwrap_or(MAX_WAIT);
-            if let Again::After(asked) = refusal.again {
-                let asked = asked.min(MAX_ASKED);
+            failed(&refusal);
+            let mut asked = Duration::ZERO;
+            if let Again::After(time) = refusal.again {
+                asked = time.min(MAX_ASKED);
                 until = latest.min(until + asked);
-                // Time that is none, or over by our clock, is no leave to hurry.
-                wait = wait.max(asked);
             }
-            let next = Instant::now() + wait;
-            // The next batch waits too: it is the same collector.
-            self.not_before = Some(next);
+            let next = self.put_off(asked);
             if refusal.again == Again::Never || next >= until || ending.has_begun() {
                 return Err(refusal);
             }
@@ -136,6 +147,15 @@ impl Delivery {
                 return Err(refusal);
             }
         }
+    }
+
+    /// Nothing is sent for a while after a failure, but for this long at least, where a collector asks for it. Returns until
+    /// when: the next batch waits too, for it is the same collector.
+    pub(crate) fn put_off(&mut self, asked: Duration) -> Instant {
+        // Time that is none, or over by our clock, is no leave to hurry.
+        let next = Instant::now() + self.waits.next().unwrap_or(MAX_WAIT).max(asked);
+        self.not_before = Some(next);
+        next
     }
 
     /// Whether the last attempt failed.
@@ -160,10 +180,13 @@ impl Delivery {
             () = ending.begun() => {}
         }
     }
+}
 
-    fn no_answer(&self) -> Refusal {
-        Refusal::new(format!("no answer within {}", humantime::format_duration(self.attempt)), Again::Later)
-    }
+/// After what was really waited, to a tenth of a second: at the end that is less than it could have been.
+fn no_answer(waited: Duration) -> Refusal {
+    let tenths = u64::try_from((waited.as_millis() + 50) / 100).unwrap_or(u64::MAX / 100);
+    let waited = humantime::format_duration(Duration::from_millis(tenths * 100));
+    Refusal::new(format!("no answer within {waited}"), Again::Later)
 }
 
 /// Never ends: how long a batch is tried is not a matter of how often.
@@ -229,7 +252,7 @@ mod tests {
         }
 
         async fn send(&mut self, to: &Scripted) -> Result<Accepted, Refusal> {
-            let failed = |why: &str| self.failures.lock().unwrap().push(why.to_owned());
+            let failed = |why: &Refusal| self.failures.lock().unwrap().push(why.message.clone());
             self.delivery.deliver(&self.ending, || to.answer(), failed).await
         }
     }
@@ -322,9 +345,16 @@ mod tests {
         let collector = Scripted::new([]);
         let begun = Instant::now();
         let refusal = sender.send(&collector).await.unwrap_err();
-        assert_eq!(refusal.message, "no answer within 10s");
+        assert_eq!(refusal.again, Again::Later);
         assert!(begun.elapsed() <= 30 * SECOND, "{:?}", begun.elapsed());
         assert!((2..=3).contains(&collector.asked.lock().unwrap().len()));
+        let told = sender.failures.lock().unwrap().clone();
+        assert_eq!(told[..2], ["no answer within 10s", "no answer within 10s"]);
+        // What is left of the batch's time is less.
+        assert!(
+            told.get(2).is_none_or(|told| told.starts_with("no answer within ") && !told.contains("10s")),
+            "{told:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -332,8 +362,19 @@ mod tests {
         let mut sender = Sender::new();
         sender.ends.begin();
         let (hangs, begun) = (Scripted::new([]), Instant::now());
-        sender.send(&hangs).await.unwrap_err();
+        assert_eq!(sender.send(&hangs).await.unwrap_err().message, "no answer within 1s");
         assert_eq!(begun.elapsed(), FLUSH);
+
+        // It was waited for before the end too.
+        let mut sender = Sender::new();
+        let hangs = Scripted::new([]);
+        let Sender { delivery, ending, ends, .. } = &mut sender;
+        let ended = async {
+            tokio::time::sleep(2 * SECOND + SECOND / 4).await;
+            ends.begin();
+        };
+        let (sent, ()) = tokio::join!(delivery.deliver(ending, || hangs.answer(), |_| {}), ended);
+        assert_eq!(sent.unwrap_err().message, "no answer within 3s 300ms");
 
         let mut sender = Sender::new();
         sender.ends.begin();

@@ -1,6 +1,7 @@
 //! Metrics from their snapshot to a collector.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use mcpscope_hub::{Reader, Turn};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
@@ -52,6 +53,11 @@ impl<'a, C: Collector<Request = ExportMetricsServiceRequest>> Export<'a, C> {
 
     /// Exports at each interval until the end, and then once more.
     pub(crate) async fn run(mut self, ending: Ending) {
+        if let Err(refusal) = self.collector.ready() {
+            let to = self.config.otlp.destination();
+            self.condition.fails(SIGNAL, &to, &refusal.message, refusal.details.as_deref());
+            self.delivery.put_off(Duration::ZERO);
+        }
         let mut due = interval(self.config.interval);
         due.set_missed_tick_behavior(MissedTickBehavior::Skip);
         due.reset();
@@ -67,7 +73,7 @@ impl<'a, C: Collector<Request = ExportMetricsServiceRequest>> Export<'a, C> {
     }
 
     async fn send(&mut self, ending: &Ending) {
-        let at = self.config.otlp.to_string();
+        let to = self.config.otlp.destination();
         let send = || async {
             let (reader, resource, starts) =
                 (self.reader.clone(), Arc::clone(&self.resource), Arc::clone(&self.starts));
@@ -87,16 +93,16 @@ impl<'a, C: Collector<Request = ExportMetricsServiceRequest>> Export<'a, C> {
                 None => Err(Refusal::new("metrics are switched off", Again::Never)),
             }
         };
-        let failed = |why: &str| self.condition.fails(SIGNAL, &at, why);
+        let failed = |why: &Refusal| self.condition.fails(SIGNAL, &to, &why.message, why.details.as_deref());
         // What is cumulative is not lost: the next export has it.
         let Ok(Accepted { rejected, message }) = self.delivery.deliver(ending, send, failed).await else { return };
         if rejected > 0 {
-            self.condition.fails(SIGNAL, &at, &format!("{rejected} data points rejected: {message}"));
+            self.condition.fails(SIGNAL, &to, &format!("{rejected} data points rejected: {message}"), None);
             self.reader.dropped_many(DROPPED_POINT, rejected);
             return;
         }
-        self.condition.says(&at, &message);
-        self.condition.works(SIGNAL, &at);
+        self.condition.says(&to, &message);
+        self.condition.works(SIGNAL, &to);
     }
 }
 

@@ -12,9 +12,9 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use crate::condition::Condition;
+use crate::condition::{Condition, Destination};
 use crate::config::Traces;
-use crate::delivery::{Collector, Delivery};
+use crate::delivery::{Collector, Delivery, Refusal};
 use crate::ending::Ending;
 use crate::{Counts, DROPPED_SPAN, console, convert};
 
@@ -85,6 +85,10 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
 
     /// Exports until the end, and then what is left.
     pub(crate) async fn run(mut self, ending: Ending) -> Counts {
+        if let Some(Err(refusal)) = self.collector.as_ref().map(Collector::ready) {
+            self.condition.fails(SIGNAL, &self.config.destination(), &refusal.message, refusal.details.as_deref());
+            self.delivery.put_off(Duration::ZERO);
+        }
         while !ending.has_begun() {
             self.take(self.room(), &ending).await;
             if self.is_due() {
@@ -160,7 +164,7 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
         match self.source.counting(written).await {
             Ok(console) => self.console = Some(console),
             // For good: the thread that writes may hang for ever.
-            Err(error) => self.condition.fails(SHOWN, "the console", &format!("given up: {error}")),
+            Err(error) => self.condition.fails(SHOWN, &Destination::console(), &format!("given up: {error}"), None),
         }
         self.console.is_some()
     }
@@ -178,7 +182,7 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
     async fn send(&mut self, ending: &Ending) {
         let Some(collector) = &self.collector else { return };
         let Batch { traces, spans, .. } = std::mem::take(&mut self.batch);
-        let (traces, at) = (Arc::new(traces), self.config.destination());
+        let (traces, to) = (Arc::new(traces), self.config.destination());
         let send = || {
             let (traces, resource, turn) = (Arc::clone(&traces), Arc::clone(&self.resource), &self.turn);
             async move {
@@ -187,20 +191,21 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
                 collector.send(request).await
             }
         };
-        let failed = |why: &str| self.condition.fails(SIGNAL, &at, why);
+        let failed = |why: &Refusal| self.condition.fails(SIGNAL, &to, &why.message, why.details.as_deref());
         let delivered = match spans {
             0 => self.source.counting(self.delivery.probe(ending, send, failed)).await,
             _ => self.source.counting(self.delivery.deliver(ending, send, failed)).await,
         };
         let rejected = match delivered {
             Ok(accepted) if accepted.rejected == 0 => {
-                self.condition.says(&at, &accepted.message);
-                self.condition.works(SIGNAL, &at);
+                self.condition.says(&to, &accepted.message);
+                self.condition.works(SIGNAL, &to);
                 0
             }
             Ok(accepted) => {
                 let (rejected, message) = (accepted.rejected, &accepted.message);
-                self.condition.fails(SIGNAL, &at, &format!("{rejected} of {spans} spans rejected: {message}"));
+                let why = format!("{rejected} of {spans} spans rejected: {message}");
+                self.condition.fails(SIGNAL, &to, &why, None);
                 // No more than there were, whatever it says.
                 rejected.min(spans as u64)
             }

@@ -1,6 +1,8 @@
 //! Records, traces and metrics for the tests of this crate.
 
+use std::io::{self, Write};
 use std::num::{NonZeroU64, NonZeroU128};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use mcpscope_core::{
@@ -16,6 +18,33 @@ pub(crate) struct World {
     pub(crate) tracer: Tracer,
     pub(crate) reader: Reader,
     pub(crate) reporter: mcpscope_health::Reporter,
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Collects what this thread logs, from this level on, until the guard is dropped.
+    pub(crate) fn collect(&self, level: tracing::Level) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let to_log = tracing_subscriber::fmt().with_max_level(level).with_writer(move || log.clone()).with_ansi(false);
+        tracing::subscriber::set_default(to_log.finish())
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// When all of it began.

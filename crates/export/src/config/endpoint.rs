@@ -6,8 +6,13 @@ use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use mcpscope_core::bounded;
 
 use super::variables::Variables;
+use crate::condition::Destination;
+
+/// Longest part of a host's name where people are told in short where a collector is, in bytes.
+const MAX_HOST_BYTES: usize = 40;
 
 /// What is exported, as the names of variables say it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +139,14 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
+    /// Where it is, for people.
+    pub(crate) fn destination(&self) -> Destination {
+        let host = self.url.host().unwrap_or_default();
+        let more = if host.len() > MAX_HOST_BYTES { "…" } else { "" };
+        let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        Destination { short: format!("{}{more}{port}", bounded(host, MAX_HOST_BYTES)), full: self.to_string() }
+    }
+
     /// Whether the variables give one for this signal.
     pub(super) fn is_given(signal: Signal, variables: &mut Variables) -> bool {
         let protocol = protocol(signal, variables);

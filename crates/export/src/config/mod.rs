@@ -13,6 +13,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 pub use endpoint::{Endpoint, Headers, Protocol, Tls};
 pub use variables::{Warning, environment};
 
+use crate::condition::Destination;
 use crate::convert;
 use endpoint::Signal;
 use variables::Variables;
@@ -182,8 +183,8 @@ impl Traces {
     }
 
     /// Where they go, for people.
-    pub(crate) fn destination(&self) -> String {
-        self.otlp.as_ref().map_or_else(|| "the console".to_owned(), Endpoint::to_string)
+    pub(crate) fn destination(&self) -> Destination {
+        self.otlp.as_ref().map_or_else(Destination::console, Endpoint::destination)
     }
 
     fn new(wanted: Wanted, sampler: Sampler, variables: &mut Variables) -> Self {

@@ -152,7 +152,8 @@ fn where_an_endpoint_leads() {
     let on = Settings { enabled: Enabled::On, ..Settings::default() };
     for (protocol, expected) in [("", "http://localhost:4318/v1/traces"), ("grpc", "http://localhost:4317")] {
         let traces = read(&on, &[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]).0.traces.unwrap();
-        assert!(traces.destination().starts_with(&format!("{expected} ")), "{}", traces.destination());
+        let to = traces.destination();
+        assert!(to.full.starts_with(&format!("{expected} ")), "{to:?}");
     }
 }
 

@@ -1,6 +1,8 @@
 //! OTLP over gRPC: tonic's client over our connections.
 
+use std::error::Error as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt as _;
@@ -14,19 +16,20 @@ use tonic::{Code, Extensions, Status};
 use tonic_types::StatusExt as _;
 
 use super::{Client, Connection, Signal, excerpt};
+use crate::config::Endpoint;
 use crate::delivery::{Again, Refusal};
 
 /// What takes tonic's requests.
 #[derive(Clone)]
 pub(crate) struct Service {
     connection: Connection,
-    url: Uri,
+    endpoint: Endpoint,
     turn: Turn,
 }
 
 impl Service {
     pub(super) fn origin(&self) -> Uri {
-        self.url.clone()
+        self.endpoint.url.clone()
     }
 }
 
@@ -40,7 +43,7 @@ impl tower_service::Service<Request<tonic::body::Body>> for Service {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        let Self { connection, turn, .. } = self.clone();
+        let Self { connection, endpoint, turn } = self.clone();
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
             head.headers.entry(USER_AGENT).or_insert(super::USER_AGENT);
@@ -48,7 +51,11 @@ impl tower_service::Service<Request<tonic::body::Body>> for Service {
             let body = turn.work(move || body.collect().now_or_never()).await;
             let body = body.unwrap_or_else(|| Err(Status::internal("the message was not encoded at once")))?;
             let request = Request::from_parts(head, Full::new(body.to_bytes()));
-            super::request(&connection, request).await.map_err(|refusal| Status::unavailable(refusal.message))
+            super::request(&connection, &endpoint, request).await.map_err(|refusal| {
+                let mut status = Status::unavailable(&refusal.message);
+                status.set_source(Arc::new(refusal));
+                status
+            })
         })
     }
 }
@@ -56,17 +63,21 @@ impl tower_service::Service<Request<tonic::body::Body>> for Service {
 impl<S: Signal> Client<S> {
     pub(super) async fn send_grpc(&self, message: S::Request) -> Result<S::Response, Refusal> {
         let endpoint = &self.endpoint;
-        let service = Service { connection: self.connection()?, url: endpoint.url.clone(), turn: self.turn.clone() };
+        let service = Service { connection: self.connection()?, endpoint: endpoint.clone(), turn: self.turn.clone() };
         let metadata = MetadataMap::from_headers(endpoint.headers.0.clone());
         let mut request = tonic::Request::from_parts(metadata, Extensions::new(), message);
         request.set_timeout(endpoint.timeout);
         let answer = S::call(service, endpoint.gzip, request).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| refusal(&status))
+        answer.map(tonic::Response::into_inner).map_err(|status| refusal(&status, S::NAME))
     }
 }
 
 /// As the OTLP specification has it.
-fn refusal(status: &Status) -> Refusal {
+fn refusal(status: &Status, signal: &str) -> Refusal {
+    // Our own, on its way through tonic.
+    if let Some(refusal) = status.source().and_then(|source| source.downcast_ref::<Refusal>()) {
+        return refusal.clone();
+    }
     let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
     let may_again = match status.code() {
         Code::Cancelled
@@ -84,10 +95,14 @@ fn refusal(status: &Status) -> Refusal {
         (true, Some(after)) => Again::After(after),
         (true, None) => Again::Later,
     };
-    let message = match status.message() {
+    let told = match status.message() {
         "" => format!("{:?}", status.code()),
         message if status.code() == Code::Unavailable => excerpt(message),
         message => format!("{:?}: {}", status.code(), excerpt(message)),
     };
-    Refusal::new(message, again)
+    let message = match status.code() {
+        Code::Unimplemented => format!("Unimplemented: it takes no {signal} over gRPC; check the port"),
+        _ => told.clone(),
+    };
+    Refusal::new(message, again).with_details(told)
 }

@@ -34,17 +34,25 @@ impl<S: Signal> Client<S> {
         if gzip {
             headers.insert(CONTENT_ENCODING, GZIP);
         }
-        let (head, body) = super::request(&connection, request).await?.into_parts();
+        let (head, body) = super::request(&connection, endpoint, request).await?.into_parts();
         let body = read(body).await;
         if head.status.is_success() {
             // It took them, whatever else it says.
             return Ok(body.and_then(|body| S::Response::decode(body).ok()).unwrap_or_default());
         }
-        let message = match body.and_then(|body| told(&head.headers, &body)) {
+        let told = match body.and_then(|body| told(&head.headers, &body)) {
             Some(message) => format!("{}: {message}", head.status),
             None => head.status.to_string(),
         };
-        Err(Refusal::new(message, again(head.status, &head.headers, self.reader.timestamp())))
+        let message = match head.status {
+            // Whatever a server of something else says, or one for another signal.
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
+                format!("{}: it takes no {} at this path; check path and port", head.status, S::NAME)
+            }
+            _ => told.clone(),
+        };
+        let again = again(head.status, &head.headers, self.reader.timestamp());
+        Err(Refusal::new(message, again).with_details(told))
     }
 }
 

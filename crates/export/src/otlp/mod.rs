@@ -2,6 +2,7 @@
 
 mod grpc;
 mod http;
+mod reason;
 mod tls;
 
 use std::error::Error;
@@ -43,6 +44,8 @@ const MAX_ANSWER_BYTES: usize = 64 << 10;
 pub(crate) trait Signal: Send + Sync + 'static {
     type Request: prost::Message + Send + 'static;
     type Response: prost::Message + Default;
+    /// Its name, as people are told.
+    const NAME: &str;
 
     /// Calls the collector's service.
     fn call(
@@ -63,6 +66,7 @@ pub(crate) struct Points;
 impl Signal for Spans {
     type Request = ExportTraceServiceRequest;
     type Response = ExportTraceServiceResponse;
+    const NAME: &str = "traces";
 
     async fn call(
         service: grpc::Service,
@@ -86,6 +90,7 @@ impl Signal for Spans {
 impl Signal for Points {
     type Request = ExportMetricsServiceRequest;
     type Response = ExportMetricsServiceResponse;
+    const NAME: &str = "metrics";
 
     async fn call(
         service: grpc::Service,
@@ -127,7 +132,7 @@ impl<S> Client<S> {
         Self { endpoint, reader, turn, connection: OnceLock::new(), signal: PhantomData }
     }
 
-    /// What holds the connections, made at the first call that works: its files may come later than we do.
+    /// What holds the connections, made at the first call that works: its files may come later than we do, which is told.
     fn connection(&self) -> Result<Connection, Refusal> {
         if let Some(connection) = self.connection.get() {
             return Ok(connection.clone());
@@ -146,6 +151,10 @@ impl<S: Signal> Collector for Client<S> {
             Protocol::HttpProtobuf => self.send_http(request).await?,
         };
         Ok(S::accepted(response))
+    }
+
+    fn ready(&self) -> Result<(), Refusal> {
+        self.connection().map(|_| ())
     }
 }
 
@@ -170,11 +179,14 @@ fn connect(endpoint: &Endpoint) -> Result<Connection, tls::TlsError> {
 }
 
 /// Sends one request; what goes wrong on the way to an answer may go well later.
-async fn request(connection: &Connection, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Refusal> {
+async fn request(
+    connection: &Connection,
+    endpoint: &Endpoint,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, Refusal> {
     connection.request(request).await.map_err(|error| {
         // The error itself says least: `client error (Connect)`.
-        let cause = error.source().map_or_else(|| error.to_string(), chain);
-        Refusal::new(cause, Again::Later)
+        reason::refusal(error.source().unwrap_or(&error), endpoint)
     })
 }
 

@@ -12,7 +12,7 @@ use crate::config::Tls;
 /// TLS that cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
-    #[error("cannot read {} as PEM certificates or a key", path.display())]
+    #[error("cannot read {} as PEM", path.display())]
     File { path: PathBuf, source: pem::Error },
     #[error("{} holds no certificate", .0.display())]
     NoCertificate(PathBuf),

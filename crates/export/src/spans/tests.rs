@@ -8,7 +8,7 @@ use mcpscope_health::State;
 use super::*;
 use crate::delivery::{Accepted, Again, Refusal};
 use crate::ending::{Ends, FLUSH};
-use crate::testing::World;
+use crate::testing::{Log, World};
 
 /// What a collector does with requests.
 #[derive(Clone, Copy, PartialEq)]
@@ -278,27 +278,11 @@ async fn drops_are_counted_while_a_console_hangs() {
     assert_eq!(running.world.dropped(DROPPED_SPAN), 1010);
 }
 
-/// What is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn what_a_collector_says_is_told_once() {
     for (does, told) in [(Does::Say("out of date", false), 1), (Does::Say("so often:", true), 16)] {
         let log = Log::default();
-        let logs = log.clone();
-        let to_log = tracing_subscriber::fmt().with_writer(move || logs.clone()).finish();
-        let guard = tracing::subscriber::set_default(to_log);
+        let guard = log.collect(tracing::Level::WARN);
         let (running, (), counts) = export(does, PLENTY, async |running| {
             for _ in 0..30 {
                 running.world.call(1);
@@ -309,7 +293,7 @@ async fn what_a_collector_says_is_told_once() {
         drop(guard);
         assert_eq!((counts.exported_spans, running.world.health()), (30, None));
         assert_eq!(running.collector.requests.lock().unwrap().len(), 30);
-        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let log = log.text();
         let said = "the collector at http://collector:1/v1/traces (http/protobuf) says: ";
         assert_eq!(log.matches(said).count(), told, "{log}");
     }
@@ -325,9 +309,8 @@ async fn each_span_is_exported_or_dropped_while_the_collector_hangs() {
         }
         let (state, message) = running.world.health().unwrap();
         assert_eq!(state, State::Warning);
-        let expected = "Observability failing: exporting traces to http://collector:1/v1/traces (http/protobuf) fails: no \
-                        answer within 10s";
-        assert_eq!(message, expected);
+        let expected = "Observability failing: exporting traces to collector:1 fails: no answer within ";
+        assert!(message.starts_with(expected), "{message}");
     })
     .await;
     assert_eq!(counts, Counts { exported_spans: 0, dropped_spans: SPANS });

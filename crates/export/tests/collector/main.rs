@@ -16,6 +16,9 @@ use prost::Message as _;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
 use server::{Answer, Certificates, Collector};
 use testing::World;
 
@@ -145,7 +148,8 @@ async fn over_tls_with_a_certificate_of_our_own() {
         let (counts, health) = export(&missing, 5, async {}).await;
         assert_eq!(counts, dropped(5));
         let message = health.unwrap().1;
-        assert!(message.contains("cannot read /no/such/file.pem"), "{protocol}: {message}");
+        let expected = "cannot read /no/such/file.pem as PEM: I/O error: No such file or directory";
+        assert!(message.contains(expected), "{protocol}: {message}");
         assert_eq!(collector.spans(), 5);
     }
 }
@@ -166,6 +170,12 @@ async fn http_answers_by_the_specification() {
         (status(StatusCode::GATEWAY_TIMEOUT), 2, exported(5), ""),
         (status(StatusCode::INTERNAL_SERVER_ERROR), 1, dropped(5), "fails: 500 Internal Server Error"),
         (status(StatusCode::UNAUTHORIZED), 1, dropped(5), "fails: 401 Unauthorized"),
+        (
+            status(StatusCode::NOT_FOUND),
+            1,
+            dropped(5),
+            "fails: 404 Not Found: it takes no traces at this path; check path and port",
+        ),
         (status(StatusCode::MOVED_PERMANENTLY), 1, dropped(5), "fails: 301 Moved Permanently"),
         (
             Answer::Http { status: StatusCode::BAD_REQUEST, retry_after: None, body: told },
@@ -219,6 +229,12 @@ async fn grpc_answers_by_the_specification() {
         ),
         (Answer::Grpc(Status::internal("")), 1, dropped(5), "fails: Internal"),
         (
+            Answer::Grpc(Status::unimplemented("unknown service")),
+            1,
+            dropped(5),
+            "fails: Unimplemented: it takes no traces over gRPC; check the port",
+        ),
+        (
             Answer::Partial(2, "no room"),
             1,
             Counts { exported_spans: 3, dropped_spans: 2 },
@@ -258,7 +274,8 @@ async fn a_collector_that_is_not_there_does_not_hold_up_the_end() {
         let (counts, health) = export(&variables, 5, async {}).await;
         assert_eq!(counts, dropped(5));
         let message = health.unwrap().1;
-        assert!(message.contains("Connection refused"), "{message}");
+        let expected = format!("{gone} fails: nothing listens there; check that the collector runs, and the port");
+        assert!(message.ends_with(&expected), "{message}");
     }
 }
 
@@ -277,8 +294,129 @@ async fn a_collector_that_hangs_is_given_up() {
         let (counts, health) = export(&variables, 5, tokio::time::sleep(Duration::from_millis(600))).await;
         assert_eq!(counts, dropped(5));
         let message = health.unwrap().1;
-        assert!(message.contains("fails: no answer within 200ms") || message.contains("timed out"), "{message}");
+        let silent = message.contains("fails: no answer within ") || message.contains("no connection comes about");
+        assert!(silent, "{message}");
     }
+}
+
+/// What listens on ports that are not a collector's, or not for this protocol, says to whatever it gets.
+const SETTINGS: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\0\x40\0";
+const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+const TLS_ALERT: &[u8] = b"\x15\x03\x01\0\x02\x02\x16";
+
+/// Says this to whoever says something first, and then nothing until they leave.
+async fn stranger(says: &'static [u8]) -> (String, JoinSet<()>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            connections.spawn(async move {
+                // Who left already needs no answer.
+                let _ = stream.read(&mut [0; 16]).await;
+                let _ = stream.write_all(says).await;
+                if !says.is_empty() {
+                    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+                }
+            });
+        }
+    });
+    (addr.to_string(), tasks)
+}
+
+#[tokio::test]
+async fn what_listens_on_a_wrong_port_is_told_in_plain_words() {
+    let (grpc, http) = ("grpc", "http/protobuf");
+    let no_tls = "it speaks no TLS on this port; check https:// and the port";
+    let no_grpc = "it speaks no gRPC on this port; is it the HTTP port, or should it be https://?";
+    let no_http = "it speaks no HTTP/1.1 on this port; is it the gRPC port, or should it be https://?";
+    let closes = "it closes the connection without an answer; check protocol and port";
+    for (says, scheme, protocol, expected) in [
+        (SETTINGS, "http", http, no_http),
+        (SETTINGS, "https", http, no_tls),
+        (BAD_REQUEST, "http", grpc, no_grpc),
+        (BAD_REQUEST, "https", grpc, no_tls),
+        (TLS_ALERT, "http", http, no_http),
+        (TLS_ALERT, "http", grpc, no_grpc),
+        (b"", "http", http, closes),
+        (b"", "http", grpc, closes),
+        (b"", "https", http, closes),
+    ] {
+        let (addr, _tasks) = stranger(says).await;
+        let url = format!("{scheme}://{addr}");
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*url),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_METRICS_EXPORTER", "otlp"),
+        ];
+        let (counts, health) = export(&variables, 5, async {}).await;
+        assert_eq!(counts, dropped(5));
+        let (state, message) = health.unwrap();
+        let told = format!("Observability failing: exporting metrics and traces to {addr} fails: {expected}");
+        assert_eq!((state, message), (State::Warning, told), "{scheme} {protocol}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_without_an_address_is_told_in_plain_words() {
+    // No name of a host is that long, so nobody is asked for it.
+    let url = format!("http://{}:4318", "x".repeat(64));
+    let (counts, health) = export(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &url)], 5, async {}).await;
+    assert_eq!(counts, dropped(5));
+    let message = health.unwrap().1;
+    assert!(message.ends_with("fails: the name of the host cannot be resolved; check it"), "{message}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_read_is_told_at_the_start_and_may_come_later() {
+    let certificates = Certificates::new();
+    let collector = Collector::http([], Some(&certificates)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.url("https")),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", ca.to_str().unwrap()),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", certificates.path("client.pem")),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", certificates.path("client.key")),
+        ("OTEL_METRICS_EXPORTER", "otlp"),
+    ];
+    let world = World::new(64 << 20);
+    let parts = Parts {
+        reader: world.reader.clone(),
+        exports: Some(world.exports()),
+        reporter: world.reporter.clone(),
+        console: Box::new(Console::default()),
+    };
+    let until = async |state| {
+        while world.health().map(|(state, _)| state) != Some(state) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let log = testing::Log::default();
+    let _guard = log.collect(tracing::Level::WARN);
+    let stop = async {
+        until(State::Warning).await;
+        let message = world.health().unwrap().1;
+        let both = "exporting metrics and traces to localhost:";
+        assert!(
+            message.contains(both) && message.contains(&format!("fails: cannot read {}", ca.display())),
+            "{message}"
+        );
+        let told = log.text();
+        let told_of = format!("cannot read {} as PEM: I/O error: No such file or directory", ca.display());
+        assert_eq!(told.matches(&told_of).count(), 2, "{told}");
+        // Nothing was sent yet, nor is anything to be: it is looked for all the same.
+        std::fs::copy(certificates.path("ca.pem"), &ca).unwrap();
+        collector.until(1).await;
+        world.call(5);
+        collector.until(2).await;
+    };
+    let export = mcpscope_export::export(config(&variables), parts, stop);
+    let counts = tokio::time::timeout(Duration::from_secs(60), export).await.expect("it is told, and works then");
+    assert_eq!((counts, collector.spans()), (exported(5), 5));
 }
 
 #[tokio::test]
