@@ -4,7 +4,7 @@ use serde_yaml::Value;
 
 use crate::{
     error::{ConfigError, Origin, Problem},
-    settings::LATER,
+    settings::{LATER, standard_variable},
     tree::{Setter, Tree, most_similar},
 };
 
@@ -48,10 +48,13 @@ pub(crate) fn apply(
             Some(_) if text.contains(char::REPLACEMENT_CHARACTER) => Err(Problem::NotUtf8(None)),
             Some(path) => tree.set(path, value(&text, tree.get(path)), Setter::Variable(name.clone())),
             None if is_later(&name) => Err(Problem::NotAvailable),
-            None => {
-                let likely = most_similar(&name, names.iter().map(String::as_str)).map(str::to_owned);
-                Err(Problem::Unknown { what: "variable", likely })
-            }
+            None => Err(match standard(&name) {
+                Some(standard) => Problem::Standard { what: "variable", standard },
+                None => {
+                    let likely = most_similar(&name, names.iter().map(String::as_str)).map(str::to_owned);
+                    Problem::Unknown { what: "variable", likely }
+                }
+            }),
         };
         if let Err(problem) = result {
             errors.push(ConfigError { origin: Origin::Variable(name), path: known.cloned(), problem });
@@ -62,6 +65,11 @@ pub(crate) fn apply(
 /// The variable for a key: `MCPSCOPE_TRACING_MAX_TRACES` for `tracing.max_traces`.
 pub(crate) fn variable(path: &str) -> String {
     format!("{PREFIX}{}", path.replace('.', "_").to_ascii_uppercase())
+}
+
+/// The standard variable that says what this one looks as if it did.
+fn standard(name: &str) -> Option<String> {
+    standard_variable(&name.strip_prefix(&variable("otel."))?.to_ascii_lowercase())
 }
 
 fn is_later(name: &str) -> bool {

@@ -105,6 +105,14 @@ pub enum Problem {
         /// The key or variable that was probably meant.
         likely: Option<String>,
     },
+    /// There is no such key or variable of ours: a standard variable says that.
+    #[error("unknown {what}, set the environment variable `{standard}` instead")]
+    Standard {
+        /// `key` or `variable`.
+        what: &'static str,
+        /// The standard variable, such as `OTEL_EXPORTER_OTLP_ENDPOINT`.
+        standard: String,
+    },
     /// The key exists, but in a later version.
     #[error("not available in this version")]
     NotAvailable,

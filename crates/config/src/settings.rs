@@ -284,6 +284,33 @@ pub(crate) const LATER: &[&str] = &[
     "tracing.capture",
 ];
 
+/// The standard variable that says what people look for under this name in the section `otel`: where a collector is, and how it
+/// is spoken to, is said by the variables alone.
+pub(crate) fn standard_variable(name: &str) -> Option<String> {
+    const OF_COLLECTORS: [&str; 9] = [
+        "endpoint",
+        "protocol",
+        "headers",
+        "compression",
+        "timeout",
+        "insecure",
+        "certificate",
+        "client_certificate",
+        "client_key",
+    ];
+    let name = name.strip_prefix("exporter_").unwrap_or(name);
+    let name = name.strip_prefix("otlp_").unwrap_or(name);
+    let of_a_signal = ["traces_", "metrics_"].into_iter().find_map(|signal| name.strip_prefix(signal));
+    match name {
+        "otlp" | "url" | "collector" => Some("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned()),
+        "propagators" | "resource_attributes" => Some(format!("OTEL_{}", name.to_ascii_uppercase())),
+        _ if OF_COLLECTORS.contains(&of_a_signal.unwrap_or(name)) => {
+            Some(format!("OTEL_EXPORTER_OTLP_{}", name.to_ascii_uppercase()))
+        }
+        _ => None,
+    }
+}
+
 impl Settings {
     /// What is wrong between settings that are right each for themselves.
     pub(crate) fn conflicts(&self) -> Vec<Conflict> {

@@ -7,7 +7,7 @@ use serde_yaml::Value;
 
 use crate::{
     error::Problem,
-    settings::{LATER, Settings},
+    settings::{LATER, Settings, standard_variable},
 };
 
 /// What there is at a path.
@@ -89,7 +89,10 @@ impl Tree {
         match self.get(&path) {
             Some(Value::Mapping(_)) if !name.contains('.') => Ok(Entry::Section),
             Some(_) if !name.contains('.') => Ok(Entry::Leaf),
-            _ => Err(Problem::Unknown { what: "key", likely: self.likely(section, name) }),
+            _ => Err(match standard_variable(name).filter(|_| section == "otel") {
+                Some(standard) => Problem::Standard { what: "key", standard },
+                None => Problem::Unknown { what: "key", likely: self.likely(section, name) },
+            }),
         }
     }
 

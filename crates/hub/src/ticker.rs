@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mcpscope_health::{Report, State};
+use mcpscope_metrics::Counter;
+use mcpscope_tracing::Tracer;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinError;
 use tokio::time::{Interval, MissedTickBehavior};
@@ -52,6 +54,7 @@ impl Hub {
         let (mut beat, mut tick) = (every(BEAT), every(config.update_interval));
         let mut vitals = Some(Vitals::new(Arc::clone(&core), Arc::clone(&health.borrow())));
         let mut works = Works::new(&core);
+        let mut lost = LostSpans::new(&core);
         loop {
             // All that is due, so that what is late keeps nothing else from its turn, and in this order: a frame has the
             // window that ends with it, and the health of its own second.
@@ -74,6 +77,9 @@ impl Hub {
                         health.send_replace(look.report);
                     }
                     look.events.into_iter().for_each(|event| drop(events.send(Arc::new(event))));
+                }
+                if let Some(lost) = &mut lost {
+                    lost.count(at);
                 }
                 if let Some(metrics) = core.sources.metrics.clone() {
                     works.saw("upkeep", blocking(move || metrics.upkeep(at)).await);
@@ -110,6 +116,31 @@ fn every(period: Duration) -> Interval {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
     tokio::task::spawn_blocking(work).await
+}
+
+/// Counts what the tracer had no place for: it knows no metrics.
+struct LostSpans {
+    tracer: Tracer,
+    dropped: Counter,
+    counted: u64,
+}
+
+impl LostSpans {
+    /// What they are dropped as.
+    const WHAT: &'static str = "span";
+
+    fn new(core: &Core) -> Option<Self> {
+        let (tracer, metrics) = core.sources.tracer.clone().zip(core.sources.metrics.as_ref())?;
+        Some(Self { tracer, dropped: metrics.dropped(Self::WHAT), counted: 0 })
+    }
+
+    fn count(&mut self, at: Instant) {
+        let lost = self.tracer.lost();
+        let new = lost - std::mem::replace(&mut self.counted, lost);
+        if new > 0 {
+            self.dropped.add(new, at);
+        }
+    }
 }
 
 /// Tells health whether the observing itself works.

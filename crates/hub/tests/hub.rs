@@ -408,3 +408,29 @@ async fn without_them_a_name_that_is_not_critical_is_unknown() {
     let refused = bench().admin.record("not_critical", 1.0, &[]).unwrap_err();
     assert!(matches!(refused, AdminError::Record(RecordError::UnknownMetric { .. })), "{refused}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn spans_that_found_no_place_are_counted_once() {
+    let dropped = |bench: &Bench| {
+        let snapshot = bench.reader.snapshot().unwrap();
+        let found = snapshot.series(&desc::DROPPED).find(|series| series.labels.get("what") == Some("span"));
+        found.map(|series| series.value.clone())
+    };
+    // More than a trace can have.
+    let lose = |bench: &Bench| {
+        let root = bench.tracer.span(Component::Server, "root", None);
+        (0..1500).for_each(|_| root.child("one of many").end());
+    };
+    bench()
+        .run(async |bench| {
+            sleep(Duration::from_millis(1)).await;
+            assert_eq!(dropped(bench), Some(Value::Counter(0)), "it is there before the first loss");
+            for times in 1..=2 {
+                lose(bench);
+                sleep(Duration::from_secs(3)).await;
+                assert_eq!(bench.tracer.lost(), times * 501);
+                assert_eq!(dropped(bench), Some(Value::Counter(times * 501)));
+            }
+        })
+        .await;
+}

@@ -104,6 +104,15 @@ fn where_to_export() {
             a.yaml:1:54: otel.exporters: expected a list out of otlp, console, found "zipkin"
             a.yaml:1:80: otel.sampling: expected always_on, always_off or traceidratio:SHARE such as traceidratio:0.1, also after parentbased_, found "half""#]],
     );
+    check(
+        "otel:\n  endpoint: http://127.0.0.1:4318\n  otlp: { endpoint: x }\n  metrics_protocol: grpc\n  sampler: always_on\nendpoint: x\n",
+        expect![[r#"
+            a.yaml:2:3: otel.endpoint: unknown key, set the environment variable `OTEL_EXPORTER_OTLP_ENDPOINT` instead
+            a.yaml:3:3: otel.otlp: unknown key, set the environment variable `OTEL_EXPORTER_OTLP_ENDPOINT` instead
+            a.yaml:4:3: otel.metrics_protocol: unknown key, set the environment variable `OTEL_EXPORTER_OTLP_METRICS_PROTOCOL` instead
+            a.yaml:5:3: otel.sampler: unknown key, did you mean `sampling`?
+            a.yaml:6:1: endpoint: unknown key"#]],
+    );
     for bad in ["traceidratio", "traceidratio:2", "parentbased_", "parentbased_traceidratio:x", "always_on:1"] {
         assert!(load(&[format!("otel: {{ sampling: {bad} }}\n").as_bytes()], &[]).is_err(), "{bad}");
     }

@@ -55,3 +55,24 @@ fn settings_at_odds() {
         ],
     );
 }
+
+#[test]
+fn what_the_standard_variables_say() {
+    check(
+        &[
+            ("MCPSCOPE_OTEL_ENDPOINT", "http://127.0.0.1:4318"),
+            ("MCPSCOPE_OTEL_EXPORTER_OTLP_HEADERS", "a=b"),
+            ("MCPSCOPE_OTEL_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:4318"),
+            ("MCPSCOPE_OTEL_PROPAGATORS", "none"),
+            ("MCPSCOPE_OTEL_SAMPLING_RATE", "0.1"),
+            ("MCPSCOPE_OTEL_TRACES", "on"),
+        ],
+        expect![[r#"
+            MCPSCOPE_OTEL_ENDPOINT: unknown variable, set the environment variable `OTEL_EXPORTER_OTLP_ENDPOINT` instead
+            MCPSCOPE_OTEL_EXPORTER_OTLP_HEADERS: unknown variable, set the environment variable `OTEL_EXPORTER_OTLP_HEADERS` instead
+            MCPSCOPE_OTEL_OTLP_TRACES_ENDPOINT: unknown variable, set the environment variable `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` instead
+            MCPSCOPE_OTEL_PROPAGATORS: unknown variable, set the environment variable `OTEL_PROPAGATORS` instead
+            MCPSCOPE_OTEL_SAMPLING_RATE: unknown variable, did you mean `MCPSCOPE_OTEL_SAMPLING`?
+            MCPSCOPE_OTEL_TRACES: unknown variable, did you mean `MCPSCOPE_OTEL_ENABLED`?"#]],
+    );
+}

@@ -8,7 +8,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use mcpscope_core::bounded;
 
-use super::variables::Variables;
+use super::variables::{Variables, wrong};
 use crate::condition::Destination;
 
 /// Longest part of a host's name where people are told in short where a collector is, in bytes.
@@ -206,7 +206,8 @@ fn given(signal: Signal, protocol: Protocol, variables: &mut Variables) -> Optio
 
 fn given_by(variable: &str, signal: Signal, protocol: Protocol, variables: &mut Variables) -> Option<Uri> {
     let is_own = variable == signal.own_variable("ENDPOINT");
-    let mut text = variables.text(variable)?;
+    let given = variables.text(variable)?;
+    let mut text = given.clone();
     if protocol == Protocol::Grpc && !text.contains("://") {
         // Whatever is not true is false, so that the signal's own goes before that for all even if it makes no sense.
         let flag = |variables: &mut Variables, name: &str| variables.is_set(name).then(|| variables.flag(name));
@@ -223,10 +224,19 @@ fn given_by(variable: &str, signal: Signal, protocol: Protocol, variables: &mut 
             Protocol::Grpc => "http://HOST:PORT, https://HOST:PORT or HOST:PORT, and no unix: socket",
             Protocol::HttpProtobuf => "http://HOST:PORT/PATH or https://HOST:PORT/PATH",
         };
-        // It may hold a password.
-        variables.warn(variable, format!("expected {expected}"));
+        variables.warn(variable, wrong(expected, &without_secrets(&given)));
     }
     url
+}
+
+/// An endpoint that is none, to be shown: user, password and query may be anything before the last `@` and after the first `?`.
+fn without_secrets(text: &str) -> String {
+    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+    let scheme = if scheme.contains('@') { "***" } else { scheme };
+    let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, place)| ("***@", place));
+    let (place, query) = rest.split_once(['?', '#']).map_or((rest, ""), |(place, _)| (place, "?***"));
+    let separator = if text.contains("://") { "://" } else { "" };
+    format!("{scheme}{separator}{user}{place}{query}")
 }
 
 /// The signal's URL at an endpoint for all signals.

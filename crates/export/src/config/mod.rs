@@ -145,7 +145,35 @@ impl Config {
         };
         let traces = traces.map(|wanted| Traces::new(wanted, settings.sampler, &mut variables));
         let metrics = metrics.and_then(|wanted| Some(Metrics::new(wanted.otlp?, &mut variables)));
-        (Self { traces, metrics, propagators, resource }, variables.into_warnings())
+        let config = Self { traces, metrics, propagators, resource };
+        let mut warnings = variables.into_warnings();
+        for Warning { variable, message } in &mut warnings {
+            if let Some(consequence) = config.without_endpoint(variable) {
+                message.push_str(&format!("; {consequence}"));
+            }
+        }
+        (config, warnings)
+    }
+
+    /// What becomes of the signals for which this variable would give an endpoint, where it is passed over.
+    fn without_endpoint(&self, variable: &str) -> Option<String> {
+        let traces = ("traces", self.traces.as_ref().map(|traces| traces.destination().full));
+        let metrics = ("metrics", self.metrics.as_ref().map(|metrics| metrics.otlp.to_string()));
+        let concerned = match variable {
+            "OTEL_EXPORTER_OTLP_ENDPOINT" => vec![traces, metrics],
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" => vec![traces],
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" => vec![metrics],
+            _ => return None,
+        };
+        if concerned.iter().all(|(_, to)| to.is_none()) {
+            let names: Vec<_> = concerned.iter().map(|(signal, _)| *signal).collect();
+            return Some(format!("{} are not exported", names.join(" and ")));
+        }
+        let become_of = concerned.into_iter().map(|(signal, to)| match to {
+            Some(to) => format!("{signal} go to {to}"),
+            None => format!("{signal} are not exported"),
+        });
+        Some(become_of.collect::<Vec<_>>().join(", "))
     }
 
     /// Whether traces are exported: whoever passes context on only while somebody sees it asks this.

@@ -237,16 +237,19 @@ fn no_time_is_no_limit_for_what_is_waited_for() {
 
 #[test]
 fn an_endpoint_that_is_none_leads_nowhere() {
-    for (protocol, text) in [
-        ("grpc", "unix:/run/collector.sock"),
-        ("grpc", "unix:///run/collector.sock"),
-        ("grpc", "unix:collector.sock"),
-        ("grpc", "unix-abstract:collector"),
-        ("grpc", "h:port"),
-        ("grpc", "http://user:secret@"),
-        ("http/protobuf", "http://h:"),
-        ("http/protobuf", "http://user:secret@h:99999/"),
-        ("http/protobuf", "unix:/run/collector.sock"),
+    for (protocol, text, shown) in [
+        ("grpc", "unix:/run/collector.sock", "unix:/run/collector.sock"),
+        ("grpc", "unix:///run/collector.sock", "unix:///run/collector.sock"),
+        ("grpc", "unix:collector.sock", "unix:collector.sock"),
+        ("grpc", "unix-abstract:collector", "unix-abstract:collector"),
+        ("grpc", "h:port", "h:port"),
+        ("grpc", "http://user:secret@", "http://***@"),
+        ("http/protobuf", "http://h:", "http://h:"),
+        ("http/protobuf", "localhost:4318", "localhost:4318"),
+        ("http/protobuf", "http://user:secret@h:99999/", "http://***@h:99999/"),
+        ("http/protobuf", "user:se?cret@h/?key=secret", "***@h/?***"),
+        ("http/protobuf", "secret@://h/#secret", "***://h/?***"),
+        ("http/protobuf", "unix:/run/collector.sock", "unix:/run/collector.sock"),
     ] {
         let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", text), ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)];
         let (config, warnings) = read(&Settings::default(), &variables);
@@ -255,7 +258,37 @@ fn an_endpoint_that_is_none_leads_nowhere() {
             _ => "http://HOST:PORT/PATH or https://HOST:PORT/PATH",
         };
         assert!(!config.is_on(), "{text}");
-        assert_eq!(warnings, [format!("OTEL_EXPORTER_OTLP_ENDPOINT is passed over: expected {expected}")], "{text}");
+        let told = format!(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is passed over: expected {expected}, found \"{shown}\"; traces and metrics are not \
+             exported"
+        );
+        assert_eq!(warnings, [told], "{text}");
+    }
+}
+
+#[test]
+fn what_becomes_of_a_signal_whose_endpoint_is_passed_over_is_told() {
+    let (all, own) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
+    let on = Settings { enabled: Enabled::On, ..Settings::default() };
+    let here = |path| format!("http://localhost:4318/v1/{path} (http/protobuf)");
+    let by_default = format!("traces go to {}, metrics go to {}", here("traces"), here("metrics"));
+    for (settings, variables, expected) in [
+        (Settings::default(), &[(own, "h:1")][..], "traces are not exported"),
+        (
+            Settings::default(),
+            &[(all, "h:1"), ("OTEL_TRACES_EXPORTER", "console")],
+            "traces go to the console, metrics are not exported",
+        ),
+        (
+            Settings::default(),
+            &[COLLECTOR, (own, "h:1")],
+            "traces go to http://collector:1234/v1/traces (http/protobuf)",
+        ),
+        (on, &[(all, "h:1")], &by_default),
+    ] {
+        let (_, warnings) = read(&settings, variables);
+        let told = warnings[0].split_once("found \"h:1\"; ").map(|(_, told)| told);
+        assert_eq!((told, warnings.len()), (Some(expected), 1), "{variables:?}: {warnings:?}");
     }
 }
 
@@ -312,8 +345,7 @@ fn what_makes_no_sense_is_told_and_passed_over() {
     }
     let (config, warnings) = read(&Settings::default(), &[("OTEL_EXPORTER_OTLP_ENDPOINT", "user:secret@nowhere")]);
     assert!(!config.is_on());
-    let expected = "expected http://HOST:PORT/PATH or https://HOST:PORT/PATH";
-    assert_eq!(warnings, [format!("OTEL_EXPORTER_OTLP_ENDPOINT is passed over: {expected}")]);
+    assert!(warnings.len() == 1 && !warnings[0].contains("secret"), "{warnings:?}");
     let sampler = [COLLECTOR, ("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "2")];
     let (config, warnings) = read(&Settings::default(), &sampler);
     assert_eq!(config.traces.unwrap().sampler.share, Ratio::ONE);

@@ -143,6 +143,6 @@ impl Variables {
     }
 }
 
-fn wrong(expected: &str, found: &str) -> String {
+pub(super) fn wrong(expected: &str, found: &str) -> String {
     format!("expected {expected}, found {:?}", bounded(found, MAX_EXCERPT_BYTES))
 }
