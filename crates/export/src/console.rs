@@ -4,8 +4,10 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use mcpscope_tracing::{Attribute, Trace, Value};
+use mcpscope_tracing::{Trace, Value};
 use serde_json::{Map, Value as Json, json};
+
+use crate::convert;
 
 /// Writes the spans of these traces.
 ///
@@ -24,7 +26,8 @@ pub(crate) fn write(to: &mut impl Write, traces: &[Arc<Trace>]) -> io::Result<()
 }
 
 fn lines_of(trace: &Trace) -> impl Iterator<Item = Json> {
-    trace.spans.iter().map(|span| {
+    trace.spans.iter().enumerate().map(|(index, span)| {
+        let attributes = convert::attributes(trace, index);
         let mut line = json!({
             "timestamp": time(trace.timestamp + span.start),
             "trace_id": trace.id.to_string(),
@@ -35,14 +38,14 @@ fn lines_of(trace: &Trace) -> impl Iterator<Item = Json> {
             "kind": span.kind.as_str(),
             "duration_ms": millis(span.duration),
             "status": span.status.as_str(),
-            "attributes": object(&span.attributes),
+            "attributes": object(attributes.iter().map(|(name, value)| (&**name, &**value))),
         });
         if let Some(line) = line.as_object_mut() {
             if let Some(message) = &span.message {
                 line.insert("message".to_owned(), Json::from(&**message));
             }
             let event = |event: &mcpscope_tracing::Event| {
-                json!({"name": &*event.name, "at": time(trace.timestamp + event.at), "attributes": object(&event.attributes)})
+                json!({"name": &*event.name, "at": time(trace.timestamp + event.at), "attributes": object(event.attributes.iter().map(|(name, value)| (&**name, value)))})
             };
             if !span.events.is_empty() {
                 line.insert("events".to_owned(), span.events.iter().map(event).collect());
@@ -52,14 +55,14 @@ fn lines_of(trace: &Trace) -> impl Iterator<Item = Json> {
     })
 }
 
-fn object(attributes: &[Attribute]) -> Json {
+fn object<'a>(attributes: impl Iterator<Item = (&'a str, &'a Value)>) -> Json {
     let value = |value: &Value| match value {
         Value::Str(text) => Json::from(&**text),
         Value::Int(number) => Json::from(*number),
         Value::Float(number) => Json::from(*number),
         Value::Bool(yes) => Json::from(*yes),
     };
-    Json::Object(attributes.iter().map(|(name, found)| (name.to_string(), value(found))).collect::<Map<_, _>>())
+    Json::Object(attributes.map(|(name, found)| (name.to_owned(), value(found))).collect::<Map<_, _>>())
 }
 
 // What cannot be written would be a panic.

@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream;
+use mcpscope_core::Component;
 use mcpscope_grpc::proto::*;
 use mcpscope_grpc::tonic::transport::Endpoint;
 use mcpscope_grpc::tonic::{Code, Request, Status, Streaming};
 use mcpscope_hub::health::State;
 use mcpscope_hub::hooks::Instrumentation;
 use mcpscope_hub::metrics::{Declared, Kind};
+use mcpscope_hub::tracing::parse_traceparent;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_reflection::pb;
@@ -121,6 +123,49 @@ async fn an_unknown_metric_is_told_which_there_are() {
         (0..255).for_each(|n| declare(format!("{n:x>120}_total")));
         let many = unknown().await;
         assert!(many.ends_with("_total and 231 more") && many.len() < 5000, "{} bytes: {many}", many.len());
+    };
+    Bench::new().run(test).await;
+}
+
+#[tokio::test]
+async fn a_trace_is_found_by_the_beginning_of_its_id() {
+    let test = async |running: &Running<'_>| {
+        let mut traces = running.client().await.traces;
+        let record = |id: &str| {
+            let context = parse_traceparent(&format!("00-{id}-00f067aa0ba902b7-01"));
+            // The digits are in the name as well, which is none of its id.
+            running.bench.tracer.span(Component::JsonRpc, "beef0", Some(context.unwrap())).end();
+        };
+        record("beef0000000000000000000000000001");
+        record("beef1000000000000000000000000001");
+        // Two calls of one trace are one.
+        record("beef1000000000000000000000000001");
+        record("abcdbeef000000000000000000000001");
+        (0..12).for_each(|n| record(&format!("cafe{n:028x}")));
+        let mut get = async |id: &str| {
+            let got = traces.get_trace(GetTraceRequest { id: id.into() }).await;
+            got.map(|got| got.into_inner().trace.unwrap())
+                .map_err(|status| (status.code(), status.message().to_owned()))
+        };
+        for (beginning, id) in [
+            ("beef0", "beef0000000000000000000000000001"),
+            ("beef1", "beef1000000000000000000000000001"),
+            ("abcd", "abcdbeef000000000000000000000001"),
+            ("beef100000000000000000000000000", "beef1000000000000000000000000001"),
+            ("beef1000000000000000000000000001", "beef1000000000000000000000000001"),
+        ] {
+            assert_eq!(get(beginning).await.unwrap().id, id, "{beginning}");
+        }
+        assert_eq!(get("beef1").await.unwrap().spans.len(), 2);
+        let ambiguous = "2 traces have ids that begin with beef: beef0000000000000000000000000001, \
+                         beef1000000000000000000000000001";
+        assert_eq!(get("beef").await.unwrap_err(), (Code::InvalidArgument, ambiguous.to_owned()));
+        let (code, many) = get("cafe").await.unwrap_err();
+        assert_eq!((code, many.matches("cafe0").count()), (Code::InvalidArgument, 10));
+        assert!(many.ends_with(" and 2 more"), "{many}");
+        let none = "no trace is held whose id begins with fade";
+        assert_eq!(get("fade").await.unwrap_err(), (Code::NotFound, none.to_owned()));
+        assert_eq!(get("bee").await.unwrap_err().0, Code::InvalidArgument);
     };
     Bench::new().run(test).await;
 }

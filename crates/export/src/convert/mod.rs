@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, Key
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
 pub(crate) use metrics::{Starts, points};
-pub(crate) use traces::spans;
+pub(crate) use traces::{attributes, spans};
 
 /// Who exports.
 pub(crate) fn resource(attributes: Vec<(String, String)>) -> Resource {

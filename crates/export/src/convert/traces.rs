@@ -1,11 +1,11 @@
 //! Traces as OTLP spans.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use mcpscope_tracing::{Attribute, Event, Span, SpanKind, Trace, Value};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
@@ -24,14 +24,7 @@ const METHOD: &str = "method";
 
 /// The request that exports these traces.
 pub(crate) fn spans(traces: &[Arc<Trace>], resource: &Resource) -> ExportTraceServiceRequest {
-    let spans = traces.iter().flat_map(|trace| {
-        let is_root = |index: usize| index == 0 && !trace.late;
-        trace
-            .spans
-            .iter()
-            .enumerate()
-            .map(move |(n, span)| if is_root(n) { root(trace, span) } else { of(trace, span) })
-    });
+    let spans = traces.iter().flat_map(|trace| (0..trace.spans.len()).filter_map(|index| of(trace, index)));
     let scope_spans = ScopeSpans { scope: Some(scope()), spans: spans.collect(), ..ScopeSpans::default() };
     let resource = Some(resource.clone());
     ExportTraceServiceRequest {
@@ -39,31 +32,40 @@ pub(crate) fn spans(traces: &[Arc<Trace>], resource: &Resource) -> ExportTraceSe
     }
 }
 
-/// The first span, which carries what is known of the whole trace.
-fn root(trace: &Trace, span: &Span) -> otlp::Span {
-    let mut root = of(trace, span);
-    if span.parent.is_some() {
-        root.flags |= SpanFlags::ContextIsRemoteMask as u32;
+/// Whether a span of a trace is its first, which carries what is known of the whole.
+const fn is_root(trace: &Trace, index: usize) -> bool {
+    index == 0 && !trace.late
+}
+
+/// The attributes of a span of a trace as they are exported: its own, and where it is the first, what is known of the whole. A
+/// name stands for one value.
+pub(crate) fn attributes(trace: &Trace, index: usize) -> Vec<(Cow<'_, str>, Cow<'_, Value>)> {
+    let Some(span) = trace.spans.get(index) else { return Vec::new() };
+    let own = latest(&span.attributes).map(|(name, value)| (Cow::Borrowed(&**name), Cow::Borrowed(value)));
+    let mut attributes = own.collect::<Vec<_>>();
+    if !is_root(trace, index) {
+        return attributes;
     }
     let failed = has_error(span);
     let is_told = |name: &str| name == METHOD || (failed && ERROR_DETAILS.contains(&name));
-    let named = |name: &str| if name.contains('.') { name.to_owned() } else { format!("mcpscope.{name}") };
-    let details = latest(&trace.details).filter(|(name, _)| !is_told(name)).map(|(name, value)| (named(name), value));
-    let details = details.map(|(name, detail)| pair(name, value(detail)));
+    let named = |name: &'static str, value| (Cow::Borrowed(name), Cow::Owned(value));
     // A program that traces itself may have no server.
-    let server = (!trace.server.is_empty())
-        .then(|| pair("mcpscope.server", any_value::Value::StringValue(trace.server.to_string())));
-    let injected = trace.injected.then(|| pair("mcpscope.injected", any_value::Value::BoolValue(true)));
+    let server = (!trace.server.is_empty()).then(|| named("mcpscope.server", Value::Str((&*trace.server).into())));
+    let details = latest(&trace.details).filter(|(name, _)| !is_told(name)).map(|(name, value)| {
+        let name = if name.contains('.') { Cow::Borrowed(&**name) } else { Cow::Owned(format!("mcpscope.{name}")) };
+        (name, Cow::Borrowed(value))
+    });
+    let injected = trace.injected.then(|| named("mcpscope.injected", Value::Bool(true)));
     for attribute in server.into_iter().chain(details).chain(injected) {
-        // A name stands for one value.
-        if !root.attributes.iter().any(|known| known.key == attribute.key) {
-            root.attributes.push(attribute);
+        if !attributes.iter().any(|(known, _)| *known == attribute.0) {
+            attributes.push(attribute);
         }
     }
-    root
+    attributes
 }
 
-fn of(trace: &Trace, span: &Span) -> otlp::Span {
+fn of(trace: &Trace, index: usize) -> Option<otlp::Span> {
+    let span = trace.spans.get(index)?;
     let start = trace.timestamp + span.start;
     let status = has_error(span).then(|| otlp::Status {
         code: StatusCode::Error as i32,
@@ -74,29 +76,32 @@ fn of(trace: &Trace, span: &Span) -> otlp::Span {
         SpanKind::Client => otlp::span::SpanKind::Client,
         SpanKind::Internal => otlp::span::SpanKind::Internal,
     };
-    otlp::Span {
+    let parent_is_remote = is_root(trace, index) && span.parent.is_some();
+    let remote = if parent_is_remote { SpanFlags::ContextIsRemoteMask as u32 } else { 0 };
+    let attributes = attributes(trace, index).into_iter().map(|(name, found)| pair(name, value(&found)));
+    Some(otlp::Span {
         trace_id: trace.id.0.get().to_be_bytes().to_vec(),
         span_id: span.id.0.get().to_be_bytes().to_vec(),
         trace_state: span.tracestate.as_deref().unwrap_or_default().to_owned(),
         parent_span_id: span.parent.map(|parent| parent.0.get().to_be_bytes().to_vec()).unwrap_or_default(),
-        flags: SAMPLED | SpanFlags::ContextHasIsRemoteMask as u32,
+        flags: SAMPLED | SpanFlags::ContextHasIsRemoteMask as u32 | remote,
         name: span.name.to_string(),
         kind: kind as i32,
         start_time_unix_nano: nanos(start),
         end_time_unix_nano: nanos(start + span.duration),
-        attributes: attributes(&span.attributes),
+        attributes: attributes.collect(),
         events: span.events.iter().map(|event| of_event(trace.timestamp, event)).collect(),
         dropped_events_count: span.dropped_events,
         status,
         ..otlp::Span::default()
-    }
+    })
 }
 
 fn of_event(trace: SystemTime, event: &Event) -> otlp::span::Event {
     otlp::span::Event {
         time_unix_nano: nanos(trace + event.at),
         name: event.name.to_string(),
-        attributes: attributes(&event.attributes),
+        attributes: latest(&event.attributes).map(|(name, found)| pair(name.as_ref(), value(found))).collect(),
         ..otlp::span::Event::default()
     }
 }
@@ -104,10 +109,6 @@ fn of_event(trace: SystemTime, event: &Event) -> otlp::span::Event {
 /// The conventions: an error is what has a type.
 fn has_error(span: &Span) -> bool {
     span.attributes.iter().any(|(name, _)| name == ERROR_TYPE)
-}
-
-fn attributes(attributes: &[Attribute]) -> Vec<KeyValue> {
-    latest(attributes).map(|(name, attribute)| pair(name.as_ref(), value(attribute))).collect()
 }
 
 /// A name stands for one value: the last that it was given.

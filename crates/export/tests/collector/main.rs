@@ -441,7 +441,12 @@ async fn the_console_shows_each_span_as_a_line() {
             (&"tools/call echo".into(), &"server".into(), &"ok".into())
         );
         assert_eq!((&line["duration_ms"], &line["parent_id"]), (&5.0.into(), &serde_json::Value::Null));
-        assert_eq!(line["attributes"]["gen_ai.tool.name"], "echo");
+        let attributes = &line["attributes"];
+        assert_eq!((&attributes["gen_ai.tool.name"], &attributes["mcpscope.server"]), (&"echo".into(), &"s".into()));
+        assert_eq!(
+            (&attributes["mcpscope.request_bytes"], &attributes["mcpscope.response_bytes"]),
+            (&10.into(), &20.into())
+        );
         assert_eq!(line["timestamp"].as_str().map(str::len), Some("1970-01-12T13:46:40.000000Z".len()));
         assert_eq!(line["trace_id"].as_str().map(str::len), Some(32));
     }

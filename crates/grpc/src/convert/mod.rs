@@ -14,7 +14,7 @@ use mcpscope_hub::tracing;
 
 pub(crate) use health::health;
 pub(crate) use metrics::metrics;
-pub(crate) use trace::{filter, trace_id};
+pub(crate) use trace::{WantedTrace, filter, wanted_trace};
 
 /// A request that cannot be meant, and what was expected instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -14,6 +14,9 @@ const MAX_TRACES: usize = 10_000;
 /// Longest part of something wrong that the answer repeats, in bytes.
 const SHOWN_BYTES: usize = 64;
 
+/// Fewest digits of an id that stand for it.
+const MIN_ID_DIGITS: usize = 4;
+
 impl From<Status> for TraceStatus {
     fn from(status: Status) -> Self {
         match status {
@@ -136,16 +139,29 @@ fn read_status(number: i32) -> Result<Option<Status>, Invalid> {
     }
 }
 
-/// Reads a trace id.
+/// Which trace is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum WantedTrace {
+    /// The one with this id.
+    Id(TraceId),
+    /// The one whose id begins with these digits.
+    Beginning(String),
+}
+
+/// Reads a trace id, or the beginning of one.
 ///
 /// # Errors
-/// It is none.
-pub(crate) fn trace_id(text: &str) -> Result<TraceId, Invalid> {
-    let invalid = || {
-        let found = format!("{:?}", bounded(text, SHOWN_BYTES));
-        Invalid::new("id", "32 lower-case hexadecimal digits, not all of them 0", found)
-    };
-    TraceId::parse(text).ok_or_else(invalid)
+/// It is neither.
+pub(crate) fn wanted_trace(text: &str) -> Result<WantedTrace, Invalid> {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if let Some(id) = TraceId::parse(text) {
+        return Ok(WantedTrace::Id(id));
+    }
+    if (MIN_ID_DIGITS..32).contains(&text.len()) && text.bytes().all(is_digit) {
+        return Ok(WantedTrace::Beginning(text.to_owned()));
+    }
+    let expected = "32 lower-case hexadecimal digits, not all of them 0, or the first of them, 4 at least";
+    Err(Invalid::new("id", expected, format!("{:?}", bounded(text, SHOWN_BYTES))))
 }
 
 #[cfg(test)]
@@ -324,8 +340,20 @@ mod tests {
         ] {
             assert_eq!(filter(Some(asked), 100).unwrap_err().to_string(), expected);
         }
-        let error = trace_id("0AF7651916CD43DD8448EB211C80319C").unwrap_err().to_string();
+        let error = wanted_trace("0AF7651916CD43DD8448EB211C80319C").unwrap_err().to_string();
         assert!(error.starts_with("id: expected 32 lower-case hexadecimal digits"), "{error}");
-        assert!(trace_id(&"é".repeat(10_000)).unwrap_err().to_string().len() < 200);
+        assert!(wanted_trace(&"é".repeat(10_000)).unwrap_err().to_string().len() < 200);
+    }
+
+    #[test]
+    fn a_trace_is_asked_for_by_its_id_or_the_beginning_of_it() {
+        let id = "0af7651916cd43dd8448eb211c80319c";
+        assert_eq!(wanted_trace(id).unwrap(), WantedTrace::Id(TraceId::parse(id).unwrap()));
+        for length in 4..32 {
+            assert_eq!(wanted_trace(&id[..length]).unwrap(), WantedTrace::Beginning(id[..length].to_owned()));
+        }
+        for bad in ["", "0af", "0AF7", "0xaf", "0af7 ", "äbcd", &"0".repeat(32), &"1".repeat(33)] {
+            assert!(wanted_trace(bad).is_err(), "{bad:?}");
+        }
     }
 }

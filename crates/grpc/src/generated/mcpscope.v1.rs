@@ -1372,7 +1372,7 @@ pub struct ListTracesResponse {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetTraceRequest {
-    /// The W3C trace id, 32 lower-case hex digits.
+    /// The W3C trace id, 32 lower-case hex digits, or the first of them: four at least, and enough to tell it from all others.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
 }
@@ -1745,7 +1745,8 @@ pub mod trace_service_client {
                 .insert(GrpcMethod::new("mcpscope.v1.TraceService", "ListTraces"));
             self.inner.unary(req, path, codec).await
         }
-        /// One trace with all of its spans; NOT_FOUND where there is none of that id, INVALID_ARGUMENT where it is no trace id.
+        /// One trace with all of its spans; NOT_FOUND where there is none of that id, INVALID_ARGUMENT where it is no trace id, or
+        /// where several begin like it.
         pub async fn get_trace(
             &mut self,
             request: impl tonic::IntoRequest<super::GetTraceRequest>,
@@ -1844,7 +1845,8 @@ pub mod trace_service_server {
             tonic::Response<super::ListTracesResponse>,
             tonic::Status,
         >;
-        /// One trace with all of its spans; NOT_FOUND where there is none of that id, INVALID_ARGUMENT where it is no trace id.
+        /// One trace with all of its spans; NOT_FOUND where there is none of that id, INVALID_ARGUMENT where it is no trace id, or
+        /// where several begin like it.
         async fn get_trace(
             &self,
             request: tonic::Request<super::GetTraceRequest>,

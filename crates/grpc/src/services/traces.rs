@@ -4,13 +4,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures_util::stream::unfold;
+use mcpscope_core::TraceId;
 use mcpscope_hub::tracing::{Filter, Trace};
 use mcpscope_hub::{Admin, Off, Reader, TraceFollower, Turn};
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::{off, refused, until_stopped};
-use crate::convert;
+use crate::convert::{self, WantedTrace};
+use crate::proto;
 use crate::proto::trace_service_server::TraceService;
 use crate::proto::{
     ClearTracesRequest, ClearTracesResponse, GetTraceRequest, GetTraceResponse, ListTracesRequest, ListTracesResponse,
@@ -21,6 +23,8 @@ use crate::proto::{
 const DEFAULT_LIMIT: usize = 100;
 /// Most traces in one response of a stream, so that it stays far from the 4 MiB that clients take.
 const BATCH: usize = 100;
+/// Most ids in the error that several begin as the one that was asked for.
+const SHOWN_IDS: usize = 10;
 
 #[derive(Debug)]
 pub(super) struct Service {
@@ -39,10 +43,9 @@ impl TraceService for Service {
     }
 
     async fn get_trace(&self, request: Request<GetTraceRequest>) -> Result<Response<GetTraceResponse>, Status> {
-        let id = convert::trace_id(&request.get_ref().id)?;
+        let wanted = convert::wanted_trace(&request.get_ref().id)?;
         let reader = self.reader.clone();
-        let trace = self.turn.work(move || Ok(reader.trace(id)?.map(|trace| (&trace).into())));
-        let trace = trace.await.map_err(off)?.ok_or_else(|| Status::not_found(format!("no trace {id} is held")))?;
+        let trace = self.turn.work(move || find(&reader, wanted)).await.map_err(off)??;
         Ok(Response::new(GetTraceResponse { trace: Some(trace) }))
     }
 
@@ -63,6 +66,40 @@ impl TraceService for Service {
         self.admin.clear_traces().map_err(refused)?;
         Ok(Response::new(ClearTracesResponse {}))
     }
+}
+
+/// The one trace that is wanted, or why there is none.
+fn find(reader: &Reader, wanted: WantedTrace) -> Result<Result<proto::Trace, Status>, Off> {
+    let id = match wanted {
+        WantedTrace::Id(id) => id,
+        WantedTrace::Beginning(digits) => {
+            let filter = Filter { text: Some(digits.clone()), ..Filter::default() };
+            let mut ids: Vec<_> = reader.traces(&filter)?.iter().map(|trace| trace.id).collect();
+            ids.retain(|id| id.to_string().starts_with(&digits));
+            ids.sort_unstable();
+            ids.dedup();
+            match ids[..] {
+                [] => return Ok(Err(Status::not_found(format!("no trace is held whose id begins with {digits}")))),
+                [id] => id,
+                _ => return Ok(Err(ambiguous(&digits, &ids))),
+            }
+        }
+    };
+    let found = reader.trace(id)?.map(|trace| (&trace).into());
+    Ok(found.ok_or_else(|| Status::not_found(format!("no trace {id} is held"))))
+}
+
+fn ambiguous(digits: &str, ids: &[TraceId]) -> Status {
+    let shown: Vec<_> = ids.iter().take(SHOWN_IDS).map(ToString::to_string).collect();
+    let more = match ids.len() - shown.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Status::invalid_argument(format!(
+        "{} traces have ids that begin with {digits}: {}{more}",
+        ids.len(),
+        shown.join(", ")
+    ))
 }
 
 /// One who wants the traces as they end.

@@ -81,9 +81,9 @@ pub(crate) struct TracesArgs {
     /// Only with this in the operation, server, session or id, in capital letters or small ones
     #[arg(long)]
     pub(crate) text: Option<String>,
-    /// Only those that a fault touched
-    #[arg(long)]
-    pub(crate) injected: bool,
+    /// Only those that a fault touched, or with `false` only those that none did
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) injected: Option<bool>,
     /// Only those that ended like this
     #[arg(long)]
     pub(crate) status: Option<StatusArg>,
@@ -93,6 +93,9 @@ pub(crate) struct TracesArgs {
     /// Only those that began at most this long ago, such as 10m
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) since: Option<Duration>,
+    /// Only those that began longer ago than this, such as 5m: with --since, those between the two
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "follow")]
+    pub(crate) until: Option<Duration>,
     /// How many at most; with --follow, how many of those that are there already come first
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: Option<u32>,
@@ -124,7 +127,7 @@ impl From<StatusArg> for TraceStatus {
 pub(crate) struct TraceArgs {
     #[command(flatten)]
     pub(crate) asked: Asked,
-    /// The trace, as `mcpscope traces` lists it
+    /// The trace, as `mcpscope traces` lists it, or the first digits of its id: four at least
     #[arg(value_name = "ID")]
     pub(crate) id: String,
 }

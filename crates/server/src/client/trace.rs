@@ -29,7 +29,8 @@ const PARTS: [(&str, &str); 3] =
 pub(super) async fn trace(args: &TraceArgs) -> Result<(), End> {
     let mut screen = Screen::new(args.asked.output);
     let (mut client, peer) = connect(&args.asked).await?;
-    let answer = peer.answer(client.traces.get_trace(GetTraceRequest { id: args.id.clone() })).await;
+    let request = GetTraceRequest { id: args.id.to_ascii_lowercase() };
+    let answer = peer.answer(client.traces.get_trace(request)).await;
     let trace = answer.map_err(|status| match status.code() {
         Code::NotFound => Failure::usage(anyhow!(
             "there is no trace {} (any more); `mcpscope traces` lists those that there are",

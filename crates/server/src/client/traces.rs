@@ -38,9 +38,9 @@ pub(super) async fn traces(args: &TracesArgs) -> Result<(), End> {
 }
 
 fn filter(args: &TracesArgs, now: SystemTime) -> TraceFilter {
-    let since = |ago: Duration| {
-        let since = now.checked_sub(ago).and_then(|since| since.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    let time = |ago: Duration| {
+        let time = now.checked_sub(ago).and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
     };
     TraceFilter {
         operation: args.operation.clone(),
@@ -49,12 +49,12 @@ fn filter(args: &TracesArgs, now: SystemTime) -> TraceFilter {
         tool: args.tool.clone(),
         server: args.server.clone(),
         min_duration_ms: args.min_duration.map(|duration| duration.as_secs_f64() * 1e3),
-        since: args.since.map(since),
-        until: None,
+        since: args.since.map(time),
+        until: args.until.map(time),
         limit: args.limit,
         session: args.session.clone(),
         text: args.text.clone(),
-        injected: args.injected.then_some(true),
+        injected: args.injected,
     }
 }
 
@@ -167,7 +167,7 @@ mod tests {
         let asked = |line: &str| filter(&Line::parse_from(line.split(' ')).args, now);
         assert_eq!(asked("traces"), TraceFilter::default());
         let all = "traces --operation o --method m --tool t --server s --status timeout --min-duration 1500us \
-                   --since 10m --limit 5 --session 1 --text ech --injected";
+                   --since 10m --until 5s --limit 5 --session 1 --text ech --injected";
         assert_eq!(
             asked(all),
             TraceFilter {
@@ -178,7 +178,7 @@ mod tests {
                 server: Some("s".into()),
                 min_duration_ms: Some(1.5),
                 since: Some(400_000),
-                until: None,
+                until: Some(995_000),
                 limit: Some(5),
                 session: Some("1".into()),
                 text: Some("ech".into()),
@@ -186,6 +186,13 @@ mod tests {
             }
         );
         assert_eq!(asked("traces --since 365d").since, Some(0), "before the epoch is the epoch");
+        for (line, injected) in [("--injected true", true), ("--injected false", false), ("--injected=false", false)] {
+            assert_eq!(asked(&format!("traces {line}")).injected, Some(injected), "{line}");
+        }
+        assert_eq!(asked("traces --injected --limit 1").injected, Some(true));
+        for bad in ["traces --injected maybe", "traces --until soon", "traces --until 5m --follow"] {
+            assert!(Line::try_parse_from(bad.split(' ')).is_err(), "{bad}");
+        }
         for bad in ["traces --limit 0", "traces --status bad", "traces --since soon", "traces --addr a:1 --name b"] {
             assert!(Line::try_parse_from(bad.split(' ')).is_err(), "{bad}");
         }

@@ -188,6 +188,10 @@ def test_the_status_leaves_no_tool_out(start_proxy, ask):
         (["--server", "other"], []),
         (["--text", "CALL GOOD"], ["good"]),
         (["--injected"], []),
+        (["--injected", "true"], []),
+        (["--injected", "false"], ["slow", "bad", "good"]),
+        (["--until", "1h"], []),
+        (["--since", "1h", "--until", "0"], ["slow", "bad", "good"]),
         (["--session", "other"], []),
     ],
 )
@@ -214,6 +218,10 @@ def test_trace(proxy, ask, refused):
         assert "█" not in line or len(line) <= 80, "bars fit 80 columns where there is no terminal"
     for span in listed["spans"]:
         assert re.search(rf"^ *{re.escape(span['name'])}  {span['kind']} ", text, re.M), span["kind"]
+    ids = [trace["id"] for trace in ask_json(ask, "traces")]
+    beginning = next(listed["id"][:n] for n in range(4, 33) if sum(id.startswith(listed["id"][:n]) for id in ids) == 1)
+    for digits in (beginning, beginning.upper()):
+        assert ask_json(ask, "trace", digits) == listed
     unknown = "0af7651916cd43dd8448eb211c80319c"
     code, stderr = refused("trace", unknown)
     assert code == 64 and unknown in stderr
