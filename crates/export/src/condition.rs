@@ -143,8 +143,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_and_its_end_are_logged_once_and_at_the_default_level() {
-        let world = World::new(1 << 10);
-        let condition = Condition::new(world.reporter.clone(), world.reader.clone());
+        let World { reporter, reader, .. } = World::new(1 << 10);
+        let condition = Condition::new(reporter, reader);
         let log = Log::default();
         let guard = log.collect(tracing::Level::WARN);
         condition.works("traces", &at("a"));

@@ -120,11 +120,11 @@ impl Delivery {
         let mut until = latest.min(Instant::now() + tried);
         loop {
             let begun = Instant::now();
+            let attempt_until = until.min(begun + self.attempt);
             let sent = tokio::select! {
-                sent = timeout_at(until.min(begun + self.attempt), send()) => sent.ok(),
-                () = self.end(ending) => None,
+                sent = timeout_at(attempt_until, send()) => sent.unwrap_or_else(|_| Err(no_answer(attempt_until - begun))),
+                () = self.end(ending) => Err(no_answer(begun.elapsed())),
             };
-            let sent = sent.unwrap_or_else(|| Err(no_answer(begun.elapsed())));
             let refusal = match sent {
                 Ok(accepted) => {
                     (self.waits, self.not_before) = (waits(), None);
@@ -182,7 +182,7 @@ impl Delivery {
     }
 }
 
-/// After what was really waited, to a tenth of a second: at the end that is less than it could have been.
+/// After what was really waited, to a tenth of a second: at the end, and of a batch's time, that is less than it could be.
 fn no_answer(waited: Duration) -> Refusal {
     let tenths = u64::try_from((waited.as_millis() + 50) / 100).unwrap_or(u64::MAX / 100);
     let waited = humantime::format_duration(Duration::from_millis(tenths * 100));
