@@ -21,7 +21,7 @@ pub struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read, or is no PEM.
-    #[error("cannot read {} as PEM certificates or a key", path.display())]
+    #[error("cannot read {} as PEM", path.display())]
     File {
         /// Its name.
         path: PathBuf,
@@ -138,7 +138,7 @@ mod tests {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let (chain, key) = (file("chain.pem", &made.cert.pem()), file("key.pem", &made.signing_key.serialize_pem()));
-        let good = Identity { chain: chain.clone(), key: key.clone() };
+        let good = Identity { chain: chain.clone(), key };
         server(&good, Some(&chain)).unwrap();
         client(Some(&chain), Some(&good)).unwrap();
 

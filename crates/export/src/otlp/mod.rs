@@ -3,7 +3,6 @@
 mod grpc;
 mod http;
 mod reason;
-mod tls;
 
 use std::error::Error;
 use std::marker::PhantomData;
@@ -20,6 +19,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use mcpscope_core::bounded;
 use mcpscope_hub::{Reader, Turn};
+use mcpscope_tls::{Identity, TlsError};
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
 use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
@@ -27,7 +27,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest
 use tonic::Status;
 use tonic::codec::CompressionEncoding;
 
-use crate::config::{Endpoint, Protocol};
+use crate::config::{Endpoint, Protocol, Tls};
 use crate::delivery::{Accepted, Again, Collector, Refusal};
 
 /// What we are called.
@@ -158,14 +158,20 @@ impl<S: Signal> Collector for Client<S> {
     }
 }
 
-fn connect(endpoint: &Endpoint) -> Result<Connection, tls::TlsError> {
+fn connect(endpoint: &Endpoint) -> Result<Connection, TlsError> {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
     http.set_connect_timeout(Some(endpoint.timeout));
     let is_tls = endpoint.url.scheme() == Some(&::http::uri::Scheme::HTTPS);
     // Where there is no TLS, no certificates are read for it.
-    let tls = if is_tls { tls::client(&endpoint.tls)? } else { tls::none()? };
+    let tls = if is_tls {
+        let Tls { certificate, client } = &endpoint.tls;
+        let identity = client.clone().map(|(chain, key)| Identity { chain, key });
+        mcpscope_tls::client(certificate.as_deref(), identity.as_ref())?
+    } else {
+        mcpscope_tls::no_client()?
+    };
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     let mut client = HttpClient::builder(TokioExecutor::new());
     client.timer(TokioTimer::new()).pool_timer(TokioTimer::new()).pool_max_idle_per_host(1);
