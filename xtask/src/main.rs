@@ -60,6 +60,12 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
+    /// Send many sessions through the HTTP relay for a long time; the tests do the same for a few seconds
+    Soak {
+        /// How long
+        #[arg(long, default_value_t = 600)]
+        seconds: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -75,6 +81,7 @@ fn main() -> ExitCode {
         Task::Bench { name: None, .. } => bench::list(),
         Task::Bench { name: Some(name), args } => bench::run(&name, &args),
         Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
+        Task::Soak { seconds } => soak(seconds),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -83,4 +90,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs `crates/proxy/tests/soak.rs` for so long.
+fn soak(seconds: u32) -> anyhow::Result<()> {
+    let mut command = command::cargo();
+    command.args(["test", "--release", "-p", "mcpscope-proxy", "--test", "soak", "--", "--nocapture"]);
+    command::run(command.env("MCPSCOPE_SOAK_SECONDS", seconds.to_string()))
 }

@@ -40,7 +40,7 @@ impl EchoServer {
             let mut serving = JoinSet::new();
             loop {
                 tokio::select! {
-                    wire = listener.wait() => {
+                    wire = listener.next() => {
                         state.connections.fetch_add(1, Ordering::Relaxed);
                         let state = Arc::clone(&state);
                         // A client that breaks off is no failure of the server.

@@ -35,11 +35,14 @@ impl Listener {
     /// # Panics
     /// None comes within [`PATIENCE`](crate::PATIENCE).
     pub async fn accept(&self) -> Wire {
-        within(self.wait()).await
+        within(self.next()).await
     }
 
     /// The next connection, whenever it comes.
-    pub(crate) async fn wait(&self) -> Wire {
+    ///
+    /// # Panics
+    /// The listener is broken.
+    pub async fn next(&self) -> Wire {
         let (stream, _) = self.listener.accept().await.expect("a connection");
         Wire::new(stream).expect("a live socket")
     }
