@@ -1,9 +1,11 @@
-//! Reading messages: never panics, and where a complete JSON parser accepts the message too, both read the same.
+//! Reading messages: never panics, refuses what is no JSON and nothing else, and where a complete JSON parser accepts the
+//! message too, both read the same.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use mcpscope_core::{ErrorType, Method, Outcome, RequestId, bounded};
 use mcpscope_proxy::{Message, ScanError, scan};
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 /// Longer batches are not looked at.
@@ -11,6 +13,8 @@ const MAX_BATCH: usize = 1024;
 
 fuzz_target!(|bytes: &[u8]| {
     let read = scan(bytes);
+    let is_json = std::str::from_utf8(bytes).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+    assert_eq!(read != Err(ScanError::Invalid), is_json);
     // A key that serde_json gives a meaning of its own while it makes a value: nothing to compare with.
     if bytes.windows(21).any(|window| window == b"$serde_json::private:") {
         return;
@@ -27,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
             messages.iter().zip(&values).for_each(|(message, value)| check(message, value));
         }
         Err(ScanError::TooMany) => assert!(values.len() > MAX_BATCH),
-        Err(ScanError::Invalid) => panic!("JSON was refused"),
+        Err(ScanError::Invalid) => panic!("a complete parser reads more"),
     }
 });
 

@@ -1,12 +1,50 @@
 //! MCP method names and what they mean to the metrics.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::{Component, bounded};
 
 /// An MCP method name, bounded to [`Method::MAX_BYTES`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Method(Box<str>);
+pub struct Method(Cow<'static, str>);
+
+/// The methods of all revisions, the most frequent first: taking one of these allocates nothing.
+const KNOWN: [&str; 33] = [
+    "tools/call",
+    "notifications/progress",
+    "notifications/message",
+    "resources/read",
+    "prompts/get",
+    "tools/list",
+    "ping",
+    "initialize",
+    "notifications/initialized",
+    "server/discover",
+    "subscriptions/listen",
+    "notifications/cancelled",
+    "resources/list",
+    "resources/templates/list",
+    "resources/subscribe",
+    "resources/unsubscribe",
+    "prompts/list",
+    "completion/complete",
+    "logging/setLevel",
+    "roots/list",
+    "sampling/createMessage",
+    "elicitation/create",
+    "notifications/tools/list_changed",
+    "notifications/prompts/list_changed",
+    "notifications/resources/list_changed",
+    "notifications/resources/updated",
+    "notifications/roots/list_changed",
+    "notifications/elicitation/complete",
+    "notifications/tasks/status",
+    "tasks/get",
+    "tasks/result",
+    "tasks/list",
+    "tasks/cancel",
+];
 
 impl Method {
     /// Longest method name kept; what is longer comes from a broken or hostile peer and is cut.
@@ -19,7 +57,10 @@ impl Method {
     /// Takes a method name as it came over the wire.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self(bounded(name, Self::MAX_BYTES).into())
+        match KNOWN.into_iter().find(|known| *known == name) {
+            Some(known) => Self(known.into()),
+            None => Self(bounded(name, Self::MAX_BYTES).to_owned().into()),
+        }
     }
 
     /// The name as in the protocol, such as `tools/call`.
@@ -76,6 +117,14 @@ impl fmt::Display for Method {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_what_came() {
+        for name in KNOWN.into_iter().chain(["", "tools/call ", "tools/cal", "x"]) {
+            assert_eq!(Method::new(name).as_str(), name);
+        }
+        assert_eq!(Method::new(&"x".repeat(1000)).as_str().len(), Method::MAX_BYTES);
+    }
 
     #[test]
     fn registry_operations_are_all_known_labels() {

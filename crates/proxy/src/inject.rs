@@ -8,7 +8,6 @@
 use std::ops::Range;
 
 use mcpscope_core::TraceContext;
-use serde_json::value::RawValue;
 
 /// Where in a request its trace context is written, in bytes from the beginning of what was scanned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,10 +39,10 @@ struct First {
 /// What the scan saw of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen<'a> {
-    pub(crate) request: &'a RawValue,
-    pub(crate) params: Option<&'a RawValue>,
-    pub(crate) meta: Option<&'a RawValue>,
-    pub(crate) traceparent: Option<&'a RawValue>,
+    pub(crate) request: &'a str,
+    pub(crate) params: Option<&'a str>,
+    pub(crate) meta: Option<&'a str>,
+    pub(crate) traceparent: Option<&'a str>,
     pub(crate) has_tracestate: bool,
 }
 
@@ -89,17 +88,17 @@ impl Slot {
 }
 
 impl First {
-    fn of(message: &[u8], object: &RawValue) -> Option<Self> {
-        let inside = object.get().strip_prefix('{')?;
+    fn of(message: &[u8], object: &str) -> Option<Self> {
+        let inside = object.strip_prefix('{')?;
         let is_empty = inside.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('}');
         Some(Self { at: range(message, object)?.start + 1, is_empty })
     }
 }
 
 /// Where in `message` a part of it lies.
-fn range(message: &[u8], part: &RawValue) -> Option<Range<usize>> {
-    let start = part.get().as_ptr().addr().checked_sub(message.as_ptr().addr())?;
-    let range = start..start + part.get().len();
+fn range(message: &[u8], part: &str) -> Option<Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(message.as_ptr().addr())?;
+    let range = start..start + part.len();
     message.get(range.clone()).map(|_| range)
 }
 
@@ -142,6 +141,7 @@ pub(crate) fn spliced(bytes: &[u8], offset: usize, splices: &[Splice]) -> Vec<u8
 mod tests {
     use mcpscope_core::{SpanId, TraceId};
     use proptest::prelude::*;
+    use serde_json::value::RawValue;
     use serde_json::{Value, json};
 
     use super::*;

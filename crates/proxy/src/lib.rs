@@ -8,6 +8,8 @@ mod framing;
 pub mod fuzzing;
 pub mod http;
 mod inject;
+mod json;
+mod members;
 mod pending;
 mod relay;
 mod scan;

@@ -3,13 +3,12 @@
 //! Nothing here is written back to the wire; a [`Slot`] only says where a trace context would go.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use mcpscope_core::{ErrorType, Method, Outcome, Protocol, RequestId, bounded};
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
 
 use crate::inject::{Seen, Slot};
+use crate::json;
+use crate::members::{Member, Members, Object, Walk};
 
 /// Longest request id that is followed, in bytes of its text; no client has a reason for longer ones.
 const MAX_ID_BYTES: usize = 256;
@@ -102,139 +101,125 @@ pub enum ScanError {
 /// # Errors
 /// The bytes are no JSON, or a batch that is too long.
 pub fn scan(bytes: &[u8]) -> Result<Vec<Message>, ScanError> {
-    // What an array begins with decides; JSON allows these four bytes before it.
-    let start = bytes.iter().find(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
-    if start == Some(&b'[') {
-        let mut messages = Vec::new();
-        let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-        let read =
-            deserializer.deserialize_seq(Batch { bytes, messages: &mut messages }).and_then(|()| deserializer.end());
-        return match read {
-            Ok(()) => Ok(messages),
-            Err(_) if messages.len() > MAX_BATCH => Err(ScanError::TooMany),
-            Err(_) => Err(ScanError::Invalid),
-        };
-    }
-    let raw: &RawValue = serde_json::from_slice(bytes).map_err(|_| ScanError::Invalid)?;
-    Ok(vec![message(bytes, raw).unwrap_or(Message::Invalid)])
-}
-
-/// Reads the members of a batch one by one, and gives up on too many.
-struct Batch<'m> {
-    /// All of it.
-    bytes: &'m [u8],
-    messages: &'m mut Vec<Message>,
-}
-
-impl<'de> Visitor<'de> for Batch<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a batch of at most {MAX_BATCH} messages")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        while let Some(raw) = members.next_element::<&RawValue>()? {
-            self.messages.push(message(self.bytes, raw).unwrap_or(Message::Invalid));
-            if self.messages.len() > MAX_BATCH {
-                return Err(serde::de::Error::custom("too many"));
-            }
+    let text = std::str::from_utf8(bytes).map_err(|_| ScanError::Invalid)?;
+    let mut messages = Vec::new();
+    let mut walk = Walk::new(text, |members: Option<&Members<'_>>| {
+        if messages.len() <= MAX_BATCH {
+            messages.push(members.and_then(message).unwrap_or(Message::Invalid));
         }
-        Ok(())
+    });
+    json::read(text, &mut walk).map_err(|_| ScanError::Invalid)?;
+    let is_batch = walk.is_batch();
+    match messages.len() {
+        // A text that is neither an object nor an array.
+        0 if !is_batch => Ok(vec![Message::Invalid]),
+        0..=MAX_BATCH => Ok(messages),
+        _ => Err(ScanError::TooMany),
     }
 }
 
-fn message(bytes: &[u8], raw: &RawValue) -> Option<Message> {
-    let picked = pick(raw, ["jsonrpc", "method", "id", "params", "result", "error"])?;
-    let [version, method, id, params, result, error] = picked.values;
+fn message(members: &Members<'_>) -> Option<Message> {
+    if members.is_unreadable(Object::Message) {
+        return None;
+    }
+    let id = members.get(Member::Id);
     let request_id = id.and_then(request_id);
-    if let Some(method) = method {
+    if let Some(method) = members.get(Member::Method) {
         let method = Method::new(&text(method)?);
-        let mut params = read_params(bytes, raw, &method, params);
-        // What only looks like a request is not ours to change.
-        let is_json_rpc = version.and_then(text).is_some_and(|version| version == "2.0");
-        if picked.repeated || !is_json_rpc || result.is_some() || error.is_some() {
-            params.slot = None;
-        }
-        let params = Box::new(params);
+        let params = Box::new(read_params(members, &method));
         return Some(match id {
             Some(_) => Message::Request { id: request_id, method, params },
             None => Message::Notification { method, params },
         });
     }
     // Some servers write both members and leave one of them null.
-    if let Some(error) = error.filter(|error| error.get() != "null") {
-        return Some(Message::Response { id: request_id, outcome: rpc_error(error), protocol: None });
+    if members.get(Member::Error).is_some_and(|error| error != "null") {
+        return Some(Message::Response { id: request_id, outcome: rpc_error(members), protocol: None });
     }
-    let result = result.filter(|_| id.is_some())?;
-    let [is_error, result_type, protocol] =
-        pick(result, ["isError", "resultType", "protocolVersion"]).unwrap_or_default().values;
-    let outcome = if is_error.is_some_and(|flag| flag.get() == "true") {
+    members.get(Member::Result).filter(|_| id.is_some())?;
+    let result = |member| members.get(member).filter(|_| !members.is_unreadable(Object::Result));
+    let outcome = if result(Member::IsError) == Some("true") {
         Outcome::error(ErrorType::Tool)
-    } else if result_type.and_then(text).is_some_and(|kind| kind == "input_required") {
+    } else if result(Member::ResultType).and_then(text).is_some_and(|kind| kind == "input_required") {
         Outcome::InputRequired
     } else {
         Outcome::Ok
     };
-    Some(Message::Response { id: request_id, outcome, protocol: protocol.and_then(text).map(|p| Protocol::parse(&p)) })
+    let protocol = result(Member::ResultProtocol).and_then(text).map(|protocol| Protocol::parse(&protocol));
+    Some(Message::Response { id: request_id, outcome, protocol })
 }
 
-fn rpc_error(error: &RawValue) -> Outcome {
-    let [code, message] = pick(error, ["code", "message"]).unwrap_or_default().values;
+fn rpc_error(members: &Members<'_>) -> Outcome {
+    let error = |member| members.get(member).filter(|_| !members.is_unreadable(Object::Error));
     // JSON has one kind of number: -32603.0 is the same code.
-    let code = code.and_then(|code| serde_json::from_str::<f64>(code.get()).ok()).filter(|code| code.fract() == 0.0);
+    let code = error(Member::Code).and_then(number).filter(|code| code.fract() == 0.0);
     let kind = code.map_or(ErrorType::InvalidMessage, |code| ErrorType::Rpc(code as i64));
-    Outcome::Error { kind, message: message.and_then(text).map(|message| bounded(&message, 1024).into()) }
+    let message = error(Member::ErrorMessage).and_then(text).map(|message| bounded(&message, 1024).into());
+    Outcome::Error { kind, message }
 }
 
-fn read_params(bytes: &[u8], request: &RawValue, method: &Method, params: Option<&RawValue>) -> Params {
-    let Some(params) = params else {
-        let seen = Seen { request, params: None, meta: None, traceparent: None, has_tracestate: false };
-        return Params { slot: Slot::find(bytes, seen), ..Params::default() };
+fn read_params(members: &Members<'_>, method: &Method) -> Params {
+    if members.get(Member::Params).is_some_and(|params| !params.starts_with('{'))
+        || members.is_unreadable(Object::Params)
+    {
+        return Params::default();
+    }
+    let param = |member| members.get(member);
+    let meta = |member| members.get(member).filter(|_| !members.is_unreadable(Object::Meta));
+    let (traceparent, tracestate) = (meta(Member::Traceparent).and_then(text), meta(Member::Tracestate));
+    let client = match meta(Member::MetaClient) {
+        Some(_) => client_name(members, Object::MetaClient, Member::MetaClientName, Member::MetaClientVersion),
+        None => client_name(members, Object::Client, Member::ClientName, Member::ClientVersion),
     };
-    let wanted = ["name", "uri", "protocolVersion", "clientInfo", "requestId", "reason", "_meta"];
-    let Some(picked) = pick(params, wanted) else { return Params::default() };
-    let [name, uri, protocol, client, cancelled, reason, meta] = picked.values;
-    let wanted = [
-        "io.modelcontextprotocol/protocolVersion",
-        "io.modelcontextprotocol/clientInfo",
-        "progressToken",
-        "traceparent",
-        "tracestate",
-    ];
-    let in_meta = meta.map(|meta| pick(meta, wanted));
-    // A `_meta` that is no object, or that cannot be read whole.
-    let is_odd = matches!(in_meta, Some(None | Some(Picked { repeated: true, .. })));
-    let [meta_protocol, meta_client, token, traceparent, tracestate] = in_meta.flatten().unwrap_or_default().values;
-    // A `tracestate` of nothing would become that of our context.
-    let is_context = || traceparent.and_then(text).is_some_and(|text| mcpscope_hooks::trace_context(&text).is_some());
-    let is_odd = is_odd || (tracestate.is_some() && !is_context());
-    let seen = Seen { request, params: Some(params), meta, traceparent, has_tracestate: tracestate.is_some() };
-    let cancels = method.as_str() == "notifications/cancelled";
+    let is = |name: &str| method.as_str() == name;
+    let cancels = is("notifications/cancelled");
+    let target = param(Member::Name).and_then(text).or_else(|| param(Member::Uri).and_then(text).map(without_query));
+    let protocol = meta(Member::MetaProtocol).or_else(|| param(Member::Protocol)).and_then(text);
     Params {
-        target: name
-            .and_then(text)
-            .or(uri.and_then(text).map(without_query))
-            .map(|t| bounded(&t, MAX_NAME_BYTES).into()),
-        protocol: meta_protocol.or(protocol).and_then(text).map(|p| Protocol::parse(&p)),
-        client: meta_client.or(client).and_then(client_name),
-        cancels: cancelled.filter(|_| cancels).and_then(request_id),
-        timed_out: cancels && reason.and_then(text).is_some_and(|reason| tells_of_a_timeout(&reason)),
-        traceparent: traceparent.and_then(text).map(|text| bounded(&text, MAX_NAME_BYTES).into()),
+        target: target.map(|target| bounded(&target, MAX_NAME_BYTES).into()),
+        protocol: protocol.map(|protocol| Protocol::parse(&protocol)),
+        client,
+        cancels: param(Member::RequestId).filter(|_| cancels).and_then(request_id),
+        timed_out: cancels && param(Member::Reason).and_then(text).is_some_and(|reason| tells_of_a_timeout(&reason)),
+        slot: if can_take_a_context(members, traceparent.as_deref()) { slot(members) } else { None },
+        traceparent: traceparent.map(|text| bounded(&text, MAX_NAME_BYTES).into()),
         tracestate: tracestate.and_then(text).filter(|text| text.len() <= MAX_NAME_BYTES).map(Into::into),
-        slot: if is_odd || picked.repeated { None } else { Slot::find(bytes, seen) },
-        progress_token: token.and_then(request_id),
-        progress: (method.as_str() == "notifications/progress").then(|| read_progress(params)).flatten(),
+        progress_token: meta(Member::MetaProgressToken).and_then(request_id),
+        progress: is("notifications/progress").then(|| read_progress(members)).flatten(),
     }
 }
 
-fn read_progress(params: &RawValue) -> Option<Progress> {
-    let [token, progress, total] = pick(params, ["progressToken", "progress", "total"])?.values;
-    let number = |raw: &RawValue| serde_json::from_str(raw.get()).ok();
+/// Whether nobody can take a request for another once our context is in it.
+fn can_take_a_context(members: &Members<'_>, traceparent: Option<&str>) -> bool {
+    // What only looks like a request is not ours to change.
+    let is_json_rpc = members.get(Member::Version).and_then(text).is_some_and(|version| version == "2.0");
+    let is_answer = members.get(Member::Result).or_else(|| members.get(Member::Error)).is_some();
+    let is_plain = |object| !members.is_repeated(object) && !members.is_unreadable(object);
+    // A `tracestate` of nothing would become that of our context.
+    let is_context = || traceparent.is_some_and(|text| mcpscope_hooks::trace_context(text).is_some());
+    is_json_rpc
+        && !is_answer
+        && [Object::Message, Object::Params, Object::Meta].into_iter().all(is_plain)
+        && members.get(Member::Meta).is_none_or(|meta| meta.starts_with('{'))
+        && (members.get(Member::Tracestate).is_none() || is_context())
+}
+
+fn slot(members: &Members<'_>) -> Option<Slot> {
+    let seen = Seen {
+        request: members.message(),
+        params: members.get(Member::Params),
+        meta: members.get(Member::Meta),
+        traceparent: members.get(Member::Traceparent),
+        has_tracestate: members.get(Member::Tracestate).is_some(),
+    };
+    Slot::find(members.text().as_bytes(), seen)
+}
+
+fn read_progress(members: &Members<'_>) -> Option<Progress> {
     Some(Progress {
-        token: token.and_then(request_id)?,
-        progress: progress.and_then(number),
-        total: total.and_then(number),
+        token: members.get(Member::ProgressToken).and_then(request_id)?,
+        progress: members.get(Member::Progress).and_then(number),
+        total: members.get(Member::Total).and_then(number),
     })
 }
 
@@ -246,10 +231,10 @@ fn without_query(uri: Cow<'_, str>) -> Cow<'_, str> {
     }
 }
 
-fn client_name(raw: &RawValue) -> Option<Box<str>> {
-    let [name, version] = pick(raw, ["name", "version"])?.values;
-    let name = text(name?)?;
-    let version = version.and_then(text).unwrap_or_default();
+fn client_name(members: &Members<'_>, client: Object, name: Member, version: Member) -> Option<Box<str>> {
+    let member = |member| members.get(member).filter(|_| !members.is_unreadable(client)).and_then(text);
+    let name = member(name)?;
+    let version = member(version).unwrap_or_default();
     Some(format!("{} {}", bounded(&name, 128), bounded(&version, 64)).into())
 }
 
@@ -259,19 +244,25 @@ fn tells_of_a_timeout(reason: &str) -> bool {
     reason.contains("timeout") || reason.contains("timed out")
 }
 
-fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
-    #[derive(serde::Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|text| text.0)
+/// What a string says; nothing if it is none, or has half of a surrogate pair.
+fn text(json: &str) -> Option<Cow<'_, str>> {
+    let inside = json.strip_prefix('"')?.strip_suffix('"')?;
+    if !inside.as_bytes().contains(&b'\\') {
+        return Some(inside.into());
+    }
+    serde_json::from_str(json).ok().map(Cow::Owned)
 }
 
-fn request_id(raw: &RawValue) -> Option<RequestId> {
-    let json = raw.get();
+fn number(json: &str) -> Option<f64> {
+    serde_json::from_str(json).ok()
+}
+
+fn request_id(json: &str) -> Option<RequestId> {
     if json.len() > MAX_ID_BYTES {
         return None;
     }
     match json.as_bytes().first()? {
-        b'"' => text(raw).map(|text| RequestId::Text(text.into())),
+        b'"' => text(json).map(|text| RequestId::Text(text.into())),
         b'-' | b'0'..=b'9' => Some(match json.parse() {
             Ok(integer) => RequestId::Integer(integer),
             Err(_) => number_id(json),
@@ -286,70 +277,6 @@ fn number_id(json: &str) -> RequestId {
     match json.parse::<f64>() {
         Ok(number) if number.fract() == 0.0 && number.abs() <= EXACT => RequestId::Integer(number as i64),
         _ => RequestId::Number(json.into()),
-    }
-}
-
-/// The wanted members of an object.
-#[derive(Clone, Copy)]
-struct Picked<'a, const N: usize> {
-    /// Of duplicates the last one, like every JSON parser that MCP SDKs use.
-    values: [Option<&'a RawValue>; N],
-    /// Whether there are any.
-    repeated: bool,
-}
-
-impl<const N: usize> Default for Picked<'_, N> {
-    fn default() -> Self {
-        Self { values: [None; N], repeated: false }
-    }
-}
-
-/// The values of the wanted members of an object; nothing if it is no object.
-fn pick<'a, const N: usize>(raw: &'a RawValue, wanted: [&str; N]) -> Option<Picked<'a, N>> {
-    serde_json::Deserializer::from_str(raw.get()).deserialize_map(Pick(wanted)).ok()
-}
-
-struct Pick<'w, const N: usize>([&'w str; N]);
-
-impl<'de, const N: usize> Visitor<'de> for Pick<'_, N> {
-    type Value = Picked<'de, N>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = Picked::default();
-        while let Some(at) = map.next_key_seed(Key(&self.0))? {
-            match at.and_then(|at| found.values.get_mut(at)) {
-                Some(slot) => found.repeated |= slot.replace(map.next_value()?).is_some(),
-                None => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(found)
-    }
-}
-
-/// Finds a key among the wanted ones without copying it.
-struct Key<'w>(&'w [&'w str]);
-
-impl<'de> DeserializeSeed<'de> for Key<'_> {
-    type Value = Option<usize>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Key<'_> {
-    type Value = Option<usize>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(self.0.iter().position(|wanted| *wanted == key))
     }
 }
 
@@ -478,6 +405,22 @@ mod tests {
     #[test]
     fn of_duplicate_members_the_last_counts() {
         assert_eq!(request(r#"{"method":"a","id":1,"method":"b","id":2}"#).1.as_str(), "b");
+    }
+
+    #[test]
+    fn of_duplicate_objects_only_what_the_last_has_counts() {
+        let params = |json: &str| request(&format!(r#"{{"id":1,"method":"tools/call",{json}}}"#)).2;
+        let twice = params(
+            r#""params":{"name":"a","_meta":{"progressToken":1},"clientInfo":{"name":"c"}}, "p\u0061rams" : {"uri":"b"}"#,
+        );
+        assert_eq!((twice.target.as_deref(), twice.progress_token, twice.client), (Some("b"), None, None));
+        assert_eq!(params(r#""params":{"name":"a"},"params":7"#), Params::default());
+        let meta = params(r#""params":{"_meta":{"progressToken":1,"traceparent":"x"},"_meta":{"progressToken":"2"}}"#);
+        assert_eq!((meta.progress_token, meta.traceparent), (Some(RequestId::Text("2".into())), None));
+        assert_eq!(outcome(r#"{"id":1,"result":{"isError":true},"result":{}}"#), Outcome::Ok);
+        // A key that is no text makes what it is in unreadable; another in its place is not.
+        assert_eq!(params(r#""params":{"name":"a","\ud800":1}"#), Params::default());
+        assert_eq!(params(r#""params":{"\ud800":1},"params":{"name":"a"}"#).target.as_deref(), Some("a"));
     }
 
     #[test]
