@@ -189,7 +189,8 @@ impl Tap {
             self.passed = self.frame.len();
             return Fate::Now(chunk);
         }
-        if !hold && self.is_holding() {
+        // What has begun to pass cannot be held back any more.
+        if (!hold || self.passed > 0) && self.is_holding() {
             parts.push(self.release(&mut judge));
         }
         Fate::Parts(parts)

@@ -30,13 +30,9 @@ pub(super) enum Failure {
     /// It wants to speak another protocol, for which it was not asked.
     #[error("it switches to another protocol unasked")]
     Switched,
-    /// The answer was broken off. `is_silent` says that only a reset tells.
-    #[error("the answer was broken off: {source}")]
-    CutOff {
-        #[source]
-        source: io::Error,
-        is_silent: bool,
-    },
+    /// The answer was broken off.
+    #[error("the answer was broken off: {0}")]
+    CutOff(#[source] io::Error),
     /// The client takes no more of it.
     #[error("the client is gone: {0}")]
     Client(#[source] io::Error),
@@ -51,6 +47,8 @@ pub(super) struct Answers<'a> {
     pub(super) to_head: bool,
     /// Whether the client was sent anything.
     pub(super) has_begun: &'a AtomicBool,
+    /// Whether nothing but a reset would tell it that the answer was broken off.
+    pub(super) ends_silently: &'a AtomicBool,
 }
 
 /// What the head of an answer tells.
@@ -91,7 +89,6 @@ impl Answers<'_> {
             if status == 101 {
                 return Err(Failure::Switched);
             }
-            self.has_begun.store(true, Ordering::Relaxed);
             if status < 200 {
                 // HTTP/1.0 knows no interim answers.
                 if self.version > 0 {
@@ -99,12 +96,16 @@ impl Answers<'_> {
                 }
                 continue;
             }
+            self.has_begun.store(true, Ordering::Relaxed);
+            let is_silent = length == Length::UntilClosed;
+            self.ends_silently.store(is_silent, Ordering::Relaxed);
             let mut body = Body::new(length, framing, Direction::ToClient, self.exchange.cloned(), propagates);
             return match body.relay(from, input, to, outgoing).await {
-                Ok(()) => Ok(keeps_alive),
-                Err(Stopped::Source(source)) => {
-                    Err(Failure::CutOff { source, is_silent: length == Length::UntilClosed })
+                Ok(()) => {
+                    self.ends_silently.store(false, Ordering::Relaxed);
+                    Ok(keeps_alive)
                 }
+                Err(Stopped::Source(source)) => Err(Failure::CutOff(source)),
                 Err(Stopped::Sink(error)) => Err(Failure::Client(error)),
             };
         }

@@ -53,6 +53,7 @@ impl From<BadBody> for Stopped {
 pub(super) struct Body {
     decoder: Decoder,
     is_chunked: bool,
+    is_exact: bool,
     /// What sees it; nothing if nothing is observed.
     exchange: Option<Arc<Exchange>>,
     /// None for a body that is not looked at.
@@ -63,6 +64,8 @@ pub(super) struct Body {
     propagates: bool,
     /// Whether it goes on message by message, and not as it came.
     is_parted: bool,
+    /// Since when the beginning of a message is held.
+    held_since: Option<Instant>,
     /// What is held, in order.
     due: VecDeque<Due>,
     /// That of the calls which go on with what is written next.
@@ -73,6 +76,9 @@ pub(super) struct Body {
     trailers: Vec<u8>,
     /// Bytes of data read.
     received: u64,
+    /// Bytes at the beginning of the input that were looked at and are being written: whoever goes on reading in place of the
+    /// writer must pass over them.
+    looked_at: usize,
     told: bool,
 }
 
@@ -96,17 +102,20 @@ impl Body {
         Self {
             decoder: Decoder::new(length),
             is_chunked: length == Length::Chunked,
+            is_exact: matches!(length, Length::Exact(_)),
             tap: framing.zip(exchange.as_ref()).map(|(framing, exchange)| exchange.tap(framing)),
             exchange,
             lane: Lane::default(),
             direction,
             propagates,
             is_parted: false,
+            held_since: None,
             due: VecDeque::new(),
             departure: None,
             queued: None,
             trailers: Vec::new(),
             received: 0,
+            looked_at: 0,
             told: false,
         }
     }
@@ -144,6 +153,7 @@ impl Body {
 
     /// Reads the rest and lets nothing pass: so that what is in it is known.
     pub(super) async fn drain<R: AsyncRead + Unpin>(&mut self, from: &mut R, input: &mut Input) -> Result<(), Stopped> {
+        input.advance(std::mem::take(&mut self.looked_at));
         while !self.decoder.is_done() {
             let taken = self.look(input.bytes())?;
             input.advance(taken);
@@ -169,9 +179,10 @@ impl Body {
                 input.advance(taken);
                 self.write_parts(from, input, to, head).await?;
             } else if taken > 0 || !head.is_empty() {
+                self.looked_at = taken;
                 let bytes = input.bytes().get(..taken).unwrap_or_default();
                 write(to, &mut [IoSlice::new(head), IoSlice::new(bytes)]).await.map_err(Stopped::Sink)?;
-                input.advance(taken);
+                input.advance(std::mem::take(&mut self.looked_at));
                 head.clear();
             }
             self.wrote();
@@ -223,8 +234,8 @@ impl Body {
     /// ever, and so may whoever gathers a body.
     fn patience(&self) -> Option<Duration> {
         let exchange = self.exchange.as_ref().filter(|_| self.propagates && self.is_stream())?;
-        let is_holding = self.tap.as_ref().is_some_and(Tap::is_holding);
-        (is_holding && !exchange.holds()).then_some(MAX_HOLD)
+        let held_since = self.held_since.filter(|_| !exchange.holds())?;
+        Some(MAX_HOLD.saturating_sub(held_since.elapsed()))
     }
 
     /// Looks at what goes on next; returns how much of it that is.
@@ -293,6 +304,9 @@ impl Body {
             Fate::Now(_) => {}
             Fate::Parts(parts) => self.hold(parts),
         }
+        // With a message another one may have begun.
+        let since = self.held_since.filter(|_| messages == 0).unwrap_or(at);
+        self.held_since = tap.is_holding().then_some(since);
         self.tap = Some(tap);
         messages
     }
@@ -372,8 +386,8 @@ impl Body {
                     }
                     self.watching(from, input, sleep_until(due.into())).await?;
                 }
-                // In an event stream the next event follows; a body that is one message never arrives.
-                Passage::Never if self.is_stream() => continue,
+                // In an event stream the next event follows; a body that is one message, or told its length, never arrives.
+                Passage::Never if self.is_stream() && !self.is_exact => continue,
                 Passage::Never => self.watching(from, input, pending()).await?,
             }
             let size = if self.is_chunked { format!("{:x}\r\n", bytes.len()) } else { String::new() };
@@ -386,11 +400,9 @@ impl Body {
             }
         }
         let is_end = self.is_chunked && self.decoder.is_done();
-        let last: &[u8] = if is_end { b"0\r\n" } else { b"" };
-        let mut slices = [head.as_slice(), last, &self.trailers].map(IoSlice::new);
-        write(to, &mut slices).await.map_err(Stopped::Sink)?;
+        let [last, trailers] = if is_end { [b"0\r\n", self.trailers.as_slice()] } else { [&b""[..]; 2] };
+        write(to, &mut [head.as_slice(), last, trailers].map(IoSlice::new)).await.map_err(Stopped::Sink)?;
         head.clear();
-        self.trailers.clear();
         Ok(())
     }
 

@@ -51,7 +51,17 @@ pub(super) struct Client {
     upstream: Option<Peer>,
     /// What is written next on either side.
     outgoing: [Vec<u8>; 2],
+    /// Whether an answer is under way that the end of the connection would make look complete.
+    ends_silently: AtomicBool,
     timer: Timer,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if *self.ends_silently.get_mut() {
+            self.peer.stream.reset();
+        }
+    }
 }
 
 /// A request as it goes on.
@@ -64,6 +74,7 @@ struct Asked {
     has_length: bool,
     propagates: bool,
     keeps_alive: bool,
+    waits_for_leave: bool,
     version: u8,
     to_head: bool,
 }
@@ -77,8 +88,6 @@ enum Next {
     Close,
     /// It ends where it is, within what tells its length.
     CutOff,
-    /// It is closed in such a way that what came is not taken for all there is.
-    Reset,
 }
 
 impl Client {
@@ -90,6 +99,7 @@ impl Client {
             peer: Peer::new(stream),
             upstream: None,
             outgoing: [Vec::new(), Vec::new()],
+            ends_silently: AtomicBool::new(false),
         }
     }
 
@@ -116,7 +126,6 @@ impl Client {
                 Next::Another => limit = MAX_IDLE,
                 Next::Close => return self.close().await,
                 Next::CutOff => return,
-                Next::Reset => return self.peer.stream.reset(),
             }
         }
         self.close().await;
@@ -136,7 +145,7 @@ impl Client {
         limit: Duration,
         mut stopped: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Option<usize>, BadHead> {
-        let mut deadline = Instant::now() + limit;
+        let (idle, mut begun) = (Instant::now() + limit, None);
         let mut seen = 0;
         loop {
             // Some clients end a body with a line end of its own (RFC 9112, section 2.2).
@@ -144,18 +153,24 @@ impl Client {
                 self.peer.input.advance(2);
             }
             let bytes = self.peer.input.bytes();
+            if bytes.first().is_some_and(|first| *first != b'\r' && !head::is_token(*first)) {
+                return Err(BadHead::NoHttp);
+            }
             match head::end(bytes, seen) {
                 Some(end) if end <= head::MAX_HEAD_BYTES => return Ok(Some(end)),
                 None if bytes.len() < head::MAX_HEAD_BYTES => {}
                 _ => return Err(BadHead::TooLong),
             }
             seen = bytes.len();
+            if seen > 0 {
+                begun.get_or_insert_with(|| Instant::now() + self.shared.config.header_timeout);
+            }
+            let deadline = begun.unwrap_or(idle);
             let Peer { stream, input } = &mut self.peer;
             tokio::select! {
                 biased;
                 read = input.read(stream) => match read {
                     Ok(0) | Err(_) => return Ok(None),
-                    Ok(_) if seen == 0 => deadline = Instant::now() + self.shared.config.header_timeout,
                     Ok(_) => {}
                 },
                 () = unasked(&mut self.upstream) => self.upstream = None,
@@ -176,9 +191,10 @@ impl Client {
                 Ok(()) => Admission::Onward(Box::new(ask(shared, address, &request))),
                 Err(refusal) => {
                     tracing::debug!(peer = %address, %refusal, "request refused");
+                    let body = Body::new(request.length, None, Direction::ToServer, None, false);
                     Admission::Refused(Box::new(Refused {
                         reply: Reply::refused(&refusal),
-                        body: Some(Body::new(request.length, None, Direction::ToServer, None, false)),
+                        body: Some(body).filter(|_| request.keeps_alive),
                         to_head: request.method == "HEAD",
                     }))
                 }
@@ -205,8 +221,11 @@ impl Client {
     async fn refuse(&mut self, refused: Refused) -> Next {
         let Refused { mut reply, body, to_head } = refused;
         reply.closes |= body.is_none();
-        if write(&mut self.peer.stream, &mut [io::IoSlice::new(&reply.to_bytes(to_head))]).await.is_err() {
-            return Next::Close;
+        let bytes = reply.to_bytes(to_head);
+        let mut slices = [io::IoSlice::new(&bytes)];
+        let written = timeout(LINGER, write(&mut self.peer.stream, &mut slices)).await;
+        if !matches!(written, Ok(Ok(()))) {
+            return Next::CutOff;
         }
         if let Some(mut body) = body {
             let Peer { stream, input } = &mut self.peer;
@@ -220,22 +239,20 @@ impl Client {
     /// Closes in such a way that the client gets what it was sent, whatever it still sends.
     async fn linger(&mut self) -> Next {
         let Peer { stream, input } = &mut self.peer;
-        if stream.shutdown().await.is_ok() {
-            let read_all = async {
-                while let Ok(1..) = input.read(stream).await {
-                    input.advance(usize::MAX);
-                }
-            };
-            let _ = timeout(LINGER, read_all).await;
-        }
-        Next::Close
+        let read_all = async {
+            stream.shutdown().await?;
+            while input.read(stream).await? > 0 {
+                input.advance(usize::MAX);
+            }
+            Ok::<_, io::Error>(())
+        };
+        // Who takes nothing, or never ends, is left.
+        let _ = timeout(LINGER, read_all).await;
+        Next::CutOff
     }
 
     /// Relays a request and its answer.
     async fn exchange(&mut self, mut asked: Asked) -> Next {
-        if asked.propagates && self.hold(&mut asked).await.is_err() {
-            return Next::Close;
-        }
         let config = &self.shared.config;
         if let Some(upstream) = &mut self.upstream
             && is_over(upstream).await
@@ -252,6 +269,16 @@ impl Client {
             match connected {
                 Ok(stream) => self.upstream = Some(Peer::new(stream)),
                 Err(error) => return self.failed(&Failure::Connect(error), asked).await,
+            }
+        }
+        // Not before there is somebody to send it to, so that to connect is not taken for the time that it is held.
+        if asked.propagates {
+            match self.hold(&mut asked).await {
+                Ok(()) => {}
+                Err(Stopped::Source(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                    return self.refuse(Refused::unread(Reply::bad_request(400, &error))).await;
+                }
+                Err(_) => return Next::Close,
             }
         }
         let Some(upstream) = &mut self.upstream else { return Next::Close };
@@ -274,6 +301,7 @@ impl Client {
             version: asked.version,
             to_head: asked.to_head,
             has_begun: &has_begun,
+            ends_silently: &self.ends_silently,
         };
         let download = answers.relay(&mut from_server, &mut upstream.input, &mut to_client, back);
         let ended = tokio::select! {
@@ -295,9 +323,9 @@ impl Client {
                 }
             }
             Ok(Err(Failure::Client(_))) => Next::Close,
-            Ok(Err(Failure::CutOff { source, is_silent })) => {
-                tracing::debug!(peer = %self.address, error = %source, "an answer was broken off");
-                if is_silent { Next::Reset } else { Next::CutOff }
+            Ok(Err(Failure::CutOff(error))) => {
+                tracing::debug!(peer = %self.address, %error, "an answer was broken off");
+                Next::CutOff
             }
             Ok(Err(failure)) => self.failed(&failure, asked).await,
             Err(error) => {
@@ -337,7 +365,9 @@ impl Client {
         tracing::warn!("{message}");
         // The rest of the request tells which calls it holds, whose ids the answer repeats.
         let Peer { stream, input } = &mut self.peer;
-        let is_read = match timeout(config.header_timeout, asked.body.drain(stream, input)).await {
+        // A client that waits for leave to send it waits for this answer.
+        let patience = if asked.waits_for_leave { Duration::ZERO } else { config.header_timeout };
+        let is_read = match timeout(patience, asked.body.drain(stream, input)).await {
             Ok(Ok(())) => true,
             Ok(Err(_)) => return Next::Close,
             Err(_) => false,
@@ -354,9 +384,8 @@ impl Client {
         self.count(kind);
         let id = asked.exchange.as_ref().and_then(|exchange| exchange.fail(kind));
         let body = is_read.then_some(asked.body);
-        let reply = Reply::bad_gateway(id.as_ref(), &message);
-        let next = self.refuse(Refused { reply, body, to_head: asked.to_head }).await;
-        if asked.keeps_alive { next } else { Next::Close }
+        let (body, to_head) = (body.filter(|_| asked.keeps_alive), asked.to_head);
+        self.refuse(Refused { reply: Reply::bad_gateway(id.as_ref(), &message), body, to_head }).await
     }
 
     /// Counts a failure of the transport.
@@ -374,7 +403,7 @@ enum Admission {
 /// A request that is answered here.
 struct Refused {
     reply: Reply,
-    /// What is still to come of it; nothing if nobody knows where it ends.
+    /// What is still to come of it; nothing if nobody knows where it ends, or nothing may follow it.
     body: Option<Body>,
     to_head: bool,
 }
@@ -395,8 +424,8 @@ fn ask(shared: &Arc<Shared>, address: SocketAddr, request: &Request<'_>) -> Aske
         Length::Chunked | Length::UntilClosed => true,
     };
     // A client that waits for leave to send its body waits for the server's.
-    let propagates =
-        framing.is_some() && fits && probe.propagates() && !is_signed(fields) && !fields.contains("expect");
+    let waits_for_leave = fields.contains("expect");
+    let propagates = framing.is_some() && fits && probe.propagates() && !is_signed(fields) && !waits_for_leave;
     let mut edits = Edits::default();
     if request.is_rewritten {
         edits.target = Some(request.target.to_owned());
@@ -426,6 +455,7 @@ fn ask(shared: &Arc<Shared>, address: SocketAddr, request: &Request<'_>) -> Aske
         has_length: request.length != Length::Chunked,
         propagates,
         keeps_alive: request.keeps_alive,
+        waits_for_leave,
         version: request.version,
         to_head: request.method == "HEAD",
     }

@@ -1,6 +1,6 @@
 //! Where a body ends, and which of its bytes are its data.
 
-use super::head::MAX_HEAD_BYTES;
+use super::head::{MAX_HEAD_BYTES, is_token};
 
 /// How the end of a body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,8 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     Start,
-    Filled,
+    Name,
+    Value,
     Lf,
     LastLf,
 }
@@ -170,8 +171,10 @@ impl Decoder {
                 }
                 (Line::Lf, b'\n') => Line::Start,
                 (Line::Start, b'\r') => Line::LastLf,
-                (Line::Filled, b'\r') => Line::Lf,
-                (Line::Start | Line::Filled, byte) if is_text(byte) => Line::Filled,
+                (Line::Start | Line::Name, byte) if is_token(byte) => Line::Name,
+                (Line::Name, b':') => Line::Value,
+                (Line::Value, b'\r') => Line::Lf,
+                (Line::Value, byte) if is_text(byte) => Line::Value,
                 _ => return Err(BadBody::Chunk),
             };
             if seen > MAX_HEAD_BYTES {
@@ -262,6 +265,9 @@ mod tests {
             "0\r\nX: y\r\n\n",
             "0\r\n\n",
             "0\r\n\r\r",
+            "0\r\nGET / HTTP/1.1\r\n\r\n",
+            "0\r\nX: y\r\n z\r\n\r\n",
+            "0\r\n: y\r\n\r\n",
             "10000000000000000\r\n",
             "5\r\nhello\r\n\r\n0\r\n\r\n",
             "5 a\r\nhello\r\n0\r\n\r\n",
@@ -273,7 +279,8 @@ mod tests {
         }
         assert_eq!(decode(Length::Exact(4), [b"abc".as_slice()]), Err(BadBody::BrokenOff));
         let long = "x".repeat(MAX_HEAD_BYTES + 1);
-        for body in [format!("5;{long}\r\n"), format!("5{}", " ".repeat(long.len())), format!("0\r\n{long}\r\n\r\n")] {
+        for body in [format!("5;{long}\r\n"), format!("5{}", " ".repeat(long.len())), format!("0\r\nX:{long}\r\n\r\n")]
+        {
             assert_eq!(decode(Length::Chunked, [body.as_bytes()]), Err(BadBody::TooLong));
         }
     }

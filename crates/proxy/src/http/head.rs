@@ -36,6 +36,8 @@ pub(super) enum BadHead {
     ContentLength,
     #[error("no head within the time that is given for it")]
     TooSlow,
+    #[error("this is no HTTP; if it is TLS, note that plain HTTP is spoken here")]
+    NoHttp,
 }
 
 impl BadHead {
@@ -57,8 +59,14 @@ pub(super) fn end(bytes: &[u8], seen: usize) -> Option<usize> {
     // Lines that end with LF alone are refused, but found.
     memchr::memchr_iter(b'\n', rest).map(|at| from + at).find_map(|at| {
         let before = bytes.get(..at)?;
-        (before.ends_with(b"\r\n\r") || before.ends_with(b"\n")).then_some(at + 1)
+        (before.ends_with(b"\n\r") || before.ends_with(b"\n")).then_some(at + 1)
     })
+}
+
+/// What the name of a method or field is made of (RFC 9110, section 5.6.2).
+pub(super) const fn is_token(byte: u8) -> bool {
+    matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
+        || byte.is_ascii_alphanumeric()
 }
 
 /// The fields of a head.
@@ -212,9 +220,13 @@ pub(super) fn read_answer<R>(raw: &[u8], to_head: bool, see: impl FnOnce(Answer<
     // What clients and servers have always let pass.
     config.allow_multiple_spaces_in_response_status_delimiters(true);
     let status = config.parse_response_with_uninit_headers(&mut parsed, raw, &mut fields).map_err(bad)?;
-    let (Status::Complete(_), Some(code), Some(version)) = (status, parsed.code, parsed.version) else {
+    // The parser and who looked for the end must mean the same one.
+    let (Status::Complete(length), Some(code), Some(version)) = (status, parsed.code, parsed.version) else {
         return Err(BadHead::LineEnd);
     };
+    if length != raw.len() {
+        return Err(BadHead::LineEnd);
+    }
     let fields = Fields(parsed.headers);
     let is_encoded = fields.contains("transfer-encoding");
     let length = if to_head || matches!(code, 100..=199 | 204 | 304) {
@@ -326,6 +338,7 @@ mod tests {
         }
         assert_eq!(end(b"GET / HTTP/1.1\r\nHost: a\r\n\r", 0), None);
         assert_eq!(end(b"GET / HTTP/1.1\nHost: a\n\nbody", 0), Some(24), "to be refused, not waited for");
+        assert_eq!(end(b"HTTP/1.1 200 OK\nX: a\n\r\nbody", 0), Some(23));
     }
 
     #[test]

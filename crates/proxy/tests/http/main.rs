@@ -14,6 +14,7 @@ mod ends;
 mod failures;
 mod faults;
 mod guard;
+mod hostile;
 mod propagation;
 mod relay;
 mod sessions;
