@@ -1,14 +1,25 @@
 //! `cargo xtask bench`: the benchmarks are whatever bench targets the manifests declare.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use cargo_metadata::Metadata;
 
 use crate::command::{self, cargo};
+use crate::test_env::{Need, TestEnv};
 use crate::workspace;
 
 struct Bench {
     package: String,
     name: String,
+}
+
+impl Bench {
+    /// The peers that are no crates.
+    fn needs(&self) -> &'static [Need] {
+        match (self.package.as_str(), self.name.as_str()) {
+            ("mcpscope", "proxy") => &[Need::Nginx, Need::Haproxy],
+            _ => &[],
+        }
+    }
 }
 
 /// Prints the benchmarks of the workspace.
@@ -28,8 +39,14 @@ pub(crate) fn run(wanted: &str, args: &[String]) -> Result<()> {
     let root = workspace::root();
     let benches = benches(&workspace::metadata(&root.join("Cargo.toml"))?);
     let bench = choose(&benches, wanted)?;
+    let env = TestEnv::prepare(&root, bench.needs().iter().copied());
+    env.complete().with_context(|| format!("the benchmark `{wanted}` was not run"))?;
     command::run(
-        cargo().current_dir(root).args(["bench", "--package", &bench.package, "--bench", &bench.name, "--"]).args(args),
+        cargo()
+            .current_dir(root)
+            .args(["bench", "--package", &bench.package, "--bench", &bench.name, "--"])
+            .args(args)
+            .envs(env.vars()),
     )
 }
 

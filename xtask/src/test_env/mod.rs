@@ -1,4 +1,4 @@
-//! What the tests need besides a Rust toolchain: found on this machine if good enough, else installed.
+//! What the tests and the benchmarks need besides a Rust toolchain: found on this machine if good enough, else installed.
 //!
 //! Installed things go to `target/test-env`, stamped with what was asked for, so that the next run finds them; cargo's own
 //! subcommands go to cargo's folder, where they outlive `cargo clean` and a new clone.
@@ -17,10 +17,11 @@ mod chromium;
 mod cxx;
 mod node;
 mod prometheus;
+mod proxies;
 mod python;
 mod valgrind;
 
-/// One thing that a step cannot do without.
+/// One thing that a step or a benchmark cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Need {
     Rustfmt,
@@ -34,10 +35,12 @@ pub(crate) enum Need {
     Prometheus,
     Chromium,
     Valgrind,
+    Nginx,
+    Haproxy,
 }
 
 impl Need {
-    const ALL: [Self; 11] = [
+    const OF_TESTS: [Self; 11] = [
         Self::Rustfmt,
         Self::Clippy,
         Self::CargoNextest,
@@ -64,6 +67,8 @@ impl Need {
             Self::Prometheus => "prometheus",
             Self::Chromium => "chromium",
             Self::Valgrind => "valgrind",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
         }
     }
 
@@ -81,6 +86,8 @@ impl Need {
             Self::Prometheus => prometheus::provide(place),
             Self::Chromium => chromium::provide(),
             Self::Valgrind => valgrind::provide(),
+            Self::Nginx => proxies::NGINX.provide(place),
+            Self::Haproxy => proxies::HAPROXY.provide(place),
         }
     }
 }
@@ -183,9 +190,9 @@ impl TestEnv {
     }
 }
 
-/// `cargo xtask setup`: prepares everything.
+/// `cargo xtask setup`: prepares everything for the tests.
 pub(crate) fn setup() -> Result<()> {
-    TestEnv::prepare(&workspace::root(), Need::ALL.into_iter()).complete()
+    TestEnv::prepare(&workspace::root(), Need::OF_TESTS.into_iter()).complete()
 }
 
 /// An installer that reported success must have left `file`.
