@@ -12,14 +12,13 @@ use std::{fs, thread};
 use clap::Parser;
 use mcpscope_test_support::bench::{Ratio, Report, Table};
 use serde_json::Value;
-use tempfile::NamedTempFile;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 mod support;
 use support::http::{Client, announced, serve, upstream};
 use support::stdio::respond;
-use support::{Children, Mcpscope, answer, renumber, request, role, this_program};
+use support::{Children, Mcpscope, answer, config, observed, renumber, request, role, this_program};
 
 const TOOLS: u64 = 200;
 /// As many measurements are made under load.
@@ -65,8 +64,7 @@ fn main() -> io::Result<()> {
         return Ok(());
     }
     let mut report = Report::new("memory");
-    let mut default = NamedTempFile::with_suffix(".yaml")?;
-    default.write_all(CONFIG.as_bytes())?;
+    let default = config(CONFIG)?;
     let kept = if args.config.is_none() { ", windows kept for 30 s" } else { "" };
     let config = args.config.as_deref().unwrap_or(default.path().as_os_str());
     run(&args, config)?.report(&mut report, &format!("run: {} requests, {PIPELINED} under way{kept}", args.stdio));
@@ -94,12 +92,6 @@ fn proxy(args: &Args, config: &OsStr) -> io::Result<Measured> {
     let mcpscope = children.start_mcpscope("proxy", arguments)?;
     let mut load = Http::new(mcpscope.proxy()?)?;
     measure(requests, mcpscope.process.id, mcpscope.dashboard()?, |number| load.call(number))
-}
-
-/// Arguments with which everything is on.
-fn observed(config: &OsStr) -> Vec<OsString> {
-    let config = ["--config".into(), config.to_owned()].into_iter();
-    config.chain(["--dashboard", "127.0.0.1:0", "--grpc", "127.0.0.1:0"].map(Into::into)).collect()
 }
 
 /// A minute, and for each request ten times what it takes.

@@ -1,16 +1,18 @@
-//! `mcpscope run` in front of a stdio server, beside a bare relay and no relay at all: whole processes and real pipes.
+//! `mcpscope run` in front of a stdio server, recording everything, beside bare relays and no relay at all: whole processes and
+//! real pipes. Requests of 300 bytes, answers of 500.
 //!
 //! Sequential: one message at a time. Pipelined: always 64 messages under way.
 
 use std::io::{self, Read, Write};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 mod support;
 use mcpscope_test_support::bench::{self, Ratio, Report, Table, median};
 use support::stdio::{respond, unbuffered};
-use support::{Children, Started, mcpscope, renumber, request, role, this_program};
+use support::{Children, Started, config, observed, renumber, request, role, this_program};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 const ROUNDS: usize = 9;
 const SEQUENTIAL: Duration = Duration::from_millis(500);
@@ -19,11 +21,15 @@ const WINDOW: usize = 64;
 
 const RESPOND: &str = "respond";
 const RELAY: &str = "relay";
+const TOKIO_LINES: &str = "tokio-lines";
+const TOKIO_COPY: &str = "tokio-copy";
 
 fn main() -> io::Result<()> {
     match role().as_deref() {
         Some(RESPOND) => respond(),
         Some(RELAY) => relay(),
+        Some(TOKIO_LINES) => tokio_relay(true),
+        Some(TOKIO_COPY) => tokio_relay(false),
         _ if bench::wanted() => measure(),
         _ => Ok(()),
     }
@@ -32,22 +38,27 @@ fn main() -> io::Result<()> {
 fn measure() -> io::Result<()> {
     let mut report = Report::new("stdio");
     let children = Children::new();
-    let this = std::env::current_exe()?;
-    let wrapped = |command: &mut Command| children.start(command).map(Client::new);
+    let config = config("{}")?;
+    let mut arguments = observed(config.path().as_os_str());
+    arguments.extend(["--".into(), std::env::current_exe()?.into_os_string(), RESPOND.into()]);
+    let part = |role| children.start(&mut this_program(role)?).map(Client::new);
     let mut paths = [
-        ("mcpscope run", wrapped(mcpscope().args(["run", "--dashboard", "off", "--"]).arg(this).arg(RESPOND))?),
-        ("raw relay, two threads", wrapped(&mut this_program(RELAY)?)?),
-        ("direct", wrapped(&mut this_program(RESPOND)?)?),
+        ("mcpscope run", Client::new(children.start_mcpscope("run", arguments)?.process)),
+        ("raw relay, two threads", part(RELAY)?),
+        ("tokio stdin/stdout, line by line", part(TOKIO_LINES)?),
+        ("tokio stdin/stdout, copied", part(TOKIO_COPY)?),
+        ("direct", part(RESPOND)?),
     ];
-    let mut p50 = [const { Vec::new() }; 3];
-    let mut added = [const { Vec::new() }; 3];
-    let mut pipelined = [const { Vec::new() }; 3];
+    let relays = paths.len() - 1;
+    let mut p50 = vec![Vec::new(); paths.len()];
+    let mut added = vec![Vec::new(); relays];
+    let mut pipelined = vec![Vec::new(); paths.len()];
     for _ in 0..ROUNDS {
         for (at, (_, client)) in paths.iter_mut().enumerate() {
             p50[at].push(client.sequential()?);
             pipelined[at].push(client.pipelined()?);
         }
-        let direct = p50[2].last().copied().unwrap_or(f64::NAN);
+        let direct = p50[relays].last().copied().unwrap_or(f64::NAN);
         for (added, p50) in added.iter_mut().zip(&p50) {
             added.extend(p50.last().map(|p50| p50 - direct));
         }
@@ -58,7 +69,7 @@ fn measure() -> io::Result<()> {
     };
     report.add(table("sequential, p50", "us", &p50));
     // Direct adds nothing: there is no ratio to it.
-    report.add(table("sequential, p50 added to direct", "us", &added[..2]));
+    report.add(table("sequential, p50 added to direct", "us", &added));
     report.add(table("pipelined, 64 under way", "messages/s", &pipelined));
     report.finish(env!("CARGO_TARGET_TMPDIR"))
 }
@@ -157,4 +168,35 @@ fn pump(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
         }
         to.write_all(&buffer[..read])?;
     }
+}
+
+/// What asynchronous programs do at first: with `lines`, a line at a time.
+fn tokio_relay(lines: bool) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(async {
+        let mut command = tokio::process::Command::from(this_program(RESPOND)?);
+        let mut server = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let (Some(stdin), Some(stdout)) = (server.stdin.take(), server.stdout.take()) else {
+            return Err(io::Error::other("a child has no pipes"));
+        };
+        let back = tokio_pump(stdout, tokio::io::stdout(), lines);
+        tokio::try_join!(tokio_pump(tokio::io::stdin(), stdin, lines), back)?;
+        server.wait().await.map(drop)
+    });
+    runtime.shutdown_background();
+    done
+}
+
+async fn tokio_pump(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, lines: bool) -> io::Result<()> {
+    let mut from = tokio::io::BufReader::new(from);
+    if !lines {
+        return tokio::io::copy_buf(&mut from, &mut to).await.map(drop);
+    }
+    let mut line = Vec::new();
+    while from.read_until(b'\n', &mut line).await? > 0 {
+        to.write_all(&line).await?;
+        to.flush().await?;
+        line.clear();
+    }
+    Ok(())
 }

@@ -3,16 +3,9 @@
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 
 use super::{Started, answer, renumber, request};
@@ -60,12 +53,8 @@ impl Client {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 read => length += read,
             }
-            let answer = &self.buffer[..length];
-            if let Some(head) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
-                let end = head + 4 + content_length(&answer[..head])?;
-                if length >= end {
-                    break end;
-                }
+            if let Some((_, end)) = message(&self.buffer[..length])? {
+                break end;
             }
         };
         let answer = &self.buffer[..length];
@@ -77,6 +66,13 @@ impl Client {
     }
 }
 
+/// Where the head of a message ends, and the message, once it is there as a whole.
+fn message(bytes: &[u8]) -> io::Result<Option<(usize, usize)>> {
+    let Some(head) = bytes.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(None) };
+    let end = head + 4 + content_length(&bytes[..head])?;
+    Ok((bytes.len() >= end).then_some((head + 4, end)))
+}
+
 fn content_length(head: &[u8]) -> io::Result<usize> {
     const NAME: &str = "content-length:";
     let head = std::str::from_utf8(head).map_err(io::Error::other)?;
@@ -84,7 +80,7 @@ fn content_length(head: &[u8]) -> io::Result<usize> {
         let (name, value) = line.split_at_checked(NAME.len())?;
         name.eq_ignore_ascii_case(NAME).then_some(value)
     });
-    value.and_then(|value| value.trim().parse().ok()).ok_or_else(|| io::Error::other("an answer without a length"))
+    value.and_then(|value| value.trim().parse().ok()).ok_or_else(|| io::Error::other("a message without a length"))
 }
 
 /// The child and the address that it prints.
@@ -97,7 +93,16 @@ pub(crate) fn announced(mut child: Started) -> io::Result<(Started, SocketAddr)>
 
 /// Plays a part until the benchmark, which holds the other end of our input, has ended.
 pub(crate) fn serve(part: impl Future<Output = io::Result<()>>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    serve_on(Builder::new_current_thread(), part)
+}
+
+/// The same with a thread for each core, as mcpscope has.
+pub(crate) fn serve_on_all_cores(part: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    serve_on(Builder::new_multi_thread(), part)
+}
+
+fn serve_on(mut runtime: Builder, part: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    let runtime = runtime.enable_all().build()?;
     let result = runtime.block_on(async {
         let end = tokio::task::spawn_blocking(|| io::stdin().read_to_end(&mut Vec::new()));
         tokio::select! {
@@ -116,23 +121,36 @@ pub(crate) async fn listen() -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// The server.
+/// The server, which does as little as it can: it looks for the end of a request and the id in it.
 pub(crate) async fn upstream() -> io::Result<()> {
     let listener = listen().await?;
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(call));
-        connections.spawn(connection);
+        connections.spawn(answer_each(stream));
     }
 }
 
-async fn call(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
-    let request = request.into_body().collect().await?.to_bytes();
-    let mut body = Vec::new();
-    answer(&request, &mut body);
-    let mut response = Response::new(Full::from(body));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+async fn answer_each(mut stream: TcpStream) -> io::Result<()> {
+    let mut buffer = vec![0; 4096];
+    let (mut body, mut whole) = (Vec::new(), Vec::new());
+    loop {
+        let mut length = 0;
+        let (head, end) = loop {
+            match stream.read(&mut buffer[length..]).await? {
+                0 => return Ok(()),
+                read => length += read,
+            }
+            if let Some(found) = message(&buffer[..length])? {
+                break found;
+            }
+        };
+        body.clear();
+        answer(&buffer[head..end], &mut body);
+        whole.clear();
+        write!(whole, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len())?;
+        whole.extend_from_slice(&body);
+        stream.write_all(&whole).await?;
+    }
 }

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -11,15 +11,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
 pub(crate) mod http;
+pub(crate) mod peers;
+pub(crate) mod process;
 pub(crate) mod stdio;
 
 /// No benchmark takes longer unless it says so; one that hangs fails, because its children are killed then.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Child processes; dropping this kills them all.
+/// Child processes; dropping this kills them all, and what they started.
 #[derive(Debug)]
 pub(crate) struct Children {
     all: Arc<Mutex<Vec<Child>>>,
@@ -118,9 +122,13 @@ impl Drop for Children {
 
 fn kill(children: &Mutex<Vec<Child>>) {
     for mut child in lock(children).drain(..) {
-        // It may have ended by itself.
+        let its_own = process::children(child.id()).unwrap_or_default();
+        // It may have ended by itself, and its own children with it.
         let _ = child.kill();
         let _ = child.wait();
+        for id in its_own.into_iter().filter_map(|id| Pid::from_raw(id.try_into().ok()?)) {
+            let _ = kill_process(id, Signal::KILL);
+        }
     }
 }
 
@@ -145,6 +153,19 @@ pub(crate) fn mcpscope() -> Command {
     Command::new(env!("CARGO_BIN_EXE_mcpscope"))
 }
 
+/// A file of mcpscope's configuration.
+pub(crate) fn config(text: &str) -> io::Result<NamedTempFile> {
+    let mut file = NamedTempFile::with_suffix(".yaml")?;
+    file.write_all(text.as_bytes())?;
+    Ok(file)
+}
+
+/// Arguments with which everything is on that `config` does not switch off.
+pub(crate) fn observed(config: &OsStr) -> Vec<OsString> {
+    let config = ["--config".into(), config.to_owned()].into_iter();
+    config.chain(["--dashboard", "127.0.0.1:0", "--grpc", "127.0.0.1:0"].map(Into::into)).collect()
+}
+
 /// A request of 300 bytes to call `tool`, its id, always of seven digits, last.
 pub(crate) fn request(tool: &str) -> String {
     let head =
@@ -164,11 +185,11 @@ pub(crate) fn renumber(message: &mut [u8], number: u64) {
     let _ = write!(&mut message[at..], "{}", FIRST_ID + number % IDS);
 }
 
-/// The answer of 480 bytes to a request that [`request`] made.
+/// The answer of 500 bytes to a request that [`request`] made.
 pub(crate) fn answer(request: &[u8], into: &mut Vec<u8>) {
     const HEAD: &str = r#"{"result":{"content":[{"type":"text","text":""#;
     const TAIL: &str = r#""}],"isError":false},"jsonrpc":"2.0","id":"#;
-    const FILLER: [u8; 480 - HEAD.len() - TAIL.len() - 8] = [b'x'; 480 - HEAD.len() - TAIL.len() - 8];
+    const FILLER: [u8; 500 - HEAD.len() - TAIL.len() - 8] = [b'x'; 500 - HEAD.len() - TAIL.len() - 8];
     let id = request.len().checked_sub(8).and_then(|at| request.get(at..)).unwrap_or_default();
     for part in [HEAD.as_bytes(), &FILLER, TAIL.as_bytes(), id] {
         into.extend_from_slice(part);
