@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier, crypto};
+use rustls::{CertificateError, ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier, crypto};
 
 /// Who one is: a certificate and its key, each the name of a PEM file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +99,38 @@ pub fn server(identity: &Identity, clients: Option<&Path>) -> Result<ServerConfi
     Ok(config.with_single_cert(certificates(&identity.chain)?, private_key(&identity.key)?)?)
 }
 
+/// What is wrong with a server's TLS, in plain words where there are any. `trusted` names what its certificate is checked against.
+#[must_use]
+pub fn explain(error: &rustls::Error, trusted: &str) -> Option<String> {
+    let rustls::Error::InvalidCertificate(certificate) = error else {
+        return match error {
+            rustls::Error::InvalidMessage(_) => {
+                Some("it speaks no TLS on this port; check https:// and the port".into())
+            }
+            rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired) => {
+                Some("it wants a certificate of its client".into())
+            }
+            _ => None,
+        };
+    };
+    match certificate {
+        // A certificate made anew under the same name has another key than the one that is trusted.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            Some(format!("its certificate is of no known authority; see {trusted}"))
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            Some("its certificate has expired".into())
+        }
+        CertificateError::Other(other) if other.0.to_string() == "CaUsedAsEndEntity" => {
+            Some("its certificate is an authority's, which no server may show; make one with CA:FALSE".into())
+        }
+        CertificateError::Other(other) if other.0.to_string() == "UnsupportedCertVersion" => {
+            Some("its certificate is of an old version, without subjectAltName; make one with it".into())
+        }
+        _ => None,
+    }
+}
+
 fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
     let provider = Arc::new(crypto::ring::default_provider());
     Ok(ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?)
@@ -126,6 +158,53 @@ mod tests {
     use std::error::Error as _;
 
     use super::*;
+
+    /// A server's certificate as a client judges it, in words.
+    fn judged(server: &rcgen::Certificate, key: &rcgen::KeyPair, trusted: &rcgen::Certificate) -> Option<String> {
+        let provider = Arc::new(crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(trusted.der().clone()).unwrap();
+        let config = builder().unwrap().with_root_certificates(roots).with_no_client_auth();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let serving = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let serving = serving.with_no_client_auth().with_single_cert(vec![server.der().clone()], key).unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+        let mut server = rustls::ServerConnection::new(Arc::new(serving)).unwrap();
+        for _ in 0..10 {
+            let mut bytes = Vec::new();
+            client.write_tls(&mut bytes).unwrap();
+            server.read_tls(&mut bytes.as_slice()).unwrap();
+            let _ = server.process_new_packets();
+            let mut bytes = Vec::new();
+            server.write_tls(&mut bytes).unwrap();
+            client.read_tls(&mut bytes.as_slice()).unwrap();
+            if let Err(error) = client.process_new_packets() {
+                return Some(explain(&error, "X").unwrap_or_else(|| error.to_string()));
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_server_is_said_in_plain_words() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = |change: fn(&mut rcgen::CertificateParams)| {
+            let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+            change(&mut params);
+            params.self_signed(&key).unwrap()
+        };
+        let good = made(|_| ());
+        assert_eq!(judged(&good, &key, &good), None);
+        let other = rcgen::generate_simple_self_signed(["other".to_owned()]).unwrap().cert;
+        let said = judged(&good, &key, &other).unwrap();
+        assert_eq!(said, "its certificate is of no known authority; see X");
+        // What `openssl req -x509` makes if it is told nothing else.
+        let authority = made(|params| params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained));
+        let said = judged(&authority, &key, &authority).unwrap();
+        assert!(said.contains("make one with CA:FALSE"), "{said}");
+        let old = made(|params| params.not_after = rcgen::date_time_ymd(2001, 1, 1));
+        assert_eq!(judged(&old, &key, &old).unwrap(), "its certificate has expired");
+    }
 
     #[test]
     fn what_is_wrong_with_a_file_is_said_with_its_name() {

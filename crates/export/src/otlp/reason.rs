@@ -4,7 +4,6 @@ use std::error::Error;
 use std::io::{self, ErrorKind};
 
 use http::uri::Scheme;
-use rustls::CertificateError;
 
 use super::chain;
 use crate::config::{Endpoint, Protocol};
@@ -27,7 +26,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 
 fn in_plain_words(cause: &(dyn Error + 'static), endpoint: &Endpoint) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<rustls::Error>() {
-        return of_tls(error);
+        return mcpscope_tls::explain(error, "OTEL_EXPORTER_OTLP_CERTIFICATE");
     }
     if let Some(error) = cause.downcast_ref::<h2::Error>() {
         // What came could not be understood; what is received of an error, a collector said.
@@ -62,17 +61,6 @@ fn of_sockets(error: &io::Error) -> Option<String> {
         _ => return None,
     };
     Some(words)
-}
-
-fn of_tls(error: &rustls::Error) -> Option<String> {
-    let words = match error {
-        rustls::Error::InvalidMessage(_) => "it speaks no TLS on this port; check https:// and the port",
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "its certificate is of no known authority; see OTEL_EXPORTER_OTLP_CERTIFICATE"
-        }
-        _ => return None,
-    };
-    Some(words.to_owned())
 }
 
 fn closed() -> String {

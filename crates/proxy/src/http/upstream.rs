@@ -140,7 +140,13 @@ impl Upstream {
             Host::Ipv4(address) => IpAddr::from(*address).into(),
             Host::Ipv6(address) => IpAddr::from(*address).into(),
         };
-        let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await?;
+        let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(|error| {
+            let words = error.get_ref().and_then(|inner| inner.downcast_ref());
+            match words.and_then(|error| mcpscope_tls::explain(error, "proxy.upstream_ca_file")) {
+                Some(words) => io::Error::new(error.kind(), words),
+                None => error,
+            }
+        })?;
         Ok(Stream::Tls(Box::new(stream.into())))
     }
 }

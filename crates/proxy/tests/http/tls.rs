@@ -153,9 +153,12 @@ async fn a_server_that_nobody_vouches_for_is_sent_nothing() {
     let mut client = secure.client().await;
     client.write_all(&post(&[], &call(7, "echo"))).await.unwrap();
     secure.server().await.unwrap_err();
-    let mut answer = vec![0; 12];
-    within(client.read_exact(&mut answer)).await.unwrap();
-    assert_eq!(answer, b"HTTP/1.1 502");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}") {
+        within(client.read_buf(&mut answer)).await.unwrap();
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("of no known authority"), "{answer}");
     secure.bench.becomes(&tool_calls("echo", "error"), 1).await;
 }
 
