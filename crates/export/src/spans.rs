@@ -104,6 +104,7 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
                 () = ending.begun() => {}
             }
         }
+        let dropped_before = self.source.counts.dropped_spans;
         // What was being recorded at the first look has arrived by the second. A collector that does not take what there is
         // will not take it in a hurry either.
         let mut looks_without = 0;
@@ -117,6 +118,11 @@ impl<'a, C: Collector<Request = ExportTraceServiceRequest>> Export<'a, C> {
             self.take(usize::MAX, &ending).await;
             let spans = std::mem::take(&mut self.batch).spans;
             self.source.dropped(spans as u64);
+        }
+        // Nobody can ask for the counter any more.
+        let lost = self.source.counts.dropped_spans - dropped_before;
+        if lost > 0 {
+            tracing::warn!(spans = lost, "the program ends before they were exported");
         }
         self.source.counts
     }

@@ -413,17 +413,21 @@ def test_the_end_of_run_is_not_held_up(instances):
     late = {"OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_METRIC_EXPORT_INTERVAL": "60000"}
     child = [sys.executable, "-c", f"input(); print({ANSWER})"]
 
-    def run(variables: dict) -> float:
+    def run(variables: dict) -> tuple[float, str]:
         instance = instances.run("--name", NAME, command=child, env=instances.variables() | late | variables)
         request = json.dumps(call("echo")).encode() + b"\n"
         begun = time.monotonic()
         instance.process.communicate(request, timeout=10)
         assert instance.process.returncode == 0
-        return time.monotonic() - begun
+        return time.monotonic() - begun, instance.stderr()
 
+    lost = "the program ends before they were exported spans="
     with HttpCollector() as collector:
-        run(collector.variables)
+        _, said = run(collector.variables)
         assert asked(collector) == 1 and "mcpscope.tool_call_duration" in collector.metrics
+        assert lost not in said, said
         collector.refuse = lambda _: time.sleep(10)
-        assert run(collector.variables) < 3
-    assert run({"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}) < 1
+        took, said = run(collector.variables)
+        assert took < 3 and lost in said, said
+    took, said = run({"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"})
+    assert took < 1 and lost in said, said
