@@ -87,6 +87,39 @@ impl Kind for AutoSwitch {
     }
 }
 
+/// Whether a server that crashes is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// It is.
+    OnFailure,
+    /// What ends stays ended.
+    Never,
+}
+
+pub(crate) enum AutoRestart {}
+
+impl Kind for AutoRestart {
+    type Setting = Option<Restart>;
+    const EXPECTED: &str = "auto, on-failure or never";
+
+    fn read(value: &Value) -> Result<Option<Restart>, &Value> {
+        match value.as_str() {
+            Some("auto") => Ok(None),
+            Some("on-failure") => Ok(Some(Restart::OnFailure)),
+            Some("never") => Ok(Some(Restart::Never)),
+            _ => Err(value),
+        }
+    }
+
+    fn write(setting: &Option<Restart>) -> Value {
+        Value::from(match setting {
+            None => "auto",
+            Some(Restart::OnFailure) => "on-failure",
+            Some(Restart::Never) => "never",
+        })
+    }
+}
+
 pub(crate) enum Count {}
 
 impl Kind for Count {

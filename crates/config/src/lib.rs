@@ -15,5 +15,5 @@ mod tests;
 pub use critical::{CriticalMetric, MetricKind};
 pub use environment::environment;
 pub use error::{ConfigError, ConfigErrors, Origin, Problem};
-pub use kind::{InvalidRatio, Ratio};
-pub use settings::{Dashboard, Metrics, Otel, Proxy, Settings, Tls, Tracing};
+pub use kind::{InvalidRatio, Ratio, Restart};
+pub use settings::{Dashboard, Metrics, Otel, Proxy, Settings, Supervision, Tls, Tracing};

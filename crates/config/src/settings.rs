@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     critical::{self, CriticalMetric},
     kind::{
-        Address, AutoSwitch, Components, Count, Exporters, Host, Hosts, Kind as _, Name, Names, OptionalAddress,
-        OptionalFile, Origins, Period, Port, Ratio, Sampling, Share, Size, Switch,
+        Address, AutoRestart, AutoSwitch, Components, Count, Exporters, Host, Hosts, Kind as _, Name, Names,
+        OptionalAddress, OptionalFile, Origins, Period, Port, Ratio, Restart, Sampling, Share, Size, Switch,
     },
 };
 
@@ -43,6 +43,8 @@ pub struct Settings {
     pub tls: Tls,
     /// The relay itself.
     pub proxy: Proxy,
+    /// What becomes of a server that crashes.
+    pub supervision: Supervision,
 }
 
 /// Traces kept in memory.
@@ -255,6 +257,30 @@ pub struct Proxy {
     pub upstream_ca_file: Option<PathBuf>,
 }
 
+/// What becomes of a server that was started by mcpscope and crashes.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Supervision {
+    /// Whether it is started again; none, written `auto`, is what the command does by itself. Default: none.
+    #[serde(with = "AutoRestart")]
+    pub restart: Option<Restart>,
+    /// The wait before the first restart, which doubles with each that follows, 1 ms to 365 days. Default: 200 ms.
+    #[serde(with = "Period")]
+    pub backoff_min: Duration,
+    /// The longest wait, `backoff_min` to 365 days. Default: 30 s.
+    #[serde(with = "Period")]
+    pub backoff_max: Duration,
+    /// After running for this long a crash counts as the first again, 1 ms to 365 days. Default: 60 s.
+    #[serde(with = "Period")]
+    pub healthy_after: Duration,
+    /// So many crashes within `give_up_window` are too many, 1 to 1 000 000. Default: 5.
+    #[serde(with = "Count")]
+    pub give_up: usize,
+    /// 1 ms to 365 days. Default: 60 s.
+    #[serde(with = "Period")]
+    pub give_up_window: Duration,
+}
+
 /// TLS of the proxy's listener, in PEM files. Without a certificate it speaks plain HTTP.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -280,7 +306,6 @@ pub(crate) const LATER: &[&str] = &[
     "proxy.queue_bytes",
     "proxy.queue_messages",
     "servers",
-    "supervision",
     "tracing.capture",
 ];
 
@@ -323,6 +348,14 @@ impl Settings {
                 message: format!("retention ({retention}) is shorter than aggregation_interval ({interval})"),
             });
         }
+        let Supervision { backoff_min, backoff_max, .. } = self.supervision;
+        if backoff_max < backoff_min {
+            let [max, min] = [backoff_max, backoff_min].map(humantime::format_duration);
+            conflicts.push(Conflict {
+                paths: ["supervision.backoff_max", "supervision.backoff_min"],
+                message: format!("backoff_max ({max}) is shorter than backoff_min ({min})"),
+            });
+        }
         let Tls { cert_file, key_file, client_ca_file } = &self.tls;
         if cert_file.is_some() != key_file.is_some() {
             conflicts.push(Conflict {
@@ -361,6 +394,7 @@ impl Default for Settings {
             otel: Otel::default(),
             tls: Tls::default(),
             proxy: Proxy::default(),
+            supervision: Supervision::default(),
         }
     }
 }
@@ -456,6 +490,19 @@ impl Default for Proxy {
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             upstream_ca_file: None,
+        }
+    }
+}
+
+impl Default for Supervision {
+    fn default() -> Self {
+        Self {
+            restart: None,
+            backoff_min: Duration::from_millis(200),
+            backoff_max: Duration::from_secs(30),
+            healthy_after: Duration::from_secs(60),
+            give_up: 5,
+            give_up_window: Duration::from_secs(60),
         }
     }
 }

@@ -233,6 +233,15 @@ impl Probe {
         });
     }
 
+    /// Counts that the server was started again after a crash.
+    pub fn restarted(&self, at: Instant) {
+        self.guarded(|| {
+            if let Some(handles) = &self.0.metrics {
+                handles.metrics.restarts(&self.0.server).increment(at);
+            }
+        });
+    }
+
     /// A connection or stream is open until the value is dropped.
     pub fn connection(&self, at: Instant) -> Connection {
         Connection::new(self.0.metrics.as_ref().map(|handles| handles.connections.clone()), at)

@@ -157,6 +157,12 @@ impl Metrics {
         self.built_in_histogram(&desc::PROXY_OVERHEAD, [("server", server), ("direction", direction.as_str())])
     }
 
+    /// Times that a server was started again after a crash.
+    #[must_use]
+    pub fn restarts(&self, server: &str) -> Counter {
+        self.built_in_counter(&desc::RESTARTS, [("server", server)])
+    }
+
     /// Whether a component is in a state: 1 or 0.
     #[must_use]
     pub fn health_state(&self, component: &str, state: &str) -> Gauge {

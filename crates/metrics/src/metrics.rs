@@ -100,7 +100,7 @@ pub(crate) struct Inner {
 
 /// The families that are always there. Errors come before operations: a rate that is read in between can then only be too
 /// low, never above 1.
-static BUILT_IN: [&Desc; 23] = [
+static BUILT_IN: [&Desc; 24] = [
     &desc::REGISTRY_OPERATIONS,
     &desc::SESSION_CREATION,
     &desc::TRANSPORT_CONNECTIONS,
@@ -113,6 +113,7 @@ static BUILT_IN: [&Desc; 23] = [
     &desc::CLIENT_OPERATIONS,
     &desc::SERVER_SESSIONS,
     &desc::PROXY_OVERHEAD,
+    &desc::RESTARTS,
     &desc::HEALTH_STATE,
     &desc::DROPPED,
     &desc::SAMPLING_RATE,
@@ -241,6 +242,7 @@ impl Metrics {
         for operation in Method::REGISTRY_OPERATIONS {
             self.keep(&self.registry_operations(server, operation).0.series);
         }
+        self.keep(&self.restarts(server).0.series);
         Direction::ALL.iter().for_each(|direction| counted(&self.queue_depth(server, *direction)));
         for protocol in Protocol::KNOWN {
             counted(&self.active_sessions(server, protocol));

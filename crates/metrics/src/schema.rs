@@ -378,6 +378,14 @@ pub mod desc {
     )
     .bounds(&OVERHEADS);
 
+    /// Servers that were started again.
+    pub static RESTARTS: Desc = Desc::new(
+        "mcpscope_restarts_total",
+        Counter,
+        &["server"],
+        "Times that a server was started again after a crash.",
+    );
+
     /// Health by component.
     pub static HEALTH_STATE: Desc = Desc::new(
         "mcpscope_health_state",

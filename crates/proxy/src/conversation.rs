@@ -149,6 +149,28 @@ impl Conversation {
         unanswered
     }
 
+    /// The server is gone, and another will go on with the session: what is pending will not be answered, but for the
+    /// client's request with the id `spared`. Its own requests nobody waits for any more.
+    pub(crate) fn break_off(&self, spared: Option<&RequestId>, message: &str, at: Instant) {
+        let pending = {
+            let mut state = self.lock();
+            let kept = spared.and_then(|id| Some((id, state.pending.remove(Direction::ToServer, id)?)));
+            let pending = state.pending.drain();
+            if let Some((id, kept)) = kept {
+                drop(state.pending.insert(Direction::ToServer, id.clone(), kept));
+            }
+            pending
+        };
+        for pending in pending {
+            let asked = pending.in_flight.call().map(|call| call.direction);
+            let outcome = match asked {
+                Some(Direction::ToClient) => Outcome::Timeout,
+                _ => Outcome::Error { kind: ErrorType::ConnectionLost, message: Some(message.into()) },
+            };
+            pending.in_flight.finish(outcome, 0, at);
+        }
+    }
+
     /// Forgets a call that will be made again elsewhere.
     pub(crate) fn forget(&self, direction: Direction, id: &RequestId) {
         let pending = self.lock().pending.remove(direction, id);
@@ -159,7 +181,18 @@ impl Conversation {
 
     /// Looks at one message (or batch) and says when its bytes may go on.
     pub(crate) fn observe(&self, bytes: &[u8], travel: Travel<'_>, lane: &mut Lane) -> Observed {
-        let messages = match scan(bytes) {
+        self.follow(scan(bytes), bytes.len(), travel, lane)
+    }
+
+    /// The same, of `size` bytes that were looked at already.
+    pub(crate) fn follow(
+        &self,
+        scanned: Result<Vec<Message>, ScanError>,
+        size: usize,
+        travel: Travel<'_>,
+        lane: &mut Lane,
+    ) -> Observed {
+        let messages = match scanned {
             Ok(messages) => messages,
             Err(ScanError::Invalid) => vec![Message::Invalid],
             Err(ScanError::TooMany) => {
@@ -176,7 +209,7 @@ impl Conversation {
             let passage = match message {
                 Message::Invalid => self.admit(travel, lane, None, None, None),
                 Message::Request { id, method, params } => {
-                    let call = self.call(travel, method, id.clone(), &params, bytes.len());
+                    let call = self.call(travel, method, id.clone(), &params, size);
                     if id.is_none() {
                         self.relay.probe.lost(Loss::UntrackedCall, travel.at);
                     }
@@ -195,7 +228,7 @@ impl Conversation {
                     }
                 }
                 Message::Notification { method, params } => {
-                    let call = self.call(travel, method, None, &params, bytes.len());
+                    let call = self.call(travel, method, None, &params, size);
                     let passage = self.admit(travel, lane, Some(&call.method), call.target.as_deref(), None);
                     if let Some(id) = &params.cancels {
                         let outcome = if params.timed_out { Outcome::Timeout } else { Outcome::Cancelled };
@@ -208,11 +241,11 @@ impl Conversation {
                     passage
                 }
                 Message::Response { id: None, outcome: Outcome::Error { message, .. }, .. } => {
-                    observed.unaddressed = Some((message, bytes.len() as u64));
+                    observed.unaddressed = Some((message, size as u64));
                     self.admit(travel, lane, None, None, None)
                 }
                 Message::Response { id, outcome, protocol } => {
-                    self.answer(id.as_ref(), outcome, protocol, bytes.len() as u64, travel, lane)
+                    self.answer(id.as_ref(), outcome, protocol, size as u64, travel, lane)
                 }
             };
             observed.passage = later(observed.passage, passage);

@@ -169,6 +169,16 @@ impl Tap {
         self.passed < self.frame.len()
     }
 
+    /// Whether bytes of an unfinished message pass of which nothing is kept.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.oversized
+    }
+
+    /// What has gone on of the message under way reached nobody: it will go on from its beginning, if it was kept.
+    pub(crate) fn rewind(&mut self) {
+        self.passed = 0;
+    }
+
     /// Takes the next bytes. `hold` says whether messages are held until they are complete; `judge` sees every message that they complete.
     pub(crate) fn feed<'a>(
         &mut self,

@@ -11,7 +11,7 @@ use crate::clients::Clients;
 use crate::framing::{Budget, Framing, Tap};
 
 /// Requests in flight that are followed, in all conversations together; a bound against peers that never answer.
-const MAX_PENDING: usize = 16_384;
+pub(crate) const MAX_PENDING: usize = 16_384;
 
 /// What all conversations of one relay share.
 #[derive(Debug)]

@@ -70,6 +70,9 @@ pub(crate) struct Common {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) common: Common,
+    /// Whether the server is started again when it crashes; the client's session goes on [default: never]
+    #[arg(long, value_name = "on-failure|never")]
+    pub(crate) restart: Option<Restart>,
     /// The stdio MCP server and its arguments
     #[arg(required = true, last = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
@@ -97,6 +100,9 @@ pub(crate) struct DemoArgs {
     /// Where MCP clients can connect to the demo's server; port 0 takes any free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000")]
     pub(crate) listen: String,
+    /// Whether the stdio server is started again when it crashes [default: on-failure]
+    #[arg(long, value_name = "on-failure|never")]
+    pub(crate) restart: Option<Restart>,
     /// Seed of the random traffic
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
@@ -116,6 +122,12 @@ pub(crate) struct DemoServerArgs {
 pub(crate) enum HostHeader {
     Keep,
     Upstream,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Restart {
+    OnFailure,
+    Never,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

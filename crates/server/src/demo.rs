@@ -12,13 +12,14 @@ use mcpscope_demo::{HTTP_PATH, serve_stdio, traffic_http, traffic_io};
 use mcpscope_health::Reporter;
 use mcpscope_hooks::Probe;
 use mcpscope_hub::Frames;
+use mcpscope_proxy::Limits;
 use mcpscope_proxy::http::{Config, Upstream};
-use mcpscope_proxy::{Limits, stdio};
+use mcpscope_proxy::stdio::{ClientEnd, RestartPolicy};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::Listeners;
-use crate::cli::{DemoArgs, DemoServerArgs};
+use crate::cli::{DemoArgs, DemoServerArgs, Restart};
 use crate::failure::{Failure, say};
 use crate::figures;
 use crate::instance::{Instance, server_name};
@@ -26,10 +27,10 @@ use crate::listen::{Address, bind_or_fail};
 use crate::observe::{Bindings, Observing, Taken};
 use crate::proxy::relay;
 use crate::running::Mode;
-use crate::signals;
+use crate::{signals, supervise};
 
-/// Before the stdio server is started again.
-const RESTART: Duration = Duration::from_secs(1);
+/// Before a stdio session that has ended begins anew.
+const ANEW: Duration = Duration::from_secs(1);
 /// How long the parts may take to end: the relays have limits of their own, which this is beyond.
 const END: Duration = Duration::from_secs(20);
 
@@ -59,6 +60,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     let stdio = Stdio {
         probe: instance.probe(&format!("{name}-stdio"), Transport::Stdio),
         limits: instance.limits(),
+        policy: supervise::policy(&instance.settings, args.restart, Restart::OnFailure),
         reporter: instance.reporter().clone(),
         seed: args.seed,
     };
@@ -144,6 +146,7 @@ async fn http_server(listener: tokio::net::TcpListener, seed: u64, stop: Cancell
 struct Stdio {
     probe: Probe,
     limits: Limits,
+    policy: Option<RestartPolicy>,
     reporter: Reporter,
     seed: u64,
 }
@@ -157,7 +160,7 @@ impl Stdio {
             }
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(RESTART) => {}
+                () = tokio::time::sleep(ANEW) => {}
             }
         }
         Ok(())
@@ -170,13 +173,16 @@ impl Stdio {
         client.set_nonblocking(true)?;
         let (read, write) = tokio::net::UnixStream::from_std(client)?.into_split();
         let input = OwnedFd::from(relay_end);
-        let ends = stdio::ClientEnd { output: input.try_clone()?, input };
-        let relay = stdio::spawn(command, ends, &self.probe, self.limits)?;
-        let _watched = relay.child().id().map(|pid| self.reporter.watch_process(self.probe.server(), pid));
+        let ends = ClientEnd { output: input.try_clone()?, input };
+        let relay = supervise::spawn(command, ends, &self.probe, self.limits, self.policy)?;
+        let followed = supervise::follow(relay.state(), self.probe.server(), &self.reporter, None);
         // When the traffic ends it closes its end, which is the end of file that ends the server.
         let mut result = Ok(());
         let traffic = async { result = traffic_io(read, write, self.seed, stop).await };
-        let status = relay.end_after(traffic).await.context("the demo's stdio server cannot be waited for")?;
+        let status = tokio::select! {
+            status = relay.end_after(traffic) => status.context("the demo's stdio server cannot be waited for")?,
+            never = followed => match never {},
+        };
         result.with_context(|| format!("the demo's stdio server ended with {status}"))
     }
 }

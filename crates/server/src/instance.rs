@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use mcpscope_config::{CriticalMetric, MetricKind, Settings};
 use mcpscope_core::{ClockAnchor, Component, HostPolicy, Origins, Ratio, Transport};
 use mcpscope_export::{Enabled, Exporter, Service};
-use mcpscope_health::{Reporter, View, WatchedProcess};
+use mcpscope_health::{Reporter, View};
 use mcpscope_hooks::{Instrumentation, Parts, Probe};
 use mcpscope_hub::Sources;
 use mcpscope_metrics::{Declared, Kind, Metrics, Prometheus, RecordError, Recorder};
@@ -119,11 +119,6 @@ impl Instance {
     /// The traffic path as components and a condition of readiness.
     pub(crate) fn traffic(&self) -> Traffic {
         Traffic::new(self.reporter.clone())
-    }
-
-    /// Shows what a child and its descendants take of the machine, as long as the answer lives.
-    pub(crate) fn watch_child(&self, name: &str, pid: Option<u32>) -> Option<WatchedProcess> {
-        pid.map(|pid| self.reporter.watch_process(name, pid))
     }
 
     /// The host policy of a proxy listener that is bound to `addr`.

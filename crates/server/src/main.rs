@@ -14,6 +14,7 @@ mod proxy;
 mod run;
 mod running;
 mod signals;
+mod supervise;
 
 use std::process::ExitCode;
 

@@ -8,16 +8,16 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context as _, anyhow};
 use mcpscope_core::Transport;
-use mcpscope_proxy::stdio::{self, ClientEnd, StdioError};
+use mcpscope_proxy::stdio::{ClientEnd, StdioError};
 use rustix::process::Signal;
 
 use crate::announce::Listeners;
-use crate::cli::RunArgs;
+use crate::cli::{Restart, RunArgs};
 use crate::failure::Failure;
 use crate::instance::{Instance, server_name};
 use crate::observe::{Bindings, Observing, Taken};
 use crate::running::Mode;
-use crate::signals;
+use crate::{signals, supervise};
 
 pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let instance = Instance::new(&args.common)?;
@@ -37,7 +37,8 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let mut command = Command::new(program);
     command.args(arguments);
     let probe = instance.probe(&name, Transport::Stdio);
-    let relay = stdio::spawn(command, client, &probe, instance.limits()).map_err(|error| match &error {
+    let policy = supervise::policy(&instance.settings, args.restart, Restart::Never);
+    let relay = supervise::spawn(command, client, &probe, instance.limits(), policy).map_err(|error| match &error {
         StdioError::Spawn { source, .. } => Failure::command(source, anyhow!("{error}")),
         StdioError::Setup(_) => Failure::internal(error),
     })?;
@@ -45,7 +46,8 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let _running = announcement.publish(&name, Mode::Run).inspect_err(Failure::report);
 
     let child = relay.child();
-    let _watched = instance.watch_child(&name, child.id());
+    let followed = supervise::follow(relay.state(), &name, instance.reporter(), Some(&traffic));
+    tokio::pin!(followed);
     let ended = relay.wait();
     tokio::pin!(ended);
     let (mut asked, overdue) = (false, child.kill_after_term());
@@ -58,6 +60,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
                 child.signal(signal);
             }
             () = &mut overdue, if asked => asked = false,
+            never = &mut followed => match never {},
         }
     };
     if let Some(observing) = observing {

@@ -84,12 +84,12 @@ fn misspelt_and_misplaced_keys() {
 #[test]
 fn keys_of_later_versions() {
     check(
-        "chaos: { enabled: true, nonsense: 1 }\nservers: []\ntracing: { capture: off }\nsupervision: {}\nproxy: { queue_bytes: 1 }\n",
+        "chaos: { enabled: true, nonsense: 1 }\nservers: []\ntracing: { capture: off }\nhistory: {}\nproxy: { queue_bytes: 1 }\n",
         expect![[r#"
             a.yaml:1:1: chaos: not available in this version
             a.yaml:2:1: servers: not available in this version
             a.yaml:3:12: tracing.capture: not available in this version
-            a.yaml:4:1: supervision: not available in this version
+            a.yaml:4:1: history: not available in this version
             a.yaml:5:10: proxy.queue_bytes: not available in this version"#]],
     );
 }
@@ -116,6 +116,22 @@ fn where_to_export() {
     for bad in ["traceidratio", "traceidratio:2", "parentbased_", "parentbased_traceidratio:x", "always_on:1"] {
         assert!(load(&[format!("otel: {{ sampling: {bad} }}\n").as_bytes()], &[]).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn how_a_server_is_started_again() {
+    check(
+        "supervision: { restart: always, backoff_min: 1m, backoff_max: 0s, give_up: 0, attempts: 3 }\n",
+        expect![[r#"
+            a.yaml:1:25: supervision.restart: expected auto, on-failure or never, found "always"
+            a.yaml:1:63: supervision.backoff_max: expected a duration from 1ms to 365d such as 200ms, 10s or 60m, or a number of milliseconds, found "0s"
+            a.yaml:1:76: supervision.give_up: expected a whole number from 1 to 1000000, found 0
+            a.yaml:1:79: supervision.attempts: unknown key"#]],
+    );
+    check(
+        "supervision: { backoff_min: 1m }\n",
+        expect!["a.yaml:1:29: supervision.backoff_min: backoff_max (30s) is shorter than backoff_min (1m)"],
+    );
 }
 
 #[test]
@@ -151,19 +167,19 @@ fn wrong_shapes() {
     check(
         "just text",
         expect![[
-            r#"a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, found "just text""#
+            r#"a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, supervision, found "just text""#
         ]],
     );
     check(
         "- a\n- b\n",
         expect![
-            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, found a list"
+            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, supervision, found a list"
         ],
     );
     check(
         "!tag {}\n",
         expect![
-            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, found a tag"
+            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, supervision, found a tag"
         ],
     );
     check(

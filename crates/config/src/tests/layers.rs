@@ -6,7 +6,7 @@ use serde_yaml::Value;
 
 use super::load;
 use crate::{
-    InvalidRatio, Ratio, Settings, Tls,
+    InvalidRatio, Ratio, Restart, Settings, Tls,
     environment::{environment, variable},
     settings::LATER,
     tree::Tree,
@@ -53,8 +53,19 @@ fn the_default_file_is_the_defaults() {
 
 #[test]
 fn defaults_are_those_of_the_specification() {
-    let Settings { observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy } =
-        Settings::default();
+    let Settings {
+        observability_enabled,
+        tracing,
+        metrics,
+        instrumentation,
+        dashboard,
+        grpc,
+        probe,
+        otel,
+        tls,
+        proxy,
+        supervision,
+    } = Settings::default();
     assert!(observability_enabled && tracing.enabled && metrics.enabled && dashboard.enabled);
     assert_eq!((otel.enabled, &*otel.service_name, &*otel.sampling), (None, "mcpscope", "always_on"));
     assert_eq!(otel.exporters, ["otlp"]);
@@ -83,6 +94,9 @@ fn defaults_are_those_of_the_specification() {
     assert_eq!((proxy.connect_timeout.as_secs(), proxy.header_timeout.as_secs()), (10, 10));
     assert_eq!(proxy.idle_session.as_secs(), 1800);
     assert_eq!((tls, proxy.upstream_ca_file), (Tls::default(), None));
+    assert_eq!((supervision.restart, supervision.give_up), (None, 5));
+    assert_eq!((supervision.backoff_min.as_millis(), supervision.backoff_max.as_secs()), (200, 30));
+    assert_eq!((supervision.healthy_after.as_secs(), supervision.give_up_window.as_secs()), (60, 60));
     for list in [dashboard.allowed_hosts, dashboard.allowed_origins, proxy.allowed_hosts, proxy.allowed_origins] {
         assert!(list.is_empty());
     }
@@ -125,6 +139,10 @@ proxy: { upstream_ca_file: '', max_message: 100, allowed_origins: ['https://x.ex
     assert_eq!((settings.otel.enabled, settings.otel.service_name.as_str()), (Some(true), "a b"));
     assert_eq!(settings.otel.exporters, ["console", "otlp"]);
     assert_eq!(settings.otel.sampling, "parentbased_traceidratio:0.25");
+    for (text, restart) in [("auto", None), ("never", Some(Restart::Never)), ("on-failure", Some(Restart::OnFailure))] {
+        let variable = ("MCPSCOPE_SUPERVISION_RESTART", text);
+        assert_eq!(load(&[file], &[variable]).unwrap().supervision.restart, restart);
+    }
     for (text, enabled) in [("auto", None), ("true", Some(true)), ("false", Some(false))] {
         let variable = ("MCPSCOPE_OTEL_ENABLED", text);
         assert_eq!(load(&[file], &[variable]).unwrap().otel.enabled, enabled);
@@ -179,7 +197,7 @@ fn what_is_no_host_and_no_origin() {
 fn every_key_has_a_variable_of_its_own() {
     let tree = Tree::new();
     let leaves = tree.leaves();
-    assert_eq!(leaves.len(), 48);
+    assert_eq!(leaves.len(), 54);
     let names: BTreeSet<String> = leaves.iter().map(|path| variable(path)).collect();
     assert_eq!(names.len(), leaves.len(), "{names:?}");
     for path in &leaves {

@@ -2,6 +2,8 @@
 
 use mcpscope_core::{Refusal, RequestId};
 
+use crate::answer;
+
 /// An answer of our own.
 #[derive(Debug)]
 pub(super) struct Reply {
@@ -14,17 +16,7 @@ pub(super) struct Reply {
 impl Reply {
     /// An answer with a JSON-RPC error as its body. `code` is JSON-RPC's own: -32600 for the caller's mistake, -32603 for ours.
     fn new(status: u16, code: i64, id: Option<&RequestId>, message: &str) -> Self {
-        let error = serde_json::json!({"code": code, "message": message, "data": {"source": "mcpscope"}});
-        let mut body = serde_json::json!({"jsonrpc": "2.0", "error": error});
-        // An error that belongs to no request has no id; MCP knows no null.
-        if let Some(id) = id {
-            body["id"] = match id {
-                RequestId::Integer(number) => serde_json::Value::from(*number),
-                RequestId::Number(text) => serde_json::from_str(text).unwrap_or_default(),
-                RequestId::Text(text) => serde_json::Value::from(&**text),
-            };
-        }
-        Self { status, body: body.to_string(), closes: false }
+        Self { status, body: answer::error(code, id, message).to_string(), closes: false }
     }
 
     /// 400 or 403: the listener does not answer to this host or origin.

@@ -1,0 +1,132 @@
+//! When a crashed server is started again, and when no more.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How often and how soon a crashed server is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestartPolicy {
+    /// The wait before the first restart; it doubles with each one that follows. Default: 200 ms.
+    pub backoff_min: Duration,
+    /// The longest wait. Default: 30 s.
+    pub backoff_max: Duration,
+    /// A server that ran for this long before it crashed is started as if it were the first time. Default: 60 s.
+    pub healthy_after: Duration,
+    /// With so many crashes within [`RestartPolicy::give_up_window`] it is not started any more. Default: 5.
+    pub give_up: usize,
+    /// Default: 60 s.
+    pub give_up_window: Duration,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self {
+            backoff_min: Duration::from_millis(200),
+            backoff_max: Duration::from_secs(30),
+            healthy_after: Duration::from_secs(60),
+            give_up: 5,
+            give_up_window: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What to do about a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// Start it again, for the n-th time since it was healthy (from 1), after this wait.
+    Restart { attempt: u32, after: Duration },
+    /// Leave it: that were too many crashes.
+    GiveUp { crashes: usize, within: Duration },
+}
+
+/// Decides about the crashes of one server. It knows no clock: who asks says when.
+#[derive(Debug)]
+pub(super) struct Restarts {
+    policy: RestartPolicy,
+    /// Before the next restart.
+    wait: Duration,
+    attempt: u32,
+    /// The latest crashes, at most as many as it takes to give up.
+    crashes: VecDeque<Instant>,
+}
+
+impl Restarts {
+    pub(super) fn new(policy: RestartPolicy) -> Self {
+        Self { policy, wait: policy.backoff_min, attempt: 0, crashes: VecDeque::new() }
+    }
+
+    /// The server that was `started` then has crashed `now`; one that could not be started crashed at once.
+    pub(super) fn crashed(&mut self, started: Instant, now: Instant) -> Decision {
+        let RestartPolicy { backoff_min, backoff_max, healthy_after, give_up, give_up_window } = self.policy;
+        if now.saturating_duration_since(started) >= healthy_after {
+            self.wait = backoff_min;
+            self.attempt = 0;
+        }
+        self.crashes.retain(|crash| now.saturating_duration_since(*crash) < give_up_window);
+        self.crashes.push_back(now);
+        if self.crashes.len() >= give_up {
+            return Decision::GiveUp { crashes: self.crashes.len(), within: give_up_window };
+        }
+        self.attempt = self.attempt.saturating_add(1);
+        // Without jitter: there is one server behind one client, and nobody to keep out of step with.
+        let after = self.wait.min(backoff_max);
+        self.wait = after.saturating_mul(2);
+        Decision::Restart { attempt: self.attempt, after }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn restart(attempt: u32, millis: u64) -> Decision {
+        Decision::Restart { attempt, after: Duration::from_millis(millis) }
+    }
+
+    /// What is decided about servers that crash so long after their start, each started after the wait for it.
+    fn decisions(policy: RestartPolicy, lives: &[u64]) -> Vec<Decision> {
+        let mut restarts = Restarts::new(policy);
+        let mut now = Instant::now();
+        let decide = |life: &u64| {
+            let started = now;
+            now += Duration::from_millis(*life);
+            let decision = restarts.crashed(started, now);
+            if let Decision::Restart { after, .. } = decision {
+                now += after;
+            }
+            decision
+        };
+        lives.iter().map(decide).collect()
+    }
+
+    #[test]
+    fn five_crashes_within_a_minute_are_too_many() {
+        let give_up = Decision::GiveUp { crashes: 5, within: Duration::from_secs(60) };
+        let expected = [restart(1, 200), restart(2, 400), restart(3, 800), restart(4, 1600), give_up];
+        assert_eq!(decisions(RestartPolicy::default(), &[0; 5]), expected);
+    }
+
+    #[test]
+    fn crashes_further_apart_are_waited_for_longer_and_longer() {
+        let found = decisions(RestartPolicy::default(), &[20_000; 11]);
+        let waits = [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000, 30_000];
+        let expected: Vec<_> = (1..).zip(waits).map(|(attempt, wait)| restart(attempt, wait)).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_server_that_was_healthy_begins_anew() {
+        let found = decisions(RestartPolicy::default(), &[0, 59_999, 60_000, 0]);
+        assert_eq!(found, [restart(1, 200), restart(2, 400), restart(1, 200), restart(2, 400)]);
+    }
+
+    #[test]
+    fn a_crash_leaves_the_window_when_its_time_is_up() {
+        let policy = RestartPolicy { give_up: 2, give_up_window: Duration::from_secs(1), ..RestartPolicy::default() };
+        assert_eq!(decisions(policy, &[0, 800]), [restart(1, 200), restart(2, 400)], "exactly a second after");
+        let give_up = Decision::GiveUp { crashes: 2, within: Duration::from_secs(1) };
+        assert_eq!(decisions(policy, &[0, 799]), [restart(1, 200), give_up]);
+        let never = RestartPolicy { give_up: 1, ..policy };
+        assert_eq!(decisions(never, &[5000]), [Decision::GiveUp { crashes: 1, within: Duration::from_secs(1) }]);
+    }
+}

@@ -1,0 +1,178 @@
+//! What follows a crash: what the client is told, and another server in the place of the one that is gone.
+
+use std::fmt;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use super::child::Started;
+use super::ends::Order;
+use super::ledger::Replay;
+use super::restarts::{Decision, RestartPolicy, Restarts};
+use super::{LINGER, StdioRelay};
+use crate::answer;
+
+/// JSON-RPC's internal error.
+const INTERNAL_ERROR: i64 = -32603;
+
+/// How a stdio server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerState {
+    /// It takes what the client sends. The number is the process id, if it still lives.
+    Serving(Option<u32>),
+    /// It crashed, and is started for the n-th time since it was healthy; or it was, and does not know of the session yet.
+    Restarting {
+        /// From 1.
+        attempt: u32,
+    },
+    /// It crashed too often and is not started any more.
+    GivenUp {
+        /// How often.
+        crashes: usize,
+        /// Within what time.
+        within: Duration,
+    },
+}
+
+impl fmt::Display for ServerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Serving(_) => f.write_str("server running"),
+            Self::Restarting { attempt } => write!(f, "server restarting, attempt {attempt}"),
+            Self::GivenUp { crashes, within } => {
+                write!(f, "server given up after {crashes} crashes in {} s", within.as_secs_f64())
+            }
+        }
+    }
+}
+
+/// Decides about restarts.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    restarts: Restarts,
+    /// When the child that runs now, or ran last, was started.
+    started: Instant,
+}
+
+impl Supervisor {
+    pub(super) fn new(policy: RestartPolicy) -> Self {
+        Self { restarts: Restarts::new(policy), started: now() }
+    }
+}
+
+impl StdioRelay {
+    /// The child crashed. Tells the client what will not be answered, and starts another if there is to be one.
+    pub(super) async fn after_crash(&mut self, status: ExitStatus) -> Option<Started> {
+        let supervisor = self.supervisor.as_ref()?;
+        if status.signal().is_some_and(|signal| self.child.got(signal)) {
+            return None;
+        }
+        let started = supervisor.started;
+        let is_parked = self.park().await;
+        let wanted = is_parked && !self.told.input_ended && !self.told.client_gone && !self.child.is_abandoned();
+        if !wanted {
+            self.answer_lost(status, true).await;
+            return None;
+        }
+        let mut decision = self.supervisor.as_mut()?.restarts.crashed(started, now());
+        let is_last = matches!(decision, Decision::GiveUp { .. });
+        self.answer_lost(status, is_last).await;
+        let started = loop {
+            let (attempt, after) = match decision {
+                Decision::Restart { attempt, after } => (attempt, after),
+                Decision::GiveUp { crashes, within } => {
+                    let state = ServerState::GivenUp { crashes, within };
+                    self.state.send_replace(state);
+                    tracing::warn!(%status, "{state}");
+                    break None;
+                }
+            };
+            tracing::warn!(%status, attempt, ?after, "the server crashed and will be started again");
+            self.state.send_replace(ServerState::Restarting { attempt });
+            // A client that leaves needs no server.
+            if self.told(|told| told.input_ended, Some(after)).await || self.child.is_abandoned() {
+                break None;
+            }
+            match self.child.start(&mut self.command, true) {
+                Ok(started) => break started,
+                Err(error) => {
+                    tracing::warn!(%error, "the server cannot be started again");
+                    let at = now();
+                    decision = self.supervisor.as_mut()?.restarts.crashed(at, at);
+                }
+            }
+        };
+        if started.is_none() && !is_last {
+            // Not even its greeting will be answered.
+            self.answer_lost(status, true).await;
+        }
+        started
+    }
+
+    /// Goes on with another server: it learns of the session first.
+    pub(super) fn restarted(&mut self, started: Started) {
+        self.serve(started);
+        if let Some(supervisor) = &mut self.supervisor {
+            supervisor.started = now();
+        }
+        let Some(watch) = self.watch.clone() else { return };
+        watch.relay.probe.restarted(Instant::now());
+        let replay = watch.supervised.as_ref().map_or(Replay::Nothing, |supervised| supervised.ledger.replay());
+        match replay {
+            Replay::Nothing => self.flow(None),
+            Replay::Unanswered(initialize) => self.flow(Some(initialize)),
+            // What follows it waits for the answer.
+            Replay::Answered(initialize) => self.input.give(Order::Write(initialize)),
+        }
+    }
+
+    /// The new server knows of the session.
+    pub(super) fn greeted(&mut self) {
+        let supervised = self.watch.as_ref().and_then(|watch| watch.supervised.as_ref());
+        let confirmation = supervised.and_then(|supervised| supervised.ledger.confirmation());
+        self.flow(confirmation);
+    }
+
+    /// Lets what the client writes go on to the new server, behind what we have to say.
+    fn flow(&mut self, first: Option<Vec<u8>>) {
+        if let Some(bytes) = first {
+            self.input.give(Order::Write(bytes));
+        }
+        self.input.give(Order::Flow);
+        self.state.send_replace(ServerState::Serving(self.child.id()));
+    }
+
+    /// Waits until nothing more is read from the client. Returns whether that is so.
+    async fn park(&mut self) -> bool {
+        self.input.give(Order::Stop);
+        let is_parked = self.told(|told| told.parked || told.input_ended, Some(LINGER)).await;
+        if !is_parked && !self.child.is_abandoned() {
+            // Someone who left its process group took nothing of what was written.
+            tracing::warn!("the server is not started again: another process holds its input");
+        }
+        is_parked
+    }
+
+    /// Answers what the server did not, in its place.
+    async fn answer_lost(&mut self, status: ExitStatus, is_last: bool) {
+        let Some(watch) = self.watch.clone() else { return };
+        let Some(supervised) = &watch.supervised else { return };
+        let message = format!("mcpscope: the server crashed before it answered ({status})");
+        let spared = supervised.ledger.unanswered_greeting().filter(|_| !is_last);
+        let lost = supervised.ledger.server_lost(is_last);
+        let at = Instant::now();
+        watch.relay.probe.guarded(|| watch.conversation.break_off(spared.as_ref(), &message, at));
+        let line = |id| answer::error(INTERNAL_ERROR, Some(id), &message).to_string() + "\n";
+        // Even without any: half a line is ended.
+        let lines: String = lost.iter().map(line).collect();
+        self.told.written = false;
+        self.output.give(Order::Write(lines.into_bytes()));
+        // A client that does not read is waited for, as a server would.
+        self.told(|told| told.written, None).await;
+    }
+}
+
+/// The runtime's time, in which its waits are.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
