@@ -67,7 +67,9 @@ impl Pump<'_> {
                 if !self.drains {
                     return Ok(End::Stopped);
                 }
-                left = Some(usize::try_from(rustix::io::ioctl_fionread(self.from)?).unwrap_or(usize::MAX));
+                // What cannot say how much it has, such as /dev/null, has nothing.
+                let has = rustix::io::ioctl_fionread(self.from).unwrap_or(0);
+                left = Some(usize::try_from(has).unwrap_or(usize::MAX));
             }
             if ready.nobody_reads {
                 return Ok(End::NobodyReads);
