@@ -1,14 +1,69 @@
 //! What a probe counts, and under which labels.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mcpscope_core::{Call, CallRecord, Component, Direction, ErrorType, Outcome, Protocol, TraceId, Transport};
+use mcpscope_core::{Call, CallRecord, Component, Direction, ErrorType, Method, Outcome, Protocol, TraceId, Transport};
 use mcpscope_metrics::{Counter, Gauge, Histogram, Metrics, Operation};
 
 use crate::Probe;
 use crate::probe::Loss;
+
+/// The series in which the times of calls like one are recorded: found when they are first needed.
+#[derive(Debug, Default)]
+pub(crate) struct Times {
+    operations: Option<Histogram>,
+    tool_calls: Option<Histogram>,
+}
+
+/// The series of the calls that a connection made last and that ended well: to find them by their labels takes longer than
+/// all else that is done to count a call.
+#[derive(Debug, Default)]
+pub(crate) struct Recent(Mutex<[Option<(Alike, Times)>; RECENT]>);
+
+/// How many different calls an agent makes in turn, roughly.
+const RECENT: usize = 4;
+
+/// What calls have in common that are counted in the same series, once they have ended well.
+#[derive(Debug)]
+struct Alike {
+    direction: Direction,
+    method: Method,
+    target: Option<Box<str>>,
+    protocol: Option<Protocol>,
+}
+
+impl Alike {
+    fn new(call: &Call) -> Self {
+        let Call { direction, method, target, protocol, .. } = call;
+        Self { direction: *direction, method: method.clone(), target: target.clone(), protocol: *protocol }
+    }
+
+    fn is(&self, call: &Call) -> bool {
+        self.direction == call.direction
+            && self.method == call.method
+            && self.target == call.target
+            && self.protocol == call.protocol
+    }
+}
+
+impl Recent {
+    /// Calls `with` with the series of calls like this one.
+    fn with(&self, call: &Call, with: impl FnOnce(&mut Times)) {
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = recent.iter().position(|entry| entry.as_ref().is_some_and(|(alike, _)| alike.is(call)));
+        let place = found.unwrap_or(RECENT - 1);
+        // The last one used comes first, and the one that was used least lately makes room.
+        recent[..=place].rotate_right(1);
+        let [first, ..] = &mut *recent;
+        if found.is_none() {
+            *first = None;
+        }
+        let (_, times) = first.get_or_insert_with(|| (Alike::new(call), Times::default()));
+        with(times);
+    }
+}
 
 /// What can be resolved before the first message.
 #[derive(Debug)]
@@ -40,7 +95,7 @@ impl Probe {
     pub(crate) fn count_call(&self, record: &CallRecord, trace: Option<TraceId>) {
         let Some(handles) = &self.0.metrics else { return };
         let (call, at, injected) = (&record.call, record.started + record.duration, record.injected.is_some());
-        self.count_operation(handles, record, trace);
+        self.count_times(handles, record, trace);
         // An error in the answer to a server's own request is the client's, and counts against no component.
         let error = record.outcome.server_error().filter(|_| call.direction == Direction::ToServer);
         // A tool that failed was called by JSON-RPC without fault.
@@ -55,18 +110,38 @@ impl Probe {
             let protocol = call.protocol.unwrap_or(Protocol::Other);
             observe(&handles.metrics.session_creation(&call.server, protocol), record, trace);
         }
-        // "To its final result": a result that asks for more input is none.
-        let is_final = record.outcome != Outcome::InputRequired;
-        if let Some(tool) = call.tool().filter(|_| is_final && self.counts(Component::Tools)) {
-            let outcome = record.outcome.as_label();
-            observe(&handles.metrics.tool_calls(&call.server, tool, outcome, injected), record, trace);
+    }
+
+    /// Records how long a call took: as an operation of MCP, and as a call of a tool if it is one.
+    fn count_times(&self, handles: &Handles, record: &CallRecord, trace: Option<TraceId>) {
+        let times = |times: &mut Times| {
+            self.count_operation(handles, times, record, trace);
+            self.count_tool(handles, times, record, trace);
+        };
+        // Nearly all calls end like this.
+        if record.outcome == Outcome::Ok && record.injected.is_none() {
+            self.0.recent.with(&record.call, times);
+        } else {
+            times(&mut Times::default());
         }
+    }
+
+    fn count_tool(&self, handles: &Handles, times: &mut Times, record: &CallRecord, trace: Option<TraceId>) {
+        let call = &record.call;
+        // "To its final result": a result that asks for more input is none.
+        let is_counted = call.direction == Direction::ToServer
+            && record.outcome != Outcome::InputRequired
+            && self.counts(Component::Tools);
+        let Some(tool) = call.tool().filter(|_| is_counted) else { return };
+        let (outcome, injected) = (record.outcome.as_label(), record.injected.is_some());
+        let find = || handles.metrics.tool_calls(&call.server, tool, outcome, injected);
+        observe_in(&mut times.tool_calls, find, &[("tool", tool)], record, trace);
     }
 
     /// Counts a notification. It has no answer, and so no duration but zero.
     pub(crate) fn count_notification(&self, record: &CallRecord, trace: Option<TraceId>) {
         let Some(handles) = &self.0.metrics else { return };
-        self.count_operation(handles, record, trace);
+        self.0.recent.with(&record.call, |times| self.count_operation(handles, times, record, trace));
         if let Some(component) = record.call.method.component() {
             self.count(component, None, false, None, record.started);
         }
@@ -74,30 +149,18 @@ impl Probe {
 
     /// Counts a request or notification as the OpenTelemetry MCP conventions want it: what the client sends where it is
     /// received, what the server sends where it is sent.
-    fn count_operation(&self, handles: &Handles, record: &CallRecord, trace: Option<TraceId>) {
+    fn count_operation(&self, handles: &Handles, times: &mut Times, record: &CallRecord, trace: Option<TraceId>) {
         let call = &record.call;
         // A stream that is meant to stay open is a connection, and its duration no latency.
         if call.method.is_long_lived() || !self.counts(Component::JsonRpc) {
             return;
         }
-        let error_type = record.error_type().map_or(Cow::Borrowed(""), ErrorType::as_label);
-        let status_code = record.outcome.rpc_code().map(|code| code.to_string());
-        let operation = Operation {
-            server: &call.server,
-            method: call.method.as_str(),
-            tool: call.tool(),
-            prompt: call.prompt(),
-            error_type: &error_type,
-            status_code: status_code.as_deref().unwrap_or_default(),
-            protocol: call.protocol,
-            transport: call.transport,
-            injected: record.injected.is_some(),
-        };
-        let histogram = match call.direction {
-            Direction::ToServer => handles.metrics.server_operations(&operation),
-            Direction::ToClient => handles.metrics.client_operations(&operation),
-        };
-        observe(&histogram, record, trace);
+        let wanted = [
+            ("mcp_method_name", call.method.as_str()),
+            ("gen_ai_tool_name", call.tool().unwrap_or_default()),
+            ("gen_ai_prompt_name", call.prompt().unwrap_or_default()),
+        ];
+        observe_in(&mut times.operations, || operations(handles, record), &wanted, record, trace);
     }
 
     /// Counts a session that has ended, and how long it lasted if that is known.
@@ -113,7 +176,7 @@ impl Probe {
             && self.counts(Component::SessionManager)
         {
             let error_type = error.map_or(Cow::Borrowed(""), ErrorType::as_label);
-            let (server, transport) = (&self.0.server, self.0.transport);
+            let (server, transport) = (self.server(), self.0.transport);
             handles.metrics.server_sessions(server, protocol, transport, &error_type).record(lasted, at);
         }
     }
@@ -151,6 +214,48 @@ impl Probe {
             && self.counts(Component::Registry)
         {
             handles.metrics.registry_operations(&call.server, operation).increment(at);
+        }
+    }
+}
+
+/// The series of an operation.
+fn operations(handles: &Handles, record: &CallRecord) -> Histogram {
+    let call = &record.call;
+    let error_type = record.error_type().map_or(Cow::Borrowed(""), ErrorType::as_label);
+    let status_code = record.outcome.rpc_code().map(|code| code.to_string());
+    let operation = Operation {
+        server: &call.server,
+        method: call.method.as_str(),
+        tool: call.tool(),
+        prompt: call.prompt(),
+        error_type: &error_type,
+        status_code: status_code.as_deref().unwrap_or_default(),
+        protocol: call.protocol,
+        transport: call.transport,
+        injected: record.injected.is_some(),
+    };
+    match call.direction {
+        Direction::ToServer => handles.metrics.server_operations(&operation),
+        Direction::ToClient => handles.metrics.client_operations(&operation),
+    }
+}
+
+/// Records how long a call took in this series, or in the one that is found: it is kept if it is the one that was wanted.
+/// That of all labels for which there was no place is found, and counted as such, each time.
+fn observe_in(
+    series: &mut Option<Histogram>,
+    find: impl FnOnce() -> Histogram,
+    wanted: &[(&str, &str)],
+    record: &CallRecord,
+    trace: Option<TraceId>,
+) {
+    match series {
+        Some(series) => observe(series, record, trace),
+        None => {
+            let found = find();
+            observe(&found, record, trace);
+            let is_wanted = wanted.iter().all(|(name, value)| found.label(name).unwrap_or_default() == *value);
+            *series = Some(found).filter(|_| is_wanted);
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use mcpscope_core::{Call, CallEvent, FaultId, Outcome, SpanId, TraceContext};
+use mcpscope_core::{Call, CallEvent, Direction, FaultId, Outcome, SpanId, TraceContext, Verdict};
 use mcpscope_tracing::Root;
 
 use crate::Probe;
 use crate::departure::Departure;
-use crate::fault::Lane;
+use crate::fault::{Lane, MessageFacts, Passage};
 use crate::probe::{NO_TRACE, record};
 
 /// Events kept of one call.
@@ -39,6 +39,20 @@ impl InFlight {
     /// The call, to add what becomes known only with its answer.
     pub fn call_mut(&mut self) -> Option<&mut Call> {
         self.call.as_mut()
+    }
+
+    /// Asks for a verdict on a message of the call, its request or its answer, that travels in this direction and arrived
+    /// at `at`. Says when its bytes may go on; the call is marked as touched if a fault has its hand in.
+    pub fn admit(&mut self, direction: Direction, lane: &mut Lane, at: Instant) -> Passage {
+        let verdict = match self.call.as_ref().filter(|_| self.probe.0.injector.is_some()) {
+            Some(Call { method, target, id, .. }) => {
+                let (server, method, target) = (self.probe.server(), Some(method.as_str()), target.as_deref());
+                self.probe.verdict(&MessageFacts { server, direction, method, target, id: id.as_ref() }, at)
+            }
+            None => Verdict::Pass,
+        };
+        self.injected = verdict.fault().or(self.injected);
+        lane.pass(verdict, at)
     }
 
     /// When it began.
@@ -93,6 +107,8 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.end(Outcome::Cancelled, 0, Instant::now());
+        if self.call.is_some() {
+            self.end(Outcome::Cancelled, 0, Instant::now());
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The interception point of one MCP server.
 
 use std::fmt;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +12,7 @@ use mcpscope_core::{
 use mcpscope_metrics::Metrics;
 use mcpscope_tracing::{Root, Tracer};
 
-use crate::counting::Handles;
+use crate::counting::{Handles, Recent};
 use crate::fault::{Injector, Lane, MessageFacts, Passage};
 use crate::in_flight::InFlight;
 use crate::instrumentation::Instrumentation;
@@ -76,16 +77,39 @@ impl Loss {
 ///
 /// Nothing it does can fail, block or panic into its caller: what goes wrong inside is counted ([`Loss`]).
 #[derive(Clone, Debug)]
-pub struct Probe(pub(crate) Arc<Inner>);
+pub struct Probe(pub(crate) Arc<Local>);
+
+/// A probe as one connection has it: what is cloned, counted by reference and remembered for each message is written by
+/// those who handle this connection, and by no other processor.
+#[derive(Debug)]
+pub(crate) struct Local {
+    server: Arc<str>,
+    pub(crate) recent: Recent,
+    shared: Arc<Inner>,
+}
+
+impl Local {
+    fn new(shared: Arc<Inner>) -> Self {
+        Self { server: (&*shared.server).into(), recent: Recent::default(), shared }
+    }
+}
+
+impl Deref for Local {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.shared
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) server: Arc<str>,
+    server: Arc<str>,
     pub(crate) transport: Transport,
     pub(crate) metrics: Option<Handles>,
     pub(crate) tracer: Option<Tracer>,
     propagate: bool,
-    injector: Option<Arc<dyn Injector>>,
+    pub(crate) injector: Option<Arc<dyn Injector>>,
     observer: Option<Arc<dyn Observer>>,
     pub(crate) instrumentation: Option<Instrumentation>,
 }
@@ -135,7 +159,15 @@ impl Probe {
         let Parts { server, transport, metrics, tracer, propagate, injector, observer, instrumentation } = parts;
         let metrics = metrics.map(|metrics| Handles::new(metrics, &server, transport));
         let propagate = propagate && tracer.is_some();
-        Self(Arc::new(Inner { server, transport, metrics, tracer, propagate, injector, observer, instrumentation }))
+        let inner = Inner { server, transport, metrics, tracer, propagate, injector, observer, instrumentation };
+        Self(Arc::new(Local::new(Arc::new(inner))))
+    }
+
+    /// The same interception point for one more connection: what two of these write for each message does not lie in one
+    /// place, for which two processors would have to wait in turn.
+    #[must_use]
+    pub fn for_connection(&self) -> Self {
+        Self(Arc::new(Local::new(Arc::clone(&self.0.shared))))
     }
 
     /// The server's name.
@@ -168,25 +200,19 @@ impl Probe {
         self.0.propagate
     }
 
-    /// Asks for a verdict on a message that arrived at `at`, and says when its bytes may go on. The call that the message
-    /// belongs to, if any, is marked as touched.
-    pub fn admit(
-        &self,
-        facts: &MessageFacts<'_>,
-        call: Option<&mut InFlight>,
-        lane: &mut Lane,
-        at: Instant,
-    ) -> Passage {
-        let verdict = match &self.0.injector {
+    /// Asks for a verdict on a message that belongs to no call and arrived at `at`, and says when its bytes may go on.
+    /// [`InFlight::admit`] is for those of a call.
+    pub fn admit(&self, facts: &MessageFacts<'_>, lane: &mut Lane, at: Instant) -> Passage {
+        lane.pass(self.verdict(facts, at), at)
+    }
+
+    pub(crate) fn verdict(&self, facts: &MessageFacts<'_>, at: Instant) -> Verdict {
+        match &self.0.injector {
             Some(injector) => self
                 .guarded(|| if injector.is_active() { injector.verdict(facts, at) } else { Verdict::Pass })
                 .unwrap_or(Verdict::Pass),
             None => Verdict::Pass,
-        };
-        if let (Some(fault), Some(call)) = (verdict.fault(), call) {
-            call.injected = Some(fault);
         }
-        lane.pass(verdict, at)
     }
 
     /// Begins a call whose message was first seen at `at`.

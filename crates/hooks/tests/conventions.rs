@@ -184,9 +184,7 @@ fn revision_transport_and_faults_are_told() {
     let probe = Probe::new(Parts { injector: Some(Arc::new(Drops)), ..bench.parts(Transport::Http) });
     let asked = Call { transport: Transport::Http, protocol: None, ..call(Direction::ToServer, "ping", None) };
     let mut in_flight = probe.begin(asked, bench.now);
-    let facts =
-        MessageFacts { server: "s", direction: Direction::ToServer, method: Some("ping"), target: None, id: None };
-    let _passage = probe.admit(&facts, Some(&mut in_flight), &mut Lane::default(), bench.now);
+    let _passage = in_flight.admit(Direction::ToServer, &mut Lane::default(), bench.now);
     in_flight.finish(Outcome::Timeout, 0, bench.now);
     let labels = "server=s mcp_method_name=ping error_type=timeout network_transport=tcp injected=true";
     assert_eq!(bench.recorded(&desc::SERVER_OPERATIONS), [(labels.to_owned(), 1)]);

@@ -169,7 +169,7 @@ fn a_panic_inside_ends_inside_and_is_counted() {
     let bench = bench();
     let probe =
         Probe::new(Parts { observer: Some(Arc::new(Panics)), injector: Some(Arc::new(Panics)), ..bench.parts.clone() });
-    assert_eq!(probe.admit(&facts(), None, &mut Lane::default(), bench.now), Passage::Now);
+    assert_eq!(probe.admit(&facts(), &mut Lane::default(), bench.now), Passage::Now);
     bench.call(&probe, "ping", None, Outcome::Ok);
     bench.has("mcpscope_dropped_total{what=\"panic\"} 2");
     bench.has("mcpscope_component_operations_total{component=\"json_rpc\",injected=\"false\"} 1");
@@ -185,7 +185,7 @@ impl Injector for Drops {
     }
 
     fn verdict(&self, facts: &MessageFacts<'_>, _: Instant) -> Verdict {
-        if facts.method == Some("ping") { Verdict::Drop { fault: FaultId(9) } } else { Verdict::Pass }
+        if facts.method == Some("tools/call") { Verdict::Drop { fault: FaultId(9) } } else { Verdict::Pass }
     }
 }
 
@@ -195,7 +195,7 @@ fn what_a_fault_touched_is_labelled_injected() {
     let probe = Probe::new(Parts { injector: Some(Arc::new(Drops)), ..bench.parts.clone() });
     assert!(probe.holds());
     let mut in_flight = probe.begin(call("tools/call", Some("echo")), bench.now);
-    let passage = probe.admit(&facts(), Some(&mut in_flight), &mut Lane::default(), bench.now);
+    let passage = in_flight.admit(Direction::ToServer, &mut Lane::default(), bench.now);
     assert_eq!(passage, Passage::Never);
     in_flight.finish(Outcome::Timeout, 0, bench.now + Duration::from_secs(1));
     bench.has("mcpscope_component_operations_total{component=\"tools\",injected=\"true\"} 1");
@@ -294,4 +294,47 @@ fn of_the_events_of_a_call_the_first_are_kept_and_the_others_counted() {
     let span = &traces[0].spans[0];
     assert_eq!((traces[0].spans.len(), span.events.len(), span.dropped_events), (1, 32, 8));
     assert_eq!(span.events[31].attributes, [("progress".into(), mcpscope_tracing::Value::Float(31.0))]);
+}
+
+#[test]
+fn calls_of_many_kinds_in_turn_are_each_counted_as_what_they_are() {
+    let bench = bench();
+    let probe = Probe::new(bench.parts.clone());
+    for probe in [probe.for_connection(), probe] {
+        for _ in 0..3 {
+            for tool in ["a", "b", "c", "d", "e", "f"] {
+                bench.call(&probe, "tools/call", Some(tool), Outcome::Ok);
+                bench.call(&probe, "tools/call", Some(tool), Outcome::error(ErrorType::Tool));
+                bench.call(&probe, "prompts/get", Some(tool), Outcome::Ok);
+            }
+        }
+    }
+    let line = "mcpscope_tool_call_duration_seconds_count{server=\"s\",tool=";
+    for tool in ["a", "b", "c", "d", "e", "f"] {
+        bench.has(&format!("{line}\"{tool}\",outcome=\"ok\",injected=\"false\"}} 6"));
+        bench.has(&format!("{line}\"{tool}\",outcome=\"error\",injected=\"false\"}} 6"));
+    }
+    let text = bench.metrics.snapshot(bench.now).to_prometheus();
+    let prompts = |line: &&str| line.contains("_duration_seconds_count") && line.contains("gen_ai_prompt_name=\"c\"");
+    assert!(text.lines().filter(prompts).all(|line| line.ends_with(" 6")), "{text}");
+}
+
+#[test]
+fn each_label_for_which_there_was_no_place_is_counted_however_often_it_comes() {
+    let mut bench = bench();
+    let config = mcpscope_metrics::Config { max_label_values: 1, ..mcpscope_metrics::Config::default() };
+    bench.metrics = Metrics::new(&config, ClockAnchor { mono: bench.now, wall: SystemTime::UNIX_EPOCH });
+    let probe = Probe::new(Parts { metrics: Some(bench.metrics.clone()), ..bench.parts.clone() });
+    let tools: Vec<_> = (0..300).map(|n| n.to_string()).collect();
+    for tool in &tools {
+        bench.call(&probe, "tools/call", Some(tool), Outcome::Ok);
+    }
+    let dropped = || {
+        let text = bench.metrics.snapshot(bench.now).to_prometheus();
+        let line = text.lines().find_map(|line| line.strip_prefix("mcpscope_dropped_total{what=\"label_value\"} "));
+        line.and_then(|number| number.parse::<u64>().ok()).unwrap()
+    };
+    let before = dropped();
+    (0..5).for_each(|_| bench.call(&probe, "tools/call", Some("299"), Outcome::Ok));
+    assert_eq!(dropped() - before, 10, "of the operation and of the tool, each time");
 }

@@ -151,6 +151,12 @@ impl Gauge {
 pub struct Histogram(pub(crate) Handle);
 
 impl Histogram {
+    /// What the series has for a label: what was asked for, unless there was no place for it.
+    #[must_use]
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.0.series.labels.get(name)
+    }
+
     /// Records a duration that ended at `at`.
     #[inline]
     pub fn record(&self, duration: Duration, at: Instant) {

@@ -149,6 +149,18 @@ impl Conversation {
         unanswered
     }
 
+    /// Nobody uses the conversation any more, at least for now; whoever does next has nothing to do with this one.
+    pub(crate) fn end_of_use(&self) {
+        let is_over = {
+            let mut state = self.lock();
+            state.protocol = None;
+            state.session.is_none() && state.pending.is_empty()
+        };
+        if !is_over {
+            self.close(Ending::Well, Instant::now());
+        }
+    }
+
     /// The server is gone, and another will go on with the session: what is pending will not be answered, but for the
     /// client's request with the id `spared`. Its own requests nobody waits for any more.
     pub(crate) fn break_off(&self, spared: Option<&RequestId>, message: &str, at: Instant) {
@@ -208,15 +220,12 @@ impl Conversation {
             self.relay.probe.operation(Component::Transport, invalid, travel.at);
             let passage = match message {
                 Message::Invalid => self.admit(travel, lane, None, None, None),
-                Message::Request { id, method, params } => {
-                    let call = self.call(travel, method, id.clone(), &params, size);
-                    if id.is_none() {
-                        self.relay.probe.lost(Loss::UntrackedCall, travel.at);
-                    }
-                    match id.and_then(|id| Some((id, self.relay.place(travel.at)?))) {
-                        Some((id, place)) => {
-                            observed.begun.push(id.clone());
-                            let (passage, onward) = self.begin(call, id, place, *params, travel, lane);
+                Message::Request { id, method, mut params } => {
+                    let call = self.call(travel, method, id, &mut params, size);
+                    match self.place(&call, travel.at) {
+                        Some(place) => {
+                            observed.begun.extend(call.id.clone());
+                            let (passage, onward) = self.begin(call, place, &params, travel, lane);
                             if let Some((context, splice)) = onward {
                                 let replaces = travel.context.is_some_and(|their| their.trace_id == context.trace_id);
                                 observed.context = (is_alone && replaces).then_some(context);
@@ -227,8 +236,8 @@ impl Conversation {
                         None => self.admit(travel, lane, Some(&call.method), call.target.as_deref(), None),
                     }
                 }
-                Message::Notification { method, params } => {
-                    let call = self.call(travel, method, None, &params, size);
+                Message::Notification { method, mut params } => {
+                    let call = self.call(travel, method, None, &mut params, size);
                     let passage = self.admit(travel, lane, Some(&call.method), call.target.as_deref(), None);
                     if let Some(id) = &params.cancels {
                         let outcome = if params.timed_out { Outcome::Timeout } else { Outcome::Cancelled };
@@ -274,7 +283,7 @@ impl Conversation {
     /// Takes note of how far a call made in this direction has come.
     fn progress(&self, direction: Direction, told: Progress, at: Instant) {
         let Progress { token, progress, total } = told;
-        if let Some(in_flight) = self.lock().pending.by_token(direction, token) {
+        if let Some(in_flight) = self.lock().pending.by_token(direction, &token) {
             in_flight.event(CallEvent { at, kind: CallEventKind::Progress { progress, total } });
         }
     }
@@ -291,26 +300,24 @@ impl Conversation {
     fn begin(
         &self,
         call: Call,
-        id: RequestId,
         place: Place,
-        params: Params,
+        params: &Params,
         travel: Travel<'_>,
         lane: &mut Lane,
     ) -> (Passage, Option<(TraceContext, Option<Splice>)>) {
-        let (method, target) = (call.method.clone(), call.target.clone());
+        let Some(id) = call.id.clone() else { return (Passage::Now, None) };
         // A handshake opens a session, whatever revision it asks for; only who has none is counted as a client.
         let stateless =
             call.protocol.is_some_and(|protocol| protocol.era() == Era::Modern) && call.method.as_str() != "initialize";
         let client = (stateless && travel.direction == Direction::ToServer)
             .then(|| format!("{} {}", self.peer, params.client.as_deref().unwrap_or_default()).into());
         let mut in_flight = self.relay.probe.begin(call, travel.at);
-        let facts = self.facts(travel.direction, Some(method.as_str()), target.as_deref(), Some(&id));
-        let passage = self.relay.probe.admit(&facts, Some(&mut in_flight), lane, travel.at);
+        let passage = in_flight.admit(travel.direction, lane, travel.at);
         let onward = in_flight.forward(lane).filter(|_| self.relay.probe.propagates()).map(|context| {
             let tracestate = in_flight.call().and_then(|call| call.tracestate.as_deref());
-            (context, params.slot.map(|slot| slot.splice(&context, tracestate)))
+            (context, params.slot.as_ref().map(|slot| slot.splice(&context, tracestate)))
         });
-        let pending = Pending { in_flight, _place: place, client, token: params.progress_token };
+        let pending = Pending { in_flight, _place: place, client, token: params.progress_token.clone() };
         // One that reuses an id in flight ends the call before it: nobody can tell their answers apart.
         let reused = self.lock().pending.insert(travel.direction, id, pending);
         drop(reused);
@@ -336,10 +343,7 @@ impl Conversation {
             self.relay.probe.lost(Loss::UnmatchedResponse, travel.at);
             return self.admit(travel, lane, None, None, id);
         };
-        let (method, target) = in_flight.call().map(|call| (call.method.clone(), call.target.clone())).unzip();
-        let target = target.flatten();
-        let facts = self.facts(travel.direction, method.as_ref().map(|m| m.as_str()), target.as_deref(), id);
-        let passage = self.relay.probe.admit(&facts, Some(&mut in_flight), lane, travel.at);
+        let passage = in_flight.admit(travel.direction, lane, travel.at);
         // The head of the answer may have opened the session, or shown that it is known.
         if let Some(call) = in_flight.call_mut().filter(|call| call.session.is_none()) {
             call.session = self.id.get().cloned();
@@ -381,7 +385,25 @@ impl Conversation {
         }
     }
 
-    fn call(&self, travel: Travel<'_>, method: Method, id: Option<RequestId>, params: &Params, bytes: usize) -> Call {
+    /// A place among the requests in flight; nothing, which is counted, if the call cannot be followed.
+    fn place(&self, call: &Call, at: Instant) -> Option<Place> {
+        if call.id.is_none() {
+            self.relay.probe.lost(Loss::UntrackedCall, at);
+            return None;
+        }
+        let is_only = self.lock().pending.is_empty();
+        if is_only { Some(Place::of_the_only_one()) } else { self.relay.place(at) }
+    }
+
+    /// The call that a request or notification is. Its target is taken from the parameters.
+    fn call(
+        &self,
+        travel: Travel<'_>,
+        method: Method,
+        id: Option<RequestId>,
+        params: &mut Params,
+        bytes: usize,
+    ) -> Call {
         // Both from the same place: a `tracestate` means nothing beside the context of another.
         let own = params.traceparent.as_deref().and_then(mcpscope_hooks::trace_context);
         let (context, tracestate) = match own {
@@ -397,7 +419,7 @@ impl Conversation {
             protocol: params.protocol.or(state.protocol).or(travel.protocol),
             method,
             id,
-            target: params.target.clone(),
+            target: params.target.take(),
             session: self.id.get().cloned(),
             request_bytes: bytes as u64,
             context,
@@ -414,18 +436,8 @@ impl Conversation {
         target: Option<&str>,
         id: Option<&RequestId>,
     ) -> Passage {
-        let facts = self.facts(travel.direction, method.map(Method::as_str), target, id);
-        self.relay.probe.admit(&facts, None, lane, travel.at)
-    }
-
-    fn facts<'a>(
-        &'a self,
-        direction: Direction,
-        method: Option<&'a str>,
-        target: Option<&'a str>,
-        id: Option<&'a RequestId>,
-    ) -> MessageFacts<'a> {
-        MessageFacts { server: self.relay.probe.server(), direction, method, target, id }
+        let (server, direction, method) = (self.relay.probe.server(), travel.direction, method.map(Method::as_str));
+        self.relay.probe.admit(&MessageFacts { server, direction, method, target, id }, lane, travel.at)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -443,7 +455,7 @@ impl State {
 
 impl Drop for Conversation {
     fn drop(&mut self) {
-        self.close(Ending::Well, Instant::now());
+        self.end_of_use();
     }
 }
 

@@ -16,12 +16,17 @@ use crate::inject::{Splice, spliced};
 /// up without bound. Who finds it used up treats the message as too large.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    left: AtomicUsize,
+    left: Arc<AtomicUsize>,
 }
 
 impl Budget {
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { left: AtomicUsize::new(bytes) }
+        Self { left: Arc::new(AtomicUsize::new(bytes)) }
+    }
+
+    /// The same budget for one more connection.
+    pub(crate) fn for_connection(&self) -> Self {
+        Self { left: Arc::clone(&self.left) }
     }
 
     fn take(&self, bytes: usize) -> bool {
@@ -29,7 +34,9 @@ impl Budget {
     }
 
     fn give_back(&self, bytes: usize) {
-        self.left.fetch_add(bytes, Ordering::Relaxed);
+        if bytes > 0 {
+            self.left.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 }
 
@@ -204,6 +211,16 @@ impl Tap {
             parts.push(self.release(&mut judge));
         }
         Fate::Parts(parts)
+    }
+
+    /// Takes the whole of a body in one piece, none of which is held. Nothing is copied.
+    pub(crate) fn whole(&mut self, body: &[u8], mut judge: impl FnMut(Seen<'_>) -> Judgement) {
+        self.complete(body, None, &mut judge);
+    }
+
+    /// Whether nothing of a message was seen yet.
+    pub(crate) fn is_between(&self) -> bool {
+        self.frame.is_empty() && !self.oversized
     }
 
     /// The stream has ended: what is left goes on. `judge` sees it if it is a message.

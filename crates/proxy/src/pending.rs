@@ -1,14 +1,25 @@
 //! The requests in flight of one conversation, by direction and id, and by the token of their progress.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use foldhash::quality::RandomState;
+use hashbrown::{Equivalent, HashMap};
 use mcpscope_core::{Direction, RequestId};
 use mcpscope_hooks::InFlight;
 
 use crate::relay::Place;
 
 type Key = (Direction, RequestId);
+
+/// A [`Key`] to look for.
+#[derive(Hash)]
+struct Wanted<'a>(Direction, &'a RequestId);
+
+impl Equivalent<Key> for Wanted<'_> {
+    fn equivalent(&self, (direction, id): &Key) -> bool {
+        self.0 == *direction && self.1 == id
+    }
+}
 
 /// A request in flight.
 #[derive(Debug)]
@@ -24,12 +35,16 @@ pub(crate) struct Pending {
 /// The requests in flight, whose number their places bound.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
-    by_id: HashMap<Key, Pending>,
+    by_id: HashMap<Key, Pending, RandomState>,
     /// Ids by token, where they differ: the official SDKs take the one for the other.
-    by_token: HashMap<Key, RequestId>,
+    by_token: HashMap<Key, RequestId, RandomState>,
 }
 
 impl Requests {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
     /// Adds a request; returns the one that had its id.
     pub(crate) fn insert(&mut self, direction: Direction, id: RequestId, pending: Pending) -> Option<Pending> {
         let reused = self.remove(direction, &id);
@@ -44,18 +59,17 @@ impl Requests {
     }
 
     pub(crate) fn remove(&mut self, direction: Direction, id: &RequestId) -> Option<Pending> {
-        let (key, pending) = self.by_id.remove_entry(&(direction, id.clone()))?;
+        let (key, pending) = self.by_id.remove_entry(&Wanted(direction, id))?;
         self.forget_token(&key, &pending);
         Some(pending)
     }
 
     /// The request that asked for its progress by this token.
-    pub(crate) fn by_token(&mut self, direction: Direction, token: RequestId) -> Option<&mut InFlight> {
-        let key = (direction, token);
-        let id = self.by_token.get(&key).unwrap_or(&key.1).clone();
-        let pending = self.by_id.get_mut(&(direction, id))?;
+    pub(crate) fn by_token(&mut self, direction: Direction, token: &RequestId) -> Option<&mut InFlight> {
+        let id = self.by_token.get(&Wanted(direction, token)).unwrap_or(token);
+        let pending = self.by_id.get_mut(&Wanted(direction, id))?;
         // A request that asked by another token, or not at all, may have an id like it.
-        (pending.token.as_ref() == Some(&key.1)).then_some(&mut pending.in_flight)
+        (pending.token.as_ref() == Some(token)).then_some(&mut pending.in_flight)
     }
 
     /// Takes out those that have waited for `timeout`; a stream that is meant to stay open is none of them.
@@ -77,7 +91,7 @@ impl Requests {
 
     fn forget_token(&mut self, (direction, id): &Key, pending: &Pending) {
         let Some(token) = pending.token.as_ref().filter(|token| *token != id) else { return };
-        let key = (*direction, token.clone());
+        let key = Wanted(*direction, token);
         // A later request may have taken the token over.
         if self.by_token.get(&key) == Some(id) {
             self.by_token.remove(&key);

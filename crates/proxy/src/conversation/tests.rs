@@ -191,7 +191,8 @@ fn a_flood_of_requests_is_followed_up_to_a_bound() {
     for at in 0..20 {
         bench.client(&batch(at * 1000));
     }
-    bench.has("mcpscope_dropped_total{what=\"untracked_call\"} 3616");
+    // One more than there are places, for the one that needs none.
+    bench.has("mcpscope_dropped_total{what=\"untracked_call\"} 3615");
     bench.conversation.close(Ending::Well, bench.now);
     assert_eq!(bench.client(&batch(0)).begun.len(), 1000, "places are free again");
 }
@@ -215,7 +216,7 @@ fn progress_by_a_token_that_two_gave_is_that_of_the_newest() {
     };
     let of = |token: i64| {
         let mut state = bench.conversation.lock();
-        let found = state.pending.by_token(Direction::ToServer, RequestId::Integer(token));
+        let found = state.pending.by_token(Direction::ToServer, &RequestId::Integer(token));
         found.and_then(|in_flight| in_flight.call()?.id.clone())
     };
     call(1, 5);

@@ -261,7 +261,8 @@ impl Body {
             taken += match step {
                 Step::Data(length) => {
                     self.received += length as u64;
-                    messages += self.data(rest.get(..length).unwrap_or_default(), at);
+                    let data = rest.get(..length).unwrap_or_default();
+                    messages += if self.is_whole() { self.whole(data, at) } else { self.data(data, at) };
                     length
                 }
                 Step::Framing(length) => length,
@@ -284,6 +285,21 @@ impl Body {
     fn is_to_be_parted(&self) -> bool {
         let Some((tap, exchange)) = self.tap.as_ref().zip(self.exchange.as_ref()) else { return false };
         self.propagates || exchange.holds() || tap.is_holding()
+    }
+
+    /// Whether the data that was read last is all of a body that is one message, and goes on as it came.
+    fn is_whole(&self) -> bool {
+        let is_first = |tap: &Tap| tap.framing() == Framing::Body && tap.is_between();
+        self.decoder.is_done() && !self.is_parted && self.tap.as_ref().is_some_and(is_first)
+    }
+
+    /// Looks at all of such a body; returns how many messages were seen that go on.
+    fn whole(&mut self, data: &[u8], at: Instant) -> usize {
+        let Some(mut tap) = self.tap.take() else { return 0 };
+        let mut messages = 0;
+        tap.whole(data, |seen| self.judge(seen, false, at, &mut messages));
+        self.tap = Some(tap);
+        messages
     }
 
     /// Looks at data; returns how many messages were seen that go on.

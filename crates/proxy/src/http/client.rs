@@ -19,6 +19,7 @@ use super::decode::Length;
 use super::exchange::{Exchange, TRACEPARENT, is_signed};
 use super::head::{self, BadHead, Edits, Request};
 use super::reply::Reply;
+use super::sessions::Outside;
 use super::stream::Stream;
 use super::wire::{Input, write};
 use super::{HostHeader, Shared};
@@ -47,6 +48,7 @@ impl Peer {
 pub(super) struct Client {
     shared: Arc<Shared>,
     address: SocketAddr,
+    outside: Outside,
     peer: Peer,
     upstream: Option<Peer>,
     /// What is written next on either side.
@@ -94,6 +96,7 @@ impl Client {
     pub(super) fn new(shared: Arc<Shared>, stream: Stream, address: SocketAddr) -> Self {
         Self {
             timer: Timer(Box::pin(sleep(shared.config.header_timeout))),
+            outside: Outside::new(&shared.sessions, address.ip()),
             shared,
             address,
             peer: Peer::new(stream),
@@ -183,12 +186,12 @@ impl Client {
     /// Decides whether the request whose head ends there is passed on, and how.
     fn admit(&mut self, end: usize) -> Admission {
         let raw = self.peer.input.bytes().get(..end).unwrap_or_default();
-        let (shared, address) = (&self.shared, self.address);
+        let (shared, outside, address) = (&self.shared, &mut self.outside, self.address);
         let read = head::read_request(raw, |request| {
             let hosts = &shared.config.hosts;
             let (host, origin) = (request.fields.all("host"), request.fields.all("origin"));
             match hosts.check(host, request.authority, origin) {
-                Ok(()) => Admission::Onward(Box::new(ask(shared, address, &request))),
+                Ok(()) => Admission::Onward(Box::new(ask(shared, outside, &request))),
                 Err(refusal) => {
                     tracing::debug!(peer = %address, %refusal, "request refused");
                     let body = Body::new(request.length, None, Direction::ToServer, None, false);
@@ -415,9 +418,9 @@ impl Refused {
 }
 
 /// How a request goes on.
-fn ask(shared: &Arc<Shared>, address: SocketAddr, request: &Request<'_>) -> Asked {
+fn ask(shared: &Arc<Shared>, outside: &mut Outside, request: &Request<'_>) -> Asked {
     let (probe, fields) = (&shared.relay.probe, request.fields);
-    let exchange = probe.is_on().then(|| Arc::new(Exchange::new(shared, address, request)));
+    let exchange = probe.is_on().then(|| Arc::new(Exchange::new(shared, outside, request)));
     let framing = exchange.as_ref().and_then(|exchange| exchange.request_framing());
     let fits = match request.length {
         Length::Exact(bytes) => bytes <= shared.config.limits.max_message as u64,

@@ -1,6 +1,5 @@
 //! What is known of one request and its answer while their bodies pass.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use url::Url;
 use super::Shared;
 use super::body::End;
 use super::head::{Answer, Fields, Request, as_text};
+use super::sessions::Outside;
 use crate::conversation::{Conversation, Ending, Observed, Travel};
 use crate::framing::{Framing, Seen, Tap};
 use crate::inject::Splice;
@@ -30,8 +30,8 @@ pub(super) struct Exchange {
     shared: Arc<Shared>,
     conversation: Arc<Conversation>,
     kind: Kind,
-    /// Where the request went, to resolve an endpoint against.
-    target: Box<str>,
+    /// Where the request went, to resolve an endpoint against; nothing if its answer cannot be a stream that names one.
+    target: Option<Box<str>>,
     /// The session that the request names.
     named: Option<Box<str>>,
     membership: Membership,
@@ -57,8 +57,8 @@ enum Kind {
 enum Membership {
     /// A session that is followed.
     Session,
-    /// None; the exchange is under this number among those that belong to none.
-    Nameless(u64),
+    /// None: the conversation is the connection's.
+    Nameless,
 }
 
 #[derive(Default)]
@@ -97,7 +97,8 @@ enum Content {
 }
 
 impl Exchange {
-    pub(super) fn new(shared: &Arc<Shared>, peer: SocketAddr, request: &Request<'_>) -> Self {
+    /// An exchange in the session that the request names, or else in the conversation of its connection.
+    pub(super) fn new(shared: &Arc<Shared>, outside: &mut Outside, request: &Request<'_>) -> Self {
         let fields = request.fields;
         let named = fields.text(SESSION_ID).filter(|name| name.len() <= MAX_SESSION_BYTES);
         let name = named.or(Some(request.target));
@@ -108,19 +109,14 @@ impl Exchange {
         };
         let (conversation, membership) = match name.and_then(|name| shared.sessions.get(name)) {
             Some(conversation) => (conversation, Membership::Session),
-            None => {
-                let peer = peer.ip().to_string();
-                let new = Arc::new(Conversation::new(Arc::clone(&shared.relay), &peer, false, Instant::now()));
-                let number = shared.sessions.under_way(&new);
-                (new, Membership::Nameless(number))
-            }
+            None => (outside.conversation(shared), Membership::Nameless),
         };
         let is_message = kind == Kind::Post && fields.text(CONTENT_TYPE).is_none_or(is_json);
         let (context, tracestate) = trace_context(fields);
         Self {
             conversation,
             kind,
-            target: request.target.into(),
+            target: (kind == Kind::Other).then(|| request.target.into()),
             named: named.map(Into::into),
             membership,
             protocol: fields.text(PROTOCOL_VERSION).map(Protocol::parse),
@@ -210,14 +206,14 @@ impl Exchange {
     /// Path and query of an endpoint, which may be relative to this request's.
     fn resolve(&self, endpoint: &str) -> Option<String> {
         // The origin does not matter: requests are found by path and query.
-        let base = Url::parse("http://localhost").ok()?.join(&self.target).ok()?;
+        let base = Url::parse("http://localhost").ok()?.join(self.target.as_deref()?).ok()?;
         let url = base.join(endpoint.trim()).ok()?;
         Some(url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path())))
     }
 
     /// Learns from the answer's head; says how its body is looked at, if it is.
     pub(super) fn answered(&self, answer: &Answer<'_>) -> Option<Framing> {
-        let (now, status, fields) = (Instant::now(), answer.status, answer.fields);
+        let (status, fields) = (answer.status, answer.fields);
         let media = fields.text(CONTENT_TYPE).unwrap_or_default();
         let is_stream = media_type(media).eq_ignore_ascii_case("text/event-stream");
         let content = match (is_stream, is_encoded(fields)) {
@@ -233,17 +229,13 @@ impl Exchange {
             }
             _ => Content::Other,
         };
-        {
-            let mut state = self.state();
-            state.answer = Some(Answered { status, content });
-            if is_stream {
-                state.stream = Some(self.shared.relay.probe.connection(now));
-            }
-        }
+        self.state().answer = Some(Answered { status, content });
         if is_stream {
+            let now = Instant::now();
+            self.state().stream = Some(self.shared.relay.probe.connection(now));
             self.conversation.stream(1, now);
         }
-        self.shared.relay.probe.guarded(|| self.follow_session(status, fields, now));
+        self.shared.relay.probe.guarded(|| self.follow_session(status, fields));
         match content {
             Content::Events => Some(Framing::Sse),
             Content::Message => Some(Framing::Body),
@@ -251,24 +243,24 @@ impl Exchange {
         }
     }
 
-    fn follow_session(&self, status: u16, fields: Fields<'_>, now: Instant) {
+    fn follow_session(&self, status: u16, fields: Fields<'_>) {
         let sessions = &self.shared.sessions;
         let open = |name: &str| {
             let opened = sessions.open(name, &self.conversation);
             if !opened {
-                self.shared.relay.probe.lost(Loss::UntrackedSession, now);
+                self.shared.relay.probe.lost(Loss::UntrackedSession, Instant::now());
             }
             opened
         };
         match &self.named {
             // At the head: clients hang up right after it, and that must not look like an end of its own.
             Some(name) if self.kind == Kind::Delete && is_success(status) => {
-                sessions.close(name, Ending::Well, now);
+                sessions.close(name, Ending::Well, Instant::now());
             }
             Some(name) if self.membership != Membership::Session && is_success(status) => {
                 // Another request may have named it first while this one was under way: one session, counted once.
                 if sessions.get(name).is_none() && open(name) {
-                    self.conversation.adopt(name, self.protocol, now);
+                    self.conversation.adopt(name, self.protocol, Instant::now());
                 }
             }
             Some(_) => {}
@@ -349,6 +341,9 @@ impl Exchange {
 
     fn end_begun(&self, outcome: &Outcome) {
         let begun = std::mem::take(&mut self.state().begun);
+        if begun.is_empty() {
+            return;
+        }
         let now = Instant::now();
         for id in begun {
             self.conversation.end(Direction::ToServer, &id, outcome.clone(), 0, now);
@@ -376,8 +371,8 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         // What is left began and saw no answer's head: the client went away.
         self.end_begun(&Outcome::Cancelled);
-        if let Membership::Nameless(number) = self.membership {
-            self.shared.sessions.done(number);
+        if self.membership == Membership::Nameless && !self.conversation.is_named() {
+            self.conversation.end_of_use();
         }
     }
 }
@@ -387,8 +382,10 @@ fn media_type(content_type: &str) -> &str {
 }
 
 fn is_json(content_type: &str) -> bool {
-    let media = media_type(content_type).to_ascii_lowercase();
-    media == "application/json" || media.ends_with("+json")
+    const SUFFIX: &[u8] = b"+json";
+    let media = media_type(content_type).as_bytes();
+    let ends = media.len().checked_sub(SUFFIX.len()).and_then(|at| media.get(at..));
+    media.eq_ignore_ascii_case(b"application/json") || ends.is_some_and(|end| end.eq_ignore_ascii_case(SUFFIX))
 }
 
 const fn is_success(status: u16) -> bool {

@@ -130,12 +130,12 @@ impl Config {
     }
 }
 
-/// What all connections of one relay share.
+/// What all connections of one relay share, as one of them has it.
 #[derive(Debug)]
 struct Shared {
-    config: Config,
+    config: Arc<Config>,
     relay: Arc<Relay>,
-    sessions: Sessions,
+    sessions: Arc<Sessions>,
 }
 
 /// Relays what comes in on `listeners` until `stop`, then lets exchanges under way end within [`Config::grace`]. A failure to
@@ -146,7 +146,7 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, st
         // Until the first attempt has told otherwise.
         traffic.works();
     }
-    let shared = Arc::new(Shared { config, relay, sessions: Sessions::default() });
+    let shared = Arc::new(Shared { config: Arc::new(config), relay, sessions: Arc::default() });
     let mut door = Door::new("the proxy", listeners, MAX_CONNECTIONS);
     let (stopping, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -198,7 +198,7 @@ async fn connection(
             }
         }
     };
-    Client::new(shared, stream, peer).serve(stopped).await;
+    Client::new(shared.for_connection(), stream, peer).serve(stopped).await;
 }
 
 /// Finds out whether the upstream can be reached: at the start, and as long as it cannot be, when nobody may send requests
@@ -213,6 +213,12 @@ async fn try_upstream(shared: Arc<Shared>) {
 }
 
 impl Shared {
+    /// The same for one more connection, which counts by itself who refers to it.
+    fn for_connection(&self) -> Arc<Self> {
+        let (config, relay) = (Arc::clone(&self.config), self.relay.for_connection());
+        Arc::new(Self { config, relay, sessions: Arc::clone(&self.sessions) })
+    }
+
     fn sweep(&self, now: Instant) {
         self.relay.probe.guarded(|| {
             self.sessions.sweep(self.config.idle_session, self.config.limits.call_timeout, now);

@@ -319,3 +319,36 @@ async fn an_error_with_an_http_status_is_the_json_rpc_error() {
     assert_eq!(stage.bench.value(&tool_calls("echo", "error")), 1);
     assert_eq!(stage.bench.value(&tool_calls("echo", "caller_error")), 0);
 }
+
+/// Behind a proxy of their own, many clients may share a connection.
+#[tokio::test]
+async fn what_one_exchange_settled_says_nothing_of_the_next_on_its_connection() {
+    let stage = Stage::new().await;
+    let (mut client, mut server, _) = stage.asked(&post(&[], INITIALIZE)).await;
+    server.write(&json(&[], INITIALIZED)).await.unwrap();
+    client.reader.message().await.unwrap().unwrap();
+    // Its server asks something of its own on a stream, and nobody answers.
+    client.write(&post(&[], &call(1, "ask"))).await.unwrap();
+    server.reader.message().await.unwrap().unwrap();
+    let asks = r#"{"jsonrpc":"2.0","id":1,"method":"roots/list"}"#;
+    let both = [event(asks), event(&result(1)), b"0\r\n\r\n".to_vec()].concat();
+    let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    server.write(&[head, both].concat()).await.unwrap();
+    client.reader.message().await.unwrap().unwrap();
+    stage.bench.becomes(&tool_calls("ask", "ok"), 1).await;
+    stage.bench.records(&desc::CLIENT_OPERATIONS, &[("mcp_method_name", "roots/list")], 1).await;
+    let traces = stage.bench.tracer.traces(&mcpscope_tracing::Filter::default());
+    let of = |method: &str| traces.iter().find(|trace| &*trace.method == method).unwrap();
+    let asked = format!("{:?}", of("tools/call").spans[0].attributes);
+    assert!(!asked.contains("2025-06-18"), "{asked}");
+    assert_eq!(
+        of("roots/list").status,
+        mcpscope_tracing::Status::Timeout,
+        "with its exchange, and not with the connection"
+    );
+    client.write(&post(&[], &call(2, "echo"))).await.unwrap();
+    server.reader.message().await.unwrap().unwrap();
+    server.write(&json(&[], &result(2))).await.unwrap();
+    client.reader.message().await.unwrap().unwrap();
+    stage.bench.becomes(&tool_calls("echo", "ok"), 1).await;
+}
