@@ -8,11 +8,12 @@ use mcpscope_core::{
     TraceContext,
 };
 use mcpscope_hooks::{InFlight, Lane, Loss, MessageFacts, Passage, Session};
+use smallvec::{SmallVec, smallvec};
 
 use crate::inject::Splice;
 use crate::pending::{Pending, Requests};
 use crate::relay::{Place, Relay};
-use crate::scan::{Message, Params, Progress, ScanError, scan};
+use crate::scan::{Message, Messages, Params, Progress, ScanError, scan};
 
 /// One stdio pair, one HTTP session, or one HTTP exchange that belongs to no session.
 #[derive(Debug)]
@@ -64,12 +65,15 @@ pub(crate) struct Travel<'a> {
     pub(crate) tracestate: Option<&'a str>,
 }
 
+/// The ids of requests: nearly always one.
+pub(crate) type Begun = SmallVec<[RequestId; 1]>;
+
 /// What was seen in some bytes.
 #[derive(Debug)]
 pub(crate) struct Observed {
     pub(crate) passage: Passage,
     /// The requests that began, to be ended if their exchange breaks off.
-    pub(crate) begun: Vec<RequestId>,
+    pub(crate) begun: Begun,
     /// What is to be changed in the bytes.
     pub(crate) splices: Vec<Splice>,
     /// Our context in place of the one that the transport carries: where it is to be propagated, there is one request, and
@@ -81,8 +85,13 @@ pub(crate) struct Observed {
 
 impl Observed {
     /// What instrumentation that failed has to say: nothing.
-    pub(crate) const NOTHING: Self =
-        Self { passage: Passage::Now, begun: Vec::new(), splices: Vec::new(), context: None, unaddressed: None };
+    pub(crate) const NOTHING: Self = Self {
+        passage: Passage::Now,
+        begun: Begun::new_const(),
+        splices: Vec::new(),
+        context: None,
+        unaddressed: None,
+    };
 }
 
 impl Conversation {
@@ -199,14 +208,14 @@ impl Conversation {
     /// The same, of `size` bytes that were looked at already.
     pub(crate) fn follow(
         &self,
-        scanned: Result<Vec<Message>, ScanError>,
+        scanned: Result<Messages, ScanError>,
         size: usize,
         travel: Travel<'_>,
         lane: &mut Lane,
     ) -> Observed {
         let messages = match scanned {
             Ok(messages) => messages,
-            Err(ScanError::Invalid) => vec![Message::Invalid],
+            Err(ScanError::Invalid) => smallvec![Message::Invalid],
             Err(ScanError::TooMany) => {
                 self.relay.probe.lost(Loss::OversizedMessage, travel.at);
                 return Observed { passage: self.admit(travel, lane, None, None, None), ..Observed::NOTHING };

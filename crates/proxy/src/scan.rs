@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use mcpscope_core::{ErrorType, Method, Outcome, Protocol, RequestId, bounded};
+use smallvec::{SmallVec, smallvec};
 
 use crate::inject::{Seen, Slot};
 use crate::json;
@@ -26,14 +27,14 @@ pub enum Message {
         /// The method.
         method: Method,
         /// What its parameters tell.
-        params: Box<Params>,
+        params: Params,
     },
     /// Wants none.
     Notification {
         /// The method.
         method: Method,
         /// What its parameters tell.
-        params: Box<Params>,
+        params: Params,
     },
     /// Answers a request.
     Response {
@@ -47,6 +48,9 @@ pub enum Message {
     /// JSON, but no JSON-RPC message.
     Invalid,
 }
+
+/// What was read at once: nearly always one.
+pub(crate) type Messages = SmallVec<[Message; 1]>;
 
 /// What the parameters of a request or notification tell.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -100,9 +104,9 @@ pub enum ScanError {
 ///
 /// # Errors
 /// The bytes are no JSON, or a batch that is too long.
-pub fn scan(bytes: &[u8]) -> Result<Vec<Message>, ScanError> {
+pub fn scan(bytes: &[u8]) -> Result<Messages, ScanError> {
     let text = std::str::from_utf8(bytes).map_err(|_| ScanError::Invalid)?;
-    let mut messages = Vec::new();
+    let mut messages = Messages::new();
     let mut walk = Walk::new(text, |members: Option<&Members<'_>>| {
         if messages.len() <= MAX_BATCH {
             messages.push(members.and_then(message).unwrap_or(Message::Invalid));
@@ -112,7 +116,7 @@ pub fn scan(bytes: &[u8]) -> Result<Vec<Message>, ScanError> {
     let is_batch = walk.is_batch();
     match messages.len() {
         // A text that is neither an object nor an array.
-        0 if !is_batch => Ok(vec![Message::Invalid]),
+        0 if !is_batch => Ok(smallvec![Message::Invalid]),
         0..=MAX_BATCH => Ok(messages),
         _ => Err(ScanError::TooMany),
     }
@@ -126,7 +130,7 @@ fn message(members: &Members<'_>) -> Option<Message> {
     let request_id = id.and_then(request_id);
     if let Some(method) = members.get(Member::Method) {
         let method = Method::new(&text(method)?);
-        let params = Box::new(read_params(members, &method));
+        let params = read_params(members, &method);
         return Some(match id {
             Some(_) => Message::Request { id: request_id, method, params },
             None => Message::Notification { method, params },
@@ -294,7 +298,7 @@ mod tests {
 
     fn request(json: &str) -> (Option<RequestId>, Method, Params) {
         match one(json) {
-            Message::Request { id, method, params } => (id, method, *params),
+            Message::Request { id, method, params } => (id, method, params),
             other => panic!("{other:?}"),
         }
     }
@@ -361,7 +365,7 @@ mod tests {
     #[test]
     fn reads_a_cancellation_and_its_reason() {
         let params = |json: &str| match one(json) {
-            Message::Notification { params, .. } => *params,
+            Message::Notification { params, .. } => params,
             other => panic!("{other:?}"),
         };
         let cancelled =
@@ -376,7 +380,7 @@ mod tests {
         assert_eq!(batch.unwrap().len(), 3);
         let mixed = scan(br#" [{"id":1,"method":"ping"},1,{"id":2,"result":{}}]"#).unwrap();
         assert!(matches!(mixed[..], [Message::Request { .. }, Message::Invalid, Message::Response { .. }]));
-        assert_eq!(scan(b"[]"), Ok(vec![]));
+        assert_eq!(scan(b"[]"), Ok(Messages::new()));
         assert_eq!(scan(b"[1,]"), Err(ScanError::Invalid));
         assert_eq!(scan(b"[] x"), Err(ScanError::Invalid));
     }

@@ -85,7 +85,7 @@ fn answers_find_their_requests_by_direction_and_id() {
 fn a_batch_counts_message_by_message() {
     let bench = bench();
     let observed = bench.client(r#"[{"id":1,"method":"tools/call","params":{"name":"a"}},{"id":2,"method":"tools/call","params":{"name":"a"}}]"#);
-    assert_eq!(observed.begun, [RequestId::Integer(1), RequestId::Integer(2)]);
+    assert_eq!(observed.begun.to_vec(), [RequestId::Integer(1), RequestId::Integer(2)]);
     bench.server(r#"[{"id":2,"result":{}},{"id":1,"error":{"code":-32603,"message":"x"}}]"#);
     bench.has_calls("a", "ok", 1);
     bench.has_calls("a", "error", 1);

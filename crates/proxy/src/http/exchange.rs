@@ -11,7 +11,7 @@ use super::Shared;
 use super::body::End;
 use super::head::{Answer, Fields, Request, as_text};
 use super::sessions::Outside;
-use crate::conversation::{Conversation, Ending, Observed, Travel};
+use crate::conversation::{Begun, Conversation, Ending, Observed, Travel};
 use crate::framing::{Framing, Seen, Tap};
 use crate::inject::Splice;
 
@@ -64,7 +64,7 @@ enum Membership {
 #[derive(Default)]
 struct State {
     /// The requests that this exchange began and whose answers it may still carry.
-    begun: Vec<RequestId>,
+    begun: Begun,
     /// Our context in place of the one in the request's head, if it is to be propagated there.
     onward: Option<TraceContext>,
     answer: Option<Answered>,
