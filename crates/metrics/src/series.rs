@@ -1,6 +1,6 @@
 //! One time series: what it is called, where its numbers are, and examples of what is in it.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -209,7 +209,7 @@ impl GaugeCell {
                 return None;
             }
             let next = ordered(level);
-            match self.value.compare_exchange_weak(now, next, Relaxed, Relaxed) {
+            match self.value.compare_exchange_weak(now, next, SeqCst, Relaxed) {
                 Ok(_) => {
                     if self.min.load(Relaxed) == i64::MAX {
                         // What is counted up was 0 before.
@@ -225,14 +225,22 @@ impl GaugeCell {
 
     /// Returns the new value.
     pub(crate) fn set(&self, n: f64) -> f64 {
-        self.value.store(ordered(n), Relaxed);
+        self.value.store(ordered(n), SeqCst);
         self.seen(ordered(n));
         n
     }
 
+    /// Most values are neither: to look costs nothing beside to write what other processors write, too.
+    ///
+    /// Sequentially consistent with the change of the value before it and with [`GaugeCell::take_window`]: whoever finds
+    /// nothing to do because of a window that is being taken has changed the value before that is read for the next one.
     fn seen(&self, now: i64) {
-        self.min.fetch_min(now, Relaxed);
-        self.max.fetch_max(now, Relaxed);
+        if now < self.min.load(SeqCst) {
+            self.min.fetch_min(now, SeqCst);
+        }
+        if now > self.max.load(SeqCst) {
+            self.max.fetch_max(now, SeqCst);
+        }
     }
 
     pub(crate) fn get(&self) -> f64 {
@@ -242,7 +250,9 @@ impl GaugeCell {
     /// Lowest and highest value since the last call.
     fn take_window(&self) -> (f64, f64) {
         let now = self.value.load(Relaxed);
-        let (min, max) = (self.min.swap(now, Relaxed).min(now), self.max.swap(now, Relaxed).max(now));
+        let (min, max) = (self.min.swap(now, SeqCst).min(now), self.max.swap(now, SeqCst).max(now));
+        // What it became meanwhile is of the next window.
+        self.seen(self.value.load(SeqCst));
         (number(min), number(max))
     }
 }
@@ -253,6 +263,32 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_the_value_is_after_a_window_is_within_the_next_one() {
+        const WINDOWS: u32 = 2_000_000;
+        let (gauge, done) = (GaugeCell::default(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Relaxed) {
+                    gauge.add(1.0);
+                    gauge.add(-1.0);
+                }
+            });
+            // Looked at when the other thread has been told to end: it would run for ever behind a panic.
+            let mut outside = None;
+            for _ in 0..WINDOWS {
+                gauge.take_window();
+                let value = gauge.get();
+                let (lowest, highest) = gauge.take_window();
+                if !(lowest..=highest).contains(&value) {
+                    outside = Some((lowest, value, highest));
+                }
+            }
+            done.store(true, Relaxed);
+            assert_eq!(outside, None, "lowest, value before, highest");
+        });
+    }
 
     proptest! {
         #[test]
