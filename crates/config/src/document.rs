@@ -2,7 +2,7 @@
 //!
 //! The parser tells the place of an error, but only of one, and then it is over. So a document is walked again after each
 //! error, passing over the keys reported before, until a walk reaches the end. Keys are told apart by their number in
-//! document order, which no error changes. Files are small and errors few, so this costs less than a second parser,
+//! document order, and within their element of a list, which no error changes. Files are small and errors few, so this costs less than a second parser,
 //! which would have to agree with the first one on what YAML is.
 
 use std::{
@@ -26,7 +26,8 @@ use crate::{
     critical,
     error::{ConfigError, Origin, Problem},
     kind::described,
-    tree::{Entry, Setter, Tree, join},
+    servers,
+    tree::{Entry, Number, Setter, Tree, join},
 };
 
 const MAX_BYTES: usize = 1 << 20;
@@ -38,8 +39,8 @@ const MAX_DEPTH: usize = 128;
 pub(crate) struct Document {
     path: PathBuf,
     text: String,
-    /// Keys, and elements of the list of critical metrics, with errors, to pass over.
-    reported: BTreeSet<usize>,
+    /// Keys, and elements of lists of more than texts, with errors, to pass over.
+    reported: BTreeSet<Number>,
 }
 
 impl Document {
@@ -86,7 +87,7 @@ impl Document {
     }
 
     /// The error that an accepted key, given by its number, is at odds with another one.
-    pub(crate) fn refuse(&self, key: usize, path: &str, message: &str) -> ConfigError {
+    pub(crate) fn refuse(&self, key: Number, path: &str, message: &str) -> ConfigError {
         match self.walk(0, &mut Tree::new(), Some((key, message))) {
             Some((_, error)) => error,
             None => self.error(None, Some(path.to_owned()), Problem::Invalid(message.to_owned())),
@@ -98,10 +99,11 @@ impl Document {
         &self,
         file: usize,
         tree: &mut Tree,
-        unwanted: Option<(usize, &str)>,
-    ) -> Option<(Option<usize>, ConfigError)> {
-        let critical = critical::List::default();
-        let mut walk = Walk { file, tree, reported: &self.reported, unwanted, keys: 0, critical, failure: None };
+        unwanted: Option<(Number, &str)>,
+    ) -> Option<(Option<Number>, ConfigError)> {
+        let (critical, servers) = (critical::List::default(), servers::List::default());
+        let mut walk =
+            Walk { file, tree, reported: &self.reported, unwanted, keys: 0, critical, servers, failure: None };
         let top = Node { walk: &mut walk, path: "", key: None, entry: Entry::Section };
         let error = top.deserialize(serde_yaml::Deserializer::from_str(&self.text)).err()?;
         let place = place_of(&error);
@@ -147,30 +149,32 @@ fn too_deep(text: &str) -> Option<(usize, usize)> {
 struct Walk<'a> {
     file: usize,
     tree: &'a mut Tree,
-    reported: &'a BTreeSet<usize>,
+    reported: &'a BTreeSet<Number>,
     /// A key to fail at although its value is fine, and why.
-    unwanted: Option<(usize, &'a str)>,
+    unwanted: Option<(Number, &'a str)>,
     keys: usize,
-    /// Those that were read.
+    /// The critical metrics that were read.
     critical: critical::List,
+    /// The servers that were read.
+    servers: servers::List,
     /// Why the walk ended. It travels beside the parser's error, which carries the place.
     failure: Option<Failure>,
 }
 
 struct Failure {
-    key: Option<usize>,
+    key: Option<Number>,
     path: Option<String>,
     problem: Problem,
 }
 
 impl Walk<'_> {
     /// Notes why the walk ends, unless something further inside did.
-    fn failed(&mut self, key: Option<usize>, path: &str, problem: Problem) {
+    fn failed(&mut self, key: Option<Number>, path: &str, problem: Problem) {
         let path = Some(path).filter(|path| !path.is_empty()).map(str::to_owned);
         self.failure.get_or_insert(Failure { key, path, problem });
     }
 
-    fn fail<E: de::Error>(&mut self, key: Option<usize>, path: &str, problem: Problem) -> E {
+    fn fail<E: de::Error>(&mut self, key: Option<Number>, path: &str, problem: Problem) -> E {
         self.failed(key, path, problem);
         E::custom("refused")
     }
@@ -181,7 +185,7 @@ struct Key<'w, 'a> {
     walk: &'w mut Walk<'a>,
     section: &'w str,
     seen: &'w mut BTreeSet<String>,
-    key: usize,
+    key: Number,
 }
 
 enum Step {
@@ -197,7 +201,12 @@ impl<'de> DeserializeSeed<'de> for Key<'_, '_> {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Step, D::Error> {
         let Self { walk, section, seen, key } = self;
         if walk.reported.contains(&key) {
-            return IgnoredAny::deserialize(deserializer).map(|_| Step::Pass);
+            if key.field == 0 {
+                return IgnoredAny::deserialize(deserializer).map(|_| Step::Pass);
+            }
+            let name = Value::deserialize(deserializer)?;
+            walk.servers.passed(name.as_str().unwrap_or_default());
+            return Ok(Step::Pass);
         }
         let visited = deserializer.deserialize_str(Key { walk: &mut *walk, section, seen, key });
         visited.inspect_err(|_| {
@@ -216,7 +225,11 @@ impl<'de> Visitor<'de> for Key<'_, '_> {
     fn visit_str<E: de::Error>(self, name: &str) -> Result<Step, E> {
         let Self { walk, section, seen, key } = self;
         let path = join(section, name);
-        let entry = match walk.tree.entry(section, name) {
+        let known = match key.field {
+            0 => walk.tree.entry(section, name),
+            _ => servers::field(name).map(Entry::Field),
+        };
+        let entry = match known {
             Ok(_) if !seen.insert(name.to_owned()) => Err(Problem::Duplicate),
             entry => entry,
         };
@@ -227,22 +240,23 @@ impl<'de> Visitor<'de> for Key<'_, '_> {
     }
 }
 
-/// An element of the list of critical metrics, each of which has errors of its own.
+/// An element of a list of more than texts, each of which has errors of its own.
 struct Element<'w, 'a> {
     walk: &'w mut Walk<'a>,
     path: &'w str,
-    key: usize,
+    key: Number,
+    entry: Entry,
 }
 
 impl<'de> DeserializeSeed<'de> for Element<'_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        let Self { walk, path, key } = self;
+        let Self { walk, path, key, entry } = self;
         if walk.reported.contains(&key) {
             return IgnoredAny::deserialize(deserializer).map(|_| ());
         }
-        Node { walk, path, key: Some(key), entry: Entry::Element }.deserialize(deserializer)
+        Node { walk, path, key: Some(key), entry }.deserialize(deserializer)
     }
 }
 
@@ -251,7 +265,7 @@ struct Node<'w, 'a> {
     walk: &'w mut Walk<'a>,
     path: &'w str,
     /// The number of the key; the document has none.
-    key: Option<usize>,
+    key: Option<Number>,
     entry: Entry,
 }
 
@@ -274,6 +288,11 @@ impl Node<'_, '_> {
                 Ok(()) => return Ok(()),
                 Err(message) => Problem::Invalid(message),
             },
+            (Entry::Field(field), _) => match walk.servers.set(field, &value) {
+                Ok(()) => return Ok(()),
+                Err(message) => Problem::Invalid(message),
+            },
+            (Entry::Server, _) => Problem::Invalid(servers::no_server(&value)),
             _ => {
                 let names = walk.tree.names(path).join(", ");
                 Problem::Invalid(format!("expected a section with keys out of {names}, found {}", described(&value)))
@@ -341,23 +360,49 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         let Self { walk, path, key, entry } = self;
         let value = match (&entry, key) {
-            (Entry::Leaf, Some(list_key)) if path == critical::KEY => {
+            (Entry::Leaf, Some(mut key)) if path == critical::KEY => {
                 walk.critical = critical::List::default();
-                // No key has such a number: there are fewer of them than bytes.
-                let mut number = list_key;
-                while list.next_element_seed(Element { walk: &mut *walk, path, key: number + MAX_BYTES })?.is_some() {
-                    number += MAX_BYTES;
+                loop {
+                    key.element += 1;
+                    let element = Element { walk: &mut *walk, path, key, entry: Entry::Element };
+                    if list.next_element_seed(element)?.is_none() {
+                        break;
+                    }
                 }
                 std::mem::take(&mut walk.critical).into_value()
             }
-            (Entry::Leaf, _) => {
+            (Entry::Leaf, Some(mut key)) if path == servers::KEY => {
+                walk.servers = servers::List::default();
+                let mut too_many = None;
+                loop {
+                    let path = format!("{path}[{}]", key.element);
+                    key.element += 1;
+                    // Those that come after are too many, too, and are not looked at.
+                    too_many = too_many.or_else(|| walk.servers.begin().err());
+                    let next = match &too_many {
+                        None => {
+                            let element = Element { walk: &mut *walk, path: &path, key, entry: Entry::Server };
+                            list.next_element_seed(element)?
+                        }
+                        Some(_) => list.next_element::<IgnoredAny>()?.map(|_| ()),
+                    };
+                    if next.is_none() {
+                        break;
+                    }
+                }
+                if let Some(message) = too_many.filter(|_| key.element > servers::MAX_SERVERS + 1) {
+                    return Err(walk.fail(Some(Number { element: 0, ..key }), path, Problem::Invalid(message)));
+                }
+                std::mem::take(&mut walk.servers).into_value()
+            }
+            (Entry::Leaf | Entry::Field(_), _) => {
                 let mut values = Vec::new();
                 while let Some(value) = list.next_element::<Value>()? {
                     values.push(value);
                 }
                 Value::Sequence(values)
             }
-            (Entry::Section | Entry::Element, _) => Value::Sequence(Vec::new()),
+            (Entry::Section | Entry::Element | Entry::Server, _) => Value::Sequence(Vec::new()),
         };
         Node { walk, path, key, entry }.take(value)
     }
@@ -369,24 +414,40 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         match self.entry {
-            Entry::Section => {}
-            Entry::Leaf => return self.take(Value::Mapping(Mapping::new())),
+            Entry::Section | Entry::Server => {}
+            Entry::Leaf | Entry::Field(_) => return self.take(Value::Mapping(Mapping::new())),
             Entry::Element => return self.take(Value::deserialize(MapAccessDeserializer::new(map))?),
         }
-        let Self { walk, path: section, .. } = self;
-        let mut seen = BTreeSet::new();
+        let Self { walk, path: section, key: above, .. } = self;
+        let server = above.filter(|above| above.element > 0);
+        let (mut seen, mut fields) = (BTreeSet::new(), 0);
         loop {
-            let key = walk.keys;
-            let Some(step) = map.next_key_seed(Key { walk: &mut *walk, section, seen: &mut seen, key })? else {
-                return Ok(());
+            let key = match server {
+                Some(server) => Number { field: fields + 1, ..server },
+                None => Number { key: walk.keys, ..Number::default() },
             };
-            walk.keys += 1;
+            let Some(step) = map.next_key_seed(Key { walk: &mut *walk, section, seen: &mut seen, key })? else {
+                break;
+            };
+            match server {
+                Some(_) => fields += 1,
+                None => walk.keys += 1,
+            }
             match step {
                 Step::Pass => map.next_value::<IgnoredAny>().map(|_| ())?,
                 Step::Enter(entry, path) => {
                     map.next_value_seed(Node { walk: &mut *walk, path: &path, key: Some(key), entry })?;
                 }
             }
+        }
+        let Some(server) = server else { return Ok(()) };
+        // Apart from the element itself, which is walked again: its keys are compared with those of others.
+        let end = Number { field: usize::MAX, ..server };
+        match walk.servers.end() {
+            Err(message) if !walk.reported.contains(&end) => {
+                Err(walk.fail(Some(end), section, Problem::Invalid(message)))
+            }
+            _ => Ok(()),
         }
     }
 }

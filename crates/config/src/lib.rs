@@ -6,6 +6,7 @@ mod environment;
 mod error;
 mod kind;
 mod load;
+mod servers;
 mod settings;
 mod tree;
 
@@ -16,4 +17,5 @@ pub use critical::{CriticalMetric, MetricKind};
 pub use environment::environment;
 pub use error::{ConfigError, ConfigErrors, Origin, Problem};
 pub use kind::{InvalidRatio, Ratio, Restart};
+pub use servers::Server;
 pub use settings::{Dashboard, Metrics, Otel, Proxy, Settings, Supervision, Tls, Tracing};

@@ -12,6 +12,8 @@ use crate::{
         Address, AutoRestart, AutoSwitch, Components, Count, Exporters, Host, Hosts, Kind as _, Name, Names,
         OptionalAddress, OptionalFile, Origins, Period, Port, Ratio, Restart, Sampling, Share, Size, Switch,
     },
+    servers::{self, Server},
+    tree,
 };
 
 /// Everything that can be configured, checked.
@@ -45,6 +47,9 @@ pub struct Settings {
     pub proxy: Proxy,
     /// What becomes of a server that crashes.
     pub supervision: Supervision,
+    /// What `mcpscope serve` stands in front of; no two have the same name or address. Default: none.
+    #[serde(deserialize_with = "servers::deserialize")]
+    pub servers: Vec<Server>,
 }
 
 /// Traces kept in memory.
@@ -298,16 +303,8 @@ pub struct Tls {
 
 /// Keys of later versions: refused by name, because a setting that does nothing must not look as if it did. A section
 /// stands for all its keys.
-pub(crate) const LATER: &[&str] = &[
-    "alerting",
-    "auth",
-    "chaos",
-    "history",
-    "proxy.queue_bytes",
-    "proxy.queue_messages",
-    "servers",
-    "tracing.capture",
-];
+pub(crate) const LATER: &[&str] =
+    &["alerting", "auth", "chaos", "history", "proxy.queue_bytes", "proxy.queue_messages", "tracing.capture"];
 
 /// The standard variable that says what people look for under this name in the section `otel`: where a collector is, and how it
 /// is spoken to, is said by the variables alone.
@@ -337,6 +334,12 @@ pub(crate) fn standard_variable(name: &str) -> Option<String> {
 }
 
 impl Settings {
+    /// The keys whose values are others in `other`, such as `tracing.max_traces`, in the order of their names.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        tree::differences(self, other)
+    }
+
     /// What is wrong between settings that are right each for themselves.
     pub(crate) fn conflicts(&self) -> Vec<Conflict> {
         let Metrics { aggregation_interval, retention, .. } = self.metrics;
@@ -395,6 +398,7 @@ impl Default for Settings {
             tls: Tls::default(),
             proxy: Proxy::default(),
             supervision: Supervision::default(),
+            servers: Vec::new(),
         }
     }
 }

@@ -5,6 +5,7 @@ mod bad_variables;
 mod critical;
 mod layers;
 mod robust;
+mod servers;
 
 use std::{fs, path::PathBuf};
 

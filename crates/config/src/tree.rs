@@ -16,13 +16,25 @@ pub(crate) enum Entry {
     Leaf,
     /// Of the list of critical metrics.
     Element,
+    /// Of the list of servers.
+    Server,
+    /// A key of one of them.
+    Field(&'static str),
+}
+
+/// A key in document order; of a list of more than texts also the element, and of that the key, each from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Number {
+    pub(crate) key: usize,
+    pub(crate) element: usize,
+    pub(crate) field: usize,
 }
 
 /// Who set a key last.
 #[derive(Clone, Debug)]
 pub(crate) enum Setter {
     /// The key with this number in the file with that one.
-    File { file: usize, key: usize },
+    File { file: usize, key: Number },
     /// The environment variable of this name.
     Variable(String),
 }
@@ -38,7 +50,10 @@ pub(crate) struct Tree {
 
 impl Tree {
     pub(crate) fn new() -> Self {
-        let settings = Settings::default();
+        Self::of(Settings::default())
+    }
+
+    fn of(settings: Settings) -> Self {
         // Plain data serialises; were it otherwise, every key would be reported as unknown.
         let values = serde_yaml::to_value(&settings).unwrap_or_default();
         Self { settings, values, setters: BTreeMap::new(), refused: BTreeSet::new() }
@@ -125,6 +140,14 @@ impl Tree {
         };
         most_similar(name, self.names(section)).map(str::to_owned).or_else(elsewhere)
     }
+}
+
+/// The paths of the keys whose values are not the same, sorted.
+pub(crate) fn differences(one: &Settings, other: &Settings) -> Vec<String> {
+    let [one, other] = [one, other].map(|settings| Tree::of(settings.clone()));
+    let mut paths: Vec<_> = one.leaves().into_iter().filter(|path| one.get(path) != other.get(path)).collect();
+    paths.sort();
+    paths
 }
 
 pub(crate) fn join(section: &str, name: &str) -> String {

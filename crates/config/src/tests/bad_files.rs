@@ -84,10 +84,10 @@ fn misspelt_and_misplaced_keys() {
 #[test]
 fn keys_of_later_versions() {
     check(
-        "chaos: { enabled: true, nonsense: 1 }\nservers: []\ntracing: { capture: off }\nhistory: {}\nproxy: { queue_bytes: 1 }\n",
+        "chaos: { enabled: true, nonsense: 1 }\nalerting: {}\ntracing: { capture: off }\nhistory: {}\nproxy: { queue_bytes: 1 }\n",
         expect![[r#"
             a.yaml:1:1: chaos: not available in this version
-            a.yaml:2:1: servers: not available in this version
+            a.yaml:2:1: alerting: not available in this version
             a.yaml:3:12: tracing.capture: not available in this version
             a.yaml:4:1: history: not available in this version
             a.yaml:5:10: proxy.queue_bytes: not available in this version"#]],
@@ -167,19 +167,19 @@ fn wrong_shapes() {
     check(
         "just text",
         expect![[
-            r#"a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, supervision, found "just text""#
+            r#"a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, supervision, servers, found "just text""#
         ]],
     );
     check(
         "- a\n- b\n",
         expect![
-            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, supervision, found a list"
+            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, supervision, servers, found a list"
         ],
     );
     check(
         "!tag {}\n",
         expect![
-            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, supervision, found a tag"
+            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, supervision, servers, found a tag"
         ],
     );
     check(

@@ -30,7 +30,7 @@ fn every_error_at_once() {
             ("OTHER", "whatever"),
         ],
         expect![[r#"
-            MCPSCOPE_CHAOSS: unknown variable
+            MCPSCOPE_CHAOSS: unknown variable, did you mean `MCPSCOPE_SERVERS`?
             MCPSCOPE_CHAOS_MODE: not available in this version
             MCPSCOPE_DASHBOARD_HOST: dashboard.host: expected a host name or an IP address, without port or brackets, found ""
             MCPSCOPE_DASHBOARD_PORT: dashboard.port: expected a port from 0 (any free one) to 65535, found 99999

@@ -65,6 +65,7 @@ fn defaults_are_those_of_the_specification() {
         tls,
         proxy,
         supervision,
+        servers,
     } = Settings::default();
     assert!(observability_enabled && tracing.enabled && metrics.enabled && dashboard.enabled);
     assert_eq!((otel.enabled, &*otel.service_name, &*otel.sampling), (None, "mcpscope", "always_on"));
@@ -94,6 +95,7 @@ fn defaults_are_those_of_the_specification() {
     assert_eq!((proxy.connect_timeout.as_secs(), proxy.header_timeout.as_secs()), (10, 10));
     assert_eq!(proxy.idle_session.as_secs(), 1800);
     assert_eq!((tls, proxy.upstream_ca_file), (Tls::default(), None));
+    assert_eq!(servers, []);
     assert_eq!((supervision.restart, supervision.give_up), (None, 5));
     assert_eq!((supervision.backoff_min.as_millis(), supervision.backoff_max.as_secs()), (200, 30));
     assert_eq!((supervision.healthy_after.as_secs(), supervision.give_up_window.as_secs()), (60, 60));
@@ -197,7 +199,7 @@ fn what_is_no_host_and_no_origin() {
 fn every_key_has_a_variable_of_its_own() {
     let tree = Tree::new();
     let leaves = tree.leaves();
-    assert_eq!(leaves.len(), 54);
+    assert_eq!(leaves.len(), 55);
     let names: BTreeSet<String> = leaves.iter().map(|path| variable(path)).collect();
     assert_eq!(names.len(), leaves.len(), "{names:?}");
     for path in &leaves {
@@ -210,6 +212,22 @@ fn every_key_has_a_variable_of_its_own() {
     }
     let settings = load(&[], &[("MCPSCOPE_METRICS_RETENTION", "20000"), ("MCPSCOPE_PROXY_MAX_MESSAGE", "5")]).unwrap();
     assert_eq!((settings.metrics.retention.as_secs(), settings.proxy.max_message_bytes), (20, 5), "bare numbers");
+}
+
+#[test]
+fn what_two_configurations_differ_in() {
+    let one = load(&[b"tracing: { max_traces: 5 }\nproxy: { max_message: 1KiB }\n"], &[]).unwrap();
+    let other = load(
+        &[b"dashboard: { port: 1 }\nproxy: { max_message: 1024 }\nservers: [{ name: a, upstream: 'http://a', listen: 'a:1' }]\n"],
+        &[],
+    )
+    .unwrap();
+    assert_eq!(one.differences(&one), [""; 0]);
+    let expected = ["dashboard.port", "servers", "tracing.max_traces"];
+    assert_eq!(
+        (one.differences(&other), other.differences(&one)),
+        (expected.map(str::to_owned).into(), expected.map(str::to_owned).into())
+    );
 }
 
 #[test]

@@ -23,6 +23,9 @@ fn yamlish() -> impl Strategy<Value = String> {
         "host",
         "allowed_hosts",
         "critical_metrics",
+        "servers",
+        "listen",
+        "upstream",
         "name",
         "kind",
         ": ",
@@ -123,7 +126,11 @@ fn hostile_files_end_soon() {
     let list = format!("proxy: {{ allowed_hosts: [{}] }}", "x, ".repeat(30_000));
     let metrics: String = (0..50_000).map(|n| format!("a{n}_ms, ")).collect();
     let metrics = format!("metrics: {{ critical_metrics: [{metrics}] }}");
-    for file in [deep, deep_keys, nested, nested_list, wide, list, metrics] {
+    let servers = format!("servers: [{}]", "{}, ".repeat(100_000));
+    let named: String =
+        (0..20_000).map(|n| format!("{{name: a{n}, upstream: 'http://a', listen: 'a:{n}'}}, ")).collect();
+    let named = format!("servers: [{named}]");
+    for file in [deep, deep_keys, nested, nested_list, wide, list, metrics, servers, named] {
         let start = Instant::now();
         let result = load(&[file.as_bytes()], &[]).map(|_| ()).map_err(|errors| errors.lines().count());
         let shown: String = file.chars().take(20).collect();

@@ -1,0 +1,233 @@
+//! `servers`: what `mcpscope serve` stands in front of.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+use serde_yaml::{Mapping, Value};
+use url::Url;
+
+use crate::{
+    error::{Problem, excerpt},
+    kind::{Address, Kind, Name, Switch, described},
+    tree::most_similar,
+};
+
+pub(crate) const MAX_SERVERS: usize = 256;
+
+/// The key of the list.
+pub(crate) const KEY: &str = "servers";
+
+/// The keys of an element.
+const FIELDS: [&str; 5] = ["name", "command", "upstream", "listen", "critical"];
+
+const EXPECTED: &str = "a mapping of name, upstream and listen, and of command and critical where they are wanted";
+
+/// One MCP server behind a listener of its own.
+///
+/// In a file it is a mapping of these fields.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Server {
+    /// What it is called in labels and traces, 1 to 128 bytes; no other server's name.
+    pub name: String,
+    /// The program that serves HTTP at `upstream`, and its arguments: it is started, and started again when it crashes.
+    /// Default: none, the server is run by somebody else.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// `http[s]://HOST[:PORT][/PATH]`.
+    pub upstream: String,
+    /// Address where clients connect instead; port 0 is any free one, every other address no other server's.
+    pub listen: String,
+    /// Whether the instance is no good without it. Default: false.
+    pub critical: bool,
+}
+
+/// Reads a list of servers, no two of which have the same name or address.
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Server>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    read(&value).map_err(de::Error::custom)
+}
+
+fn read(value: &Value) -> Result<Vec<Server>, String> {
+    let Value::Sequence(elements) = value else {
+        return Err(format!("expected a list of servers, each {EXPECTED}, found {}", described(value)));
+    };
+    let mut list = List::default();
+    for element in elements {
+        let Value::Mapping(fields) = element else { return Err(no_server(element)) };
+        list.begin()?;
+        list.read(fields)?;
+    }
+    Ok(list.servers())
+}
+
+/// What is said of an element that is no mapping.
+pub(crate) fn no_server(found: &Value) -> String {
+    format!("expected {EXPECTED}, found {}", described(found))
+}
+
+/// What a key of an element is, or why it cannot be used.
+pub(crate) fn field(name: &str) -> Result<&'static str, Problem> {
+    let known = FIELDS.into_iter().find(|field| *field == name);
+    known.ok_or_else(|| Problem::Unknown { what: "key", likely: most_similar(name, FIELDS).map(str::to_owned) })
+}
+
+/// The list, element by element and key by key.
+#[derive(Debug, Default)]
+pub(crate) struct List {
+    drafts: Vec<Draft>,
+}
+
+/// A server as far as it is known.
+#[derive(Debug, Default)]
+struct Draft {
+    name: Option<String>,
+    command: Option<Vec<String>>,
+    upstream: Option<String>,
+    listen: Option<String>,
+    critical: Option<bool>,
+    /// The keys that are there, right or wrong.
+    given: BTreeSet<&'static str>,
+}
+
+impl List {
+    /// The next element begins, unless there are too many.
+    pub(crate) fn begin(&mut self) -> Result<(), String> {
+        if self.drafts.len() == MAX_SERVERS {
+            return Err(format!("expected {MAX_SERVERS} servers at most"));
+        }
+        self.drafts.push(Draft::default());
+        Ok(())
+    }
+
+    /// A key of this element is there, though what it says is wrong, or it is spelt wrong.
+    pub(crate) fn passed(&mut self, name: &str) {
+        let meant = field(name).ok().or_else(|| most_similar(name, FIELDS));
+        if let (Some(draft), Some(meant)) = (self.drafts.last_mut(), meant) {
+            draft.given.insert(meant);
+        }
+    }
+
+    /// Sets a key of this element, or says what is wrong with the value.
+    pub(crate) fn set(&mut self, field: &'static str, value: &Value) -> Result<(), String> {
+        let Some((draft, others)) = self.drafts.split_last_mut() else { return Ok(()) };
+        draft.given.insert(field);
+        let other = |is_same: &dyn Fn(&Draft) -> bool| others.iter().position(is_same);
+        match field {
+            "name" => {
+                let name = accepted::<Name>(value)?;
+                if let Some(at) = other(&|other| other.name.as_ref() == Some(&name)) {
+                    return Err(format!("\"{}\" is the name of {KEY}[{at}] already", excerpt(&name)));
+                }
+                draft.name = Some(name);
+            }
+            "command" => draft.command = Some(accepted::<Command>(value)?),
+            "upstream" => draft.upstream = Some(accepted::<Upstream>(value)?),
+            "listen" => {
+                let listen = accepted::<Address>(value)?;
+                let is_any_port = listen.ends_with(":0");
+                let taken = other(&|other| other.listen.as_ref().is_some_and(|at| at.eq_ignore_ascii_case(&listen)));
+                if let Some(at) = taken.filter(|_| !is_any_port) {
+                    return Err(format!("\"{listen}\" is the address of {KEY}[{at}] already"));
+                }
+                draft.listen = Some(listen);
+            }
+            _ => draft.critical = Some(accepted::<Switch>(value)?),
+        }
+        Ok(())
+    }
+
+    /// This element ends; nothing may be missing.
+    pub(crate) fn end(&self) -> Result<(), String> {
+        let given = |field: &&str| self.drafts.last().is_none_or(|draft| draft.given.contains(field));
+        let missing: Vec<&str> = ["name", "upstream", "listen"].into_iter().filter(|field| !given(field)).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("expected {EXPECTED}; missing: {}", missing.join(", "))) }
+    }
+
+    /// Those that are complete, in the form in which they are written.
+    pub(crate) fn into_value(self) -> Value {
+        // Plain data serialises; were it otherwise, the list would be refused.
+        serde_yaml::to_value(self.servers()).unwrap_or_default()
+    }
+
+    fn read(&mut self, fields: &Mapping) -> Result<(), String> {
+        for (name, value) in fields {
+            let Value::String(name) = name else { return Err("expected the name of a key".to_owned()) };
+            let field = field(name).map_err(|problem| format!("{}: {problem}", excerpt(name)))?;
+            self.set(field, value).map_err(|wrong| format!("{name}: {wrong}"))?;
+        }
+        self.end()
+    }
+
+    fn servers(self) -> Vec<Server> {
+        self.drafts.into_iter().filter_map(Draft::into_server).collect()
+    }
+}
+
+impl Draft {
+    fn into_server(self) -> Option<Server> {
+        let Self { name, command, upstream, listen, critical, given: _ } = self;
+        Some(Server {
+            name: name?,
+            command: command.unwrap_or_default(),
+            upstream: upstream?,
+            listen: listen?,
+            critical: critical.unwrap_or(false),
+        })
+    }
+}
+
+fn accepted<K: Kind>(value: &Value) -> Result<K::Setting, String> {
+    K::read(value).map_err(|wrong| format!("expected {}, found {}", K::EXPECTED, described(wrong)))
+}
+
+enum Command {}
+
+impl Kind for Command {
+    type Setting = Vec<String>;
+    const EXPECTED: &str = "a list of a program and its arguments such as [npx, -y, my-server]";
+
+    fn read(value: &Value) -> Result<Vec<String>, &Value> {
+        let Value::Sequence(words) = value else { return Err(value) };
+        // Not `as_str()`, which looks through tags.
+        let words = words.iter().map(|word| match word {
+            Value::String(text) if !text.contains('\0') => Ok(text.clone()),
+            wrong => Err(wrong),
+        });
+        let words: Vec<String> = words.collect::<Result<_, _>>()?;
+        if words.first().is_some_and(|program| !program.is_empty()) { Ok(words) } else { Err(value) }
+    }
+
+    fn write(setting: &Vec<String>) -> Value {
+        setting.iter().map(String::as_str).collect()
+    }
+}
+
+enum Upstream {}
+
+impl Kind for Upstream {
+    type Setting = String;
+    const EXPECTED: &str = "a URL http[s]://HOST[:PORT][/PATH] such as http://127.0.0.1:3001/mcp";
+
+    fn read(value: &Value) -> Result<String, &Value> {
+        match value {
+            Value::String(text) if is_upstream(text) => Ok(text.clone()),
+            _ => Err(value),
+        }
+    }
+
+    fn write(setting: &String) -> Value {
+        Value::from(setting.as_str())
+    }
+}
+
+/// Whether it names a server and nothing that requests have of their own.
+fn is_upstream(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.host().is_some()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    })
+}
