@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod answer;
+mod child;
 mod clients;
 mod conversation;
 mod framing;
@@ -13,6 +14,7 @@ mod json;
 mod members;
 mod pending;
 mod relay;
+mod restarts;
 mod scan;
 pub mod stdio;
 mod traffic;
@@ -20,8 +22,9 @@ mod traffic;
 use std::time::Duration;
 
 pub use inject::Slot;
+pub use restarts::{RestartPolicy, ServerState};
 pub use scan::{Message, Params, Progress, ScanError, scan};
-pub use traffic::Traffic;
+pub use traffic::{Paths, Traffic};
 
 /// How often calls, sessions and clients are looked over for those whose time is up.
 const SWEEP: Duration = Duration::from_secs(1);

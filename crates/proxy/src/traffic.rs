@@ -1,7 +1,8 @@
 //! Whether the traffic path can carry traffic, told to health.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use mcpscope_health::{Reporter, Requirement, State};
@@ -9,57 +10,253 @@ use mcpscope_health::{Reporter, Requirement, State};
 /// The components that the traffic path carries.
 const COMPONENTS: [&str; 3] = ["registry", "sessions", "transports"];
 
-/// Reports whether the traffic path works: as the components `registry`, `sessions` and `transports`, none of which has
-/// anything to do without it, and as a condition of readiness.
+const RUNNING: [&str; 3] = ["Registry running", "Sessions running", "Transports running"];
+
+/// As many reasons as anyone reads at a time.
+const MAX_REASONS: usize = 3;
+
+/// The traffic paths of an instance, one for each server, which together are the components `registry`, `sessions` and
+/// `transports`, none of which has anything to do without a path, and a condition of readiness.
+///
+/// The components are critical, and the condition is not met, while a critical path fails, or all of them do. While others do,
+/// `transports` is in warning.
+#[derive(Clone, Debug)]
+pub struct Paths(Arc<Shared>);
+
 #[derive(Debug)]
-pub struct Traffic {
+struct Shared {
     reporter: Reporter,
     ready: Requirement,
-    works: AtomicBool,
     /// Held while the components are told, so that all of them are told the same.
-    telling: Mutex<()>,
+    table: Mutex<Table>,
 }
 
-impl Traffic {
-    /// A path that does not carry traffic yet.
+/// The paths in the order in which they were added.
+#[derive(Debug, Default)]
+struct Table {
+    next: u64,
+    paths: BTreeMap<u64, Path>,
+}
+
+#[derive(Debug)]
+struct Path {
+    /// None if there is no other one to tell it from.
+    name: Option<Box<str>>,
+    is_critical: bool,
+    state: PathState,
+    /// Whether what is tried on the path says nothing, because there is no server yet, or no more.
+    is_held: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum PathState {
+    /// Nobody knows yet, for this reason.
+    Unknown(Box<str>),
+    Works,
+    Fails(Box<str>),
+}
+
+impl Paths {
+    /// None yet.
     #[must_use]
     pub fn new(reporter: Reporter) -> Self {
         let ready = reporter.require("traffic");
-        Self { reporter, ready, works: AtomicBool::new(false), telling: Mutex::new(()) }
+        Self(Arc::new(Shared { reporter, ready, table: Mutex::default() }))
+    }
+
+    /// Another path, which does not carry traffic yet: that to the server of this name. `is_critical` says whether the
+    /// instance is no good without it.
+    #[must_use]
+    pub fn add(&self, name: &str, is_critical: bool) -> Traffic {
+        self.insert(Some(name.into()), is_critical)
+    }
+
+    fn insert(&self, name: Option<Box<str>>, is_critical: bool) -> Traffic {
+        let state = PathState::Unknown("not yet".into());
+        let mut table = self.0.lock();
+        let id = table.next;
+        table.next += 1;
+        table.paths.insert(id, Path { name, is_critical, state, is_held: false });
+        self.0.tell(&table);
+        Traffic { paths: self.clone(), id, works: AtomicBool::new(false) }
+    }
+}
+
+impl Shared {
+    // Every change is a single assignment or insertion: a panic in another holder leaves nothing half done.
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells health what there is now.
+    fn tell(&self, table: &Table) {
+        match table.unmet() {
+            Some(reason) => self.ready.unmet(&reason),
+            None => self.ready.met(),
+        }
+        let failing: Vec<&Path> = table.paths.values().filter(|path| path.reason_to_fail().is_some()).collect();
+        let (all_fail, one_works) = (failing.len() == table.paths.len(), table.paths.values().any(Path::works));
+        let reasons = reasons(failing.iter().map(|path| path.described()));
+        let [registry, sessions, transports] = RUNNING;
+        let critical = [(State::Critical, "Registry not running"), (State::Critical, "Session manager not running")];
+        let running = [(State::Healthy, registry), (State::Healthy, sessions)];
+        let ([registry, sessions], transports) = if failing.is_empty() {
+            // As long as nothing is known of any, nothing is said.
+            if !one_works {
+                return;
+            }
+            (running, (State::Healthy, transports))
+        } else if all_fail || failing.iter().any(|path| path.is_critical) {
+            (critical, (State::Critical, reasons.as_str()))
+        } else {
+            (running, (State::Warning, reasons.as_str()))
+        };
+        let at = SystemTime::now();
+        for (component, (state, message)) in COMPONENTS.into_iter().zip([registry, sessions, transports]) {
+            self.reporter.set(component, state, message, at);
+        }
+    }
+}
+
+impl Table {
+    /// Why no traffic can be carried, or not all that must be.
+    fn unmet(&self) -> Option<String> {
+        let (working, not_working): (Vec<&Path>, Vec<&Path>) = self.paths.values().partition(|path| path.works());
+        let missing: Vec<&&Path> = not_working.iter().filter(|path| path.is_critical || working.is_empty()).collect();
+        if self.paths.is_empty() {
+            Some("no server".to_owned())
+        } else if missing.is_empty() {
+            None
+        } else {
+            Some(reasons(missing.iter().map(|path| path.described())))
+        }
+    }
+}
+
+impl Path {
+    fn works(&self) -> bool {
+        self.state == PathState::Works
+    }
+
+    fn reason_to_fail(&self) -> Option<&str> {
+        match &self.state {
+            PathState::Fails(reason) => Some(reason),
+            PathState::Unknown(_) | PathState::Works => None,
+        }
+    }
+
+    /// Why it does not work, with its name if it has one.
+    fn described(&self) -> String {
+        let reason = match &self.state {
+            PathState::Unknown(reason) | PathState::Fails(reason) => reason,
+            PathState::Works => return String::new(),
+        };
+        self.name.as_ref().map_or_else(|| reason.to_string(), |name| format!("{name}: {reason}"))
+    }
+}
+
+/// The first of them, and how many there are besides.
+fn reasons(all: impl ExactSizeIterator<Item = String>) -> String {
+    let more = all.len().saturating_sub(MAX_REASONS);
+    let mut said = all.take(MAX_REASONS).collect::<Vec<_>>().join("; ");
+    if more > 0 {
+        said += &format!("; and {more} more");
+    }
+    said
+}
+
+/// Reports whether one traffic path works. Dropped, the path is gone.
+#[derive(Debug)]
+pub struct Traffic {
+    paths: Paths,
+    id: u64,
+    works: AtomicBool,
+}
+
+impl Traffic {
+    /// The only path of an instance, which does not carry traffic yet.
+    #[must_use]
+    pub fn new(reporter: Reporter) -> Self {
+        Paths::new(reporter).insert(None, true)
     }
 
     /// It works.
     pub fn works(&self) {
         // Once for every message: only a change is worth a lock.
-        if self.is_working() {
-            return;
-        }
-        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.works.swap(true, Ordering::Relaxed) {
-            self.set(State::Healthy, ["Registry running", "Sessions running", "Transports running"]);
-            self.ready.met();
+        if !self.is_working() {
+            self.tried(PathState::Works);
         }
     }
 
     /// It does not work, for this reason.
     pub fn fails(&self, reason: &str) {
-        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.works.swap(false, Ordering::Relaxed) {
-            tracing::warn!(reason, "the traffic path does not work");
-        }
-        self.set(State::Critical, ["Registry not running", "Session manager not running", reason]);
-        self.ready.unmet(reason);
+        self.tried(PathState::Fails(reason.into()));
     }
 
-    fn set(&self, state: State, messages: [&str; 3]) {
-        let at = SystemTime::now();
-        for (component, message) in COMPONENTS.into_iter().zip(messages) {
-            self.reporter.set(component, state, message, at);
+    /// It has no server yet, for this reason: whatever is tried on it says nothing until [`Traffic::has_server`].
+    pub fn awaits_server(&self, reason: &str) {
+        self.change(|path| {
+            path.is_held = true;
+            path.state = PathState::Unknown(reason.into());
+        });
+    }
+
+    /// It has no server any more, for this reason: whatever is tried on it says nothing until [`Traffic::has_server`].
+    pub fn lost_server(&self, reason: &str) {
+        self.change(|path| {
+            path.is_held = true;
+            path.state = PathState::Fails(reason.into());
+        });
+    }
+
+    /// It has a server: from now on what is tried on it says whether it works.
+    pub fn has_server(&self) {
+        self.change(|path| path.is_held = false);
+    }
+
+    /// Whether the instance is no good without it from now on.
+    pub fn set_critical(&self, is_critical: bool) {
+        self.change(|path| path.is_critical = is_critical);
+    }
+
+    /// Takes the path away: what it still carries says nothing any more.
+    pub fn retire(&self) {
+        let shared = &self.paths.0;
+        let mut table = shared.lock();
+        if table.paths.remove(&self.id).is_some() && !table.paths.is_empty() {
+            shared.tell(&table);
         }
     }
 
     pub(crate) fn is_working(&self) -> bool {
         self.works.load(Ordering::Relaxed)
+    }
+
+    fn tried(&self, state: PathState) {
+        self.change(|path| {
+            if !path.is_held {
+                path.state = state;
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Path)) {
+        let shared = &self.paths.0;
+        let mut table = shared.lock();
+        let Some(path) = table.paths.get_mut(&self.id) else { return };
+        change(path);
+        let worked = self.works.swap(path.works(), Ordering::Relaxed);
+        if let Some(reason) = path.reason_to_fail().filter(|_| worked) {
+            let server = path.name.as_deref();
+            tracing::warn!(server, reason, "the traffic path does not work");
+        }
+        shared.tell(&table);
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.retire();
     }
 }
 
@@ -81,19 +278,90 @@ mod tests {
         COMPONENTS.into_iter().zip(messages).map(component).collect()
     }
 
+    fn transports(view: &View) -> (State, String) {
+        let (_, state, message) = components(view).swap_remove(2);
+        (state, message)
+    }
+
+    fn missing(view: &View) -> String {
+        view.readiness().missing.iter().map(|missing| missing.reason.as_str()).collect()
+    }
+
     #[test]
     fn what_it_carries_is_as_it_is() {
         let (reporter, view) = mcpscope_health::channel(Instant::now());
         let traffic = Traffic::new(reporter);
         assert_eq!((components(&view), view.readiness().ready), (Vec::new(), false), "nothing is known yet");
         traffic.works();
-        let running = ["Registry running", "Sessions running", "Transports running"];
-        assert_eq!((components(&view), view.readiness().ready), (expected(State::Healthy, running), true));
+        assert_eq!((components(&view), view.readiness().ready), (expected(State::Healthy, RUNNING), true));
         traffic.fails("connection refused");
         let gone = ["Registry not running", "Session manager not running", "connection refused"];
         assert_eq!((components(&view), view.readiness().ready), (expected(State::Critical, gone), false));
         assert_eq!(view.readiness().missing[0].reason, "connection refused");
         traffic.works();
-        assert_eq!((components(&view), view.readiness().ready), (expected(State::Healthy, running), true));
+        assert_eq!((components(&view), view.readiness().ready), (expected(State::Healthy, RUNNING), true));
+        drop(traffic);
+        assert!(!view.readiness().ready, "whoever had to tell is gone");
+    }
+
+    #[test]
+    fn one_of_several_is_a_warning_unless_it_is_critical() {
+        let (reporter, view) = mcpscope_health::channel(Instant::now());
+        let paths = Paths::new(reporter);
+        let (one, two) = (paths.add("one", false), paths.add("two", false));
+        assert_eq!(missing(&view), "one: not yet; two: not yet");
+        two.works();
+        assert_eq!((components(&view), view.readiness().ready), (expected(State::Healthy, RUNNING), true));
+        one.fails("refused");
+        assert_eq!(transports(&view), (State::Warning, "one: refused".to_owned()));
+        assert_eq!(components(&view)[..2], expected(State::Healthy, RUNNING)[..2]);
+        assert!(view.readiness().ready);
+        one.set_critical(true);
+        assert_eq!(transports(&view), (State::Critical, "one: refused".to_owned()));
+        assert_eq!(missing(&view), "one: refused");
+        one.set_critical(false);
+        two.fails("refused, too");
+        let gone = ["Registry not running", "Session manager not running", "one: refused; two: refused, too"];
+        assert_eq!((components(&view), view.readiness().ready), (expected(State::Critical, gone), false));
+        one.works();
+        assert_eq!(transports(&view), (State::Warning, "two: refused, too".to_owned()));
+        drop(two);
+        assert_eq!((components(&view), view.readiness().ready), (expected(State::Healthy, RUNNING), true));
+        let three = paths.add("three", true);
+        assert_eq!((transports(&view).0, missing(&view)), (State::Healthy, "three: not yet".to_owned()));
+        three.retire();
+        three.fails("too late");
+        assert!(view.readiness().ready);
+    }
+
+    #[test]
+    fn without_a_server_nothing_else_is_known() {
+        let (reporter, view) = mcpscope_health::channel(Instant::now());
+        let paths = Paths::new(reporter);
+        let path = paths.add("one", false);
+        path.awaits_server("server starting");
+        path.works();
+        path.fails("refused");
+        assert_eq!((components(&view), missing(&view)), (Vec::new(), "one: server starting".to_owned()));
+        path.has_server();
+        path.works();
+        assert!(view.readiness().ready);
+        path.lost_server("server given up");
+        path.works();
+        path.fails("refused");
+        assert_eq!(transports(&view), (State::Critical, "one: server given up".to_owned()));
+        path.has_server();
+        assert!(!view.readiness().ready);
+        path.works();
+        assert!(view.readiness().ready);
+    }
+
+    #[test]
+    fn many_reasons_are_counted() {
+        let (reporter, view) = mcpscope_health::channel(Instant::now());
+        let paths = Paths::new(reporter);
+        let traffic: Vec<Traffic> = ["a", "b", "c", "d", "e"].map(|name| paths.add(name, false)).into();
+        traffic.iter().for_each(|traffic| traffic.fails("no"));
+        assert_eq!(missing(&view), "a: no; b: no; c: no; and 2 more");
     }
 }

@@ -24,8 +24,8 @@ use common::{Bench, SERVER, dropped, ended, errors, operations, sessions, tool_c
 use mcpscope_core::Transport;
 use mcpscope_hooks::{Parts, Probe};
 use mcpscope_metrics::desc;
-use mcpscope_proxy::Limits;
-use mcpscope_proxy::stdio::{ChildHandle, ClientEnd, RestartPolicy, ServerState, spawn_supervised};
+use mcpscope_proxy::stdio::{ChildHandle, ClientEnd, spawn_supervised};
+use mcpscope_proxy::{Limits, RestartPolicy, ServerState};
 use mcpscope_test_support::{StdioClient, eventually, within};
 use rustix::process::Signal;
 use serde_json::{Value, json};

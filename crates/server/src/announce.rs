@@ -12,7 +12,7 @@ use crate::observe::Bindings;
 use crate::running::{Entry, Mode, Running};
 
 /// The listeners of one instance, all bound.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Listeners {
     pub(crate) dashboard: Option<String>,
     pub(crate) grpc: Option<String>,
@@ -46,6 +46,13 @@ impl Listeners {
     pub(crate) fn prepare(self, ready_file: Option<&Path>) -> Result<Announcement, Failure> {
         let file = ready_file.map(|path| self.write(path)).transpose().map_err(Failure::usage)?;
         Ok(Announcement { listeners: self, ready: file.zip(ready_file.map(Path::to_owned)) })
+    }
+
+    /// Puts another ready file in the place of the one that was written before these listeners were those there are.
+    pub(crate) fn announce_again(&self, ready_file: Option<&Path>) -> anyhow::Result<()> {
+        let Some(path) = ready_file else { return Ok(()) };
+        let cannot = || format!("cannot write the ready file {}", path.display());
+        self.write(path)?.persist(path).map(drop).with_context(cannot)
     }
 
     fn write(&self, path: &Path) -> anyhow::Result<NamedTempFile> {
@@ -86,13 +93,21 @@ impl Announcement {
             .inspect_err(|error| tracing::warn!("the client commands will not find this instance by itself: {error:#}"))
             .ok();
         self.listeners.single().for_each(|(what, at)| say(format_args!("{what} {at}")));
-        for (_, url) in &self.listeners.proxies {
-            say(format_args!("proxy {url}"));
+        for (name, url) in &self.listeners.proxies {
+            say_proxy(url, Some(name).filter(|_| mode == Mode::Serve));
         }
         if let Some((file, path)) = self.ready {
             let cannot = || format!("cannot write the ready file {}", path.display());
             file.persist(&path).with_context(cannot).map_err(Failure::usage)?;
         }
         Ok(running)
+    }
+}
+
+/// Prints the line of one proxied server, with its name if there are others.
+pub(crate) fn say_proxy(url: &str, name: Option<&String>) {
+    match name {
+        Some(name) => say(format_args!("proxy {url} {}", name.escape_debug())),
+        None => say(format_args!("proxy {url}")),
     }
 }

@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Stand in front of a Streamable HTTP MCP server
     Proxy(ProxyArgs),
+    /// Stand in front of many Streamable HTTP MCP servers: those under `servers:` in the configuration file
+    Serve(ServeArgs),
     #[command(flatten)]
     Client(ClientCommand),
     /// The demo's server alone: over stdio, as the demo starts it, or over Streamable HTTP
@@ -32,13 +34,14 @@ pub(crate) enum Command {
     DemoServer(DemoServerArgs),
 }
 
-/// Options of demo, run and proxy.
+/// Options of demo, run, proxy and serve.
 #[derive(Args, Debug)]
 pub(crate) struct Common {
-    /// Configuration file; may be repeated, later files override earlier ones
+    /// Configuration file; may be repeated, later files override earlier ones; read again when it changes
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Vec<PathBuf>,
-    /// Name of the server in labels and traces [default: the command's file name, the upstream's host and port, or `demo`]
+    /// Name of the instance, and in labels and traces that of the server, where there is one of them [default: the command's
+    /// file name, the upstream's host and port, `serve` or `demo`]
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Where the dashboard listens (loopback only), or `off` [default: 127.0.0.1:8080]
@@ -91,6 +94,15 @@ pub(crate) struct ProxyArgs {
     /// The Host header that the upstream gets; by default it is kept for a loopback upstream only
     #[arg(long, value_name = "keep|upstream")]
     pub(crate) host_header: Option<HostHeader>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Whether a server that mcpscope starts is started again when it crashes [default: on-failure]
+    #[arg(long, value_name = "on-failure|never")]
+    pub(crate) restart: Option<Restart>,
 }
 
 #[derive(Args, Debug)]

@@ -12,9 +12,9 @@ use mcpscope_demo::{HTTP_PATH, serve_stdio, traffic_http, traffic_io};
 use mcpscope_health::Reporter;
 use mcpscope_hooks::Probe;
 use mcpscope_hub::Frames;
-use mcpscope_proxy::Limits;
 use mcpscope_proxy::http::{Config, Upstream};
-use mcpscope_proxy::stdio::{ClientEnd, RestartPolicy};
+use mcpscope_proxy::stdio::ClientEnd;
+use mcpscope_proxy::{Limits, RestartPolicy};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,8 @@ use crate::figures;
 use crate::instance::{Instance, server_name};
 use crate::listen::{Address, bind_or_fail};
 use crate::observe::{Bindings, Observing, Taken};
-use crate::proxy::relay;
+use crate::relay::only_relay;
+use crate::reload::{AtHangup, Reloads};
 use crate::running::Mode;
 use crate::{signals, supervise};
 
@@ -42,8 +43,9 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     let bindings = Bindings::bind(&instance, &args.common, Taken::Fails)?;
     let bound = bind_or_fail(&listen, "--listen")?;
     let stop = CancellationToken::new();
-    signals::cancel_on_end(stop.clone()).map_err(Failure::internal)?;
+    signals::cancel_on_end(stop.clone(), || ()).map_err(Failure::internal)?;
 
+    let mut reloads = Reloads::new(&args.common.config, &instance.settings, AtHangup::Reload)?;
     let server = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.map_err(Failure::unavailable)?;
     let server_addr = server.local_addr().map_err(Failure::internal)?;
     let upstream = Upstream::parse(&format!("http://{server_addr}{HTTP_PATH}")).map_err(Failure::internal)?;
@@ -56,7 +58,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     let announcement = listeners.prepare(args.common.ready_file.as_deref())?;
     // The client ends first, then the relay, then the server: nothing is cut off.
     let (relay_stop, server_stop) = (CancellationToken::new(), CancellationToken::new());
-    let relay = relay(&instance, &name, Config::new(upstream), bound, relay_stop.clone())?;
+    let relay = only_relay(&instance, &name, Config::new(upstream), bound, relay_stop.clone())?;
     let stdio = Stdio {
         probe: instance.probe(&format!("{name}-stdio"), Transport::Stdio),
         limits: instance.limits(),
@@ -91,6 +93,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
         () = stop.cancelled() => None,
         Some(ended) = servers.join_next() => Some(ended),
         Some(ended) = clients.join_next() => Some(ended),
+        never = reloads.change_nothing() => match never {},
     };
     stop.cancel();
     let wind_down = async {
@@ -125,7 +128,7 @@ pub(crate) async fn server(args: DemoServerArgs) -> Result<ExitCode, Failure> {
 async fn server_at(address: &Address, seed: u64) -> Result<(), Failure> {
     let bound = bind_or_fail(address, "--http")?;
     let stop = CancellationToken::new();
-    signals::cancel_on_end(stop.clone()).map_err(Failure::internal)?;
+    signals::cancel_on_end(stop.clone(), || ()).map_err(Failure::internal)?;
     let addr = bound.addr;
     let mut servers = JoinSet::new();
     for listener in bound.into_tokio().map_err(Failure::internal)? {
@@ -175,7 +178,7 @@ impl Stdio {
         let input = OwnedFd::from(relay_end);
         let ends = ClientEnd { output: input.try_clone()?, input };
         let relay = supervise::spawn(command, ends, &self.probe, self.limits, self.policy)?;
-        let followed = supervise::follow(relay.state(), self.probe.server(), &self.reporter, None);
+        let followed = supervise::follow(relay.state(), self.probe.server(), &self.reporter, |_| ());
         // When the traffic ends it closes its end, which is the end of file that ends the server.
         let mut result = Ok(());
         let traffic = async { result = traffic_io(read, write, self.seed, stop).await };

@@ -38,6 +38,18 @@ impl Failure {
         Self { code, error: error.into() }
     }
 
+    /// Several at once, with the exit code of the first; nothing if there are none.
+    pub(crate) fn all(failures: &[Self]) -> Option<Self> {
+        let code = failures.first()?.code;
+        let lines: Vec<String> = failures.iter().map(ToString::to_string).collect();
+        Some(Self { code, error: anyhow::anyhow!(lines.join("\n")) })
+    }
+
+    /// The same, of something that it is about.
+    pub(crate) fn of(self, what: &str) -> Self {
+        Self { code: self.code, error: self.error.context(what.to_owned()) }
+    }
+
     pub(crate) const fn code(&self) -> u8 {
         self.code
     }

@@ -12,7 +12,7 @@ use mcpscope_health::{Reporter, View};
 use mcpscope_hooks::{Instrumentation, Parts, Probe};
 use mcpscope_hub::Sources;
 use mcpscope_metrics::{Declared, Kind, Metrics, Prometheus, RecordError, Recorder};
-use mcpscope_proxy::{Limits, Traffic};
+use mcpscope_proxy::{Limits, Paths, Traffic};
 use mcpscope_tracing::{Export, Exports, Tracer};
 
 use crate::cli::{Common, Propagate};
@@ -119,6 +119,11 @@ impl Instance {
     /// The traffic path as components and a condition of readiness.
     pub(crate) fn traffic(&self) -> Traffic {
         Traffic::new(self.reporter.clone())
+    }
+
+    /// The traffic paths to many servers as components and a condition of readiness.
+    pub(crate) fn paths(&self) -> Paths {
+        Paths::new(self.reporter.clone())
     }
 
     /// The host policy of a proxy listener that is bound to `addr`.

@@ -125,6 +125,15 @@ fn listener(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl Bound {
+    /// The same sockets once more.
+    ///
+    /// # Errors
+    /// The system has no more descriptors.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        let sockets = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+        Ok(Self { sockets, addr: self.addr })
+    }
+
     /// The sockets for the runtime that this is called in.
     ///
     /// # Errors

@@ -11,8 +11,11 @@ mod listen;
 mod logging;
 mod observe;
 mod proxy;
+mod relay;
+mod reload;
 mod run;
 mod running;
+mod serve;
 mod signals;
 mod supervise;
 
@@ -49,6 +52,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Run(args) => block_on(run::run(args)),
         Command::Proxy(args) => block_on(proxy::proxy(args)),
+        Command::Serve(args) => block_on(serve::serve(args)),
         Command::Demo(args) => block_on(demo::demo(args)),
         Command::Client(command) => block_on(client::run(command)),
         Command::DemoServer(args) => block_on(demo::server(args)),

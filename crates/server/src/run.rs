@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context as _, anyhow};
 use mcpscope_core::Transport;
+use mcpscope_proxy::ServerState;
 use mcpscope_proxy::stdio::{ClientEnd, StdioError};
 use rustix::process::Signal;
 
@@ -16,6 +17,7 @@ use crate::cli::{Restart, RunArgs};
 use crate::failure::Failure;
 use crate::instance::{Instance, server_name};
 use crate::observe::{Bindings, Observing, Taken};
+use crate::reload::{AtHangup, Reloads};
 use crate::running::Mode;
 use crate::{signals, supervise};
 
@@ -28,6 +30,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let traffic = instance.traffic();
     // Before the child starts: none of its signals may be lost or end us instead.
     let mut signals = signals::forwarded().map_err(Failure::internal)?;
+    let mut reloads = Reloads::new(&args.common.config, &instance.settings, AtHangup::Nothing)?;
 
     let announcement = Listeners::new(&bindings).prepare(args.common.ready_file.as_deref())?;
     // From here on nothing that observes may keep the MCP server from starting or end it.
@@ -46,7 +49,10 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let _running = announcement.publish(&name, Mode::Run).inspect_err(Failure::report);
 
     let child = relay.child();
-    let followed = supervise::follow(relay.state(), &name, instance.reporter(), Some(&traffic));
+    let followed = supervise::follow(relay.state(), &name, instance.reporter(), |state| match state {
+        ServerState::Serving(_) => traffic.works(),
+        down => traffic.fails(&down.to_string()),
+    });
     tokio::pin!(followed);
     let ended = relay.wait();
     tokio::pin!(ended);
@@ -61,6 +67,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
             }
             () = &mut overdue, if asked => asked = false,
             never = &mut followed => match never {},
+            never = reloads.change_nothing() => match never {},
         }
     };
     if let Some(observing) = observing {

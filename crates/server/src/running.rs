@@ -34,6 +34,7 @@ pub(crate) struct Entry {
 pub(crate) enum Mode {
     Run,
     Proxy,
+    Serve,
     Demo,
 }
 

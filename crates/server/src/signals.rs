@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 /// What comes sooner after the first signal is the same wish: `timeout` signals a process and then its whole group.
 const INSIST: Duration = Duration::from_secs(1);
 
-/// Cancels the token at the first SIGINT or SIGTERM. A second one, a second later at the earliest, ends the program at once.
+/// Cancels the token at the first SIGINT or SIGTERM. A second one, a second later at the earliest, ends the program at once,
+/// after `last` was called.
 #[expect(clippy::disallowed_methods, reason = "the server may spawn, and end the process when a person insists")]
-pub(crate) fn cancel_on_end(token: CancellationToken) -> io::Result<()> {
+pub(crate) fn cancel_on_end(token: CancellationToken, last: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::spawn(async move {
         tokio::select! {
@@ -28,6 +29,7 @@ pub(crate) fn cancel_on_end(token: CancellationToken) -> io::Result<()> {
                 _ = terminate.recv() => {}
             }
         }
+        last();
         crate::failure::say("mcpscope: ended at once by a second signal");
         std::process::exit(130);
     });

@@ -1,4 +1,4 @@
-//! Stdio servers behind a relay: whether they are started again, and how they are.
+//! Servers that we start: whether they are started again, and how they are.
 
 use std::convert::Infallible;
 use std::process::Command;
@@ -6,8 +6,8 @@ use std::process::Command;
 use mcpscope_config::Settings;
 use mcpscope_health::Reporter;
 use mcpscope_hooks::Probe;
-use mcpscope_proxy::stdio::{self, ClientEnd, RestartPolicy, ServerState, StdioError, StdioRelay};
-use mcpscope_proxy::{Limits, Traffic};
+use mcpscope_proxy::stdio::{self, ClientEnd, StdioError, StdioRelay};
+use mcpscope_proxy::{Limits, RestartPolicy, ServerState};
 use tokio::sync::watch;
 
 use crate::cli::Restart;
@@ -45,12 +45,12 @@ pub(crate) fn spawn(
     }
 }
 
-/// Shows what a server takes of the machine, whichever process it is, and tells `traffic` whether it is there. Never ends.
+/// Shows what a server takes of the machine, whichever process it is, and calls `at_change` with each state. Never ends.
 pub(crate) async fn follow(
     mut states: watch::Receiver<ServerState>,
     name: &str,
     reporter: &Reporter,
-    traffic: Option<&Traffic>,
+    mut at_change: impl FnMut(ServerState),
 ) -> Infallible {
     let mut watched = None;
     loop {
@@ -60,11 +60,7 @@ pub(crate) async fn follow(
         if let ServerState::Serving(pid) = state {
             watched = pid.map(|pid| reporter.watch_process(name, pid));
         }
-        match (traffic, state) {
-            (Some(traffic), ServerState::Serving(_)) => traffic.works(),
-            (Some(traffic), state) => traffic.fails(&state.to_string()),
-            (None, _) => {}
-        }
+        at_change(state);
         if states.changed().await.is_err() {
             return std::future::pending().await;
         }

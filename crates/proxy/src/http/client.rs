@@ -18,6 +18,7 @@ use super::body::{Body, Stopped};
 use super::decode::Length;
 use super::exchange::{Exchange, TRACEPARENT, is_signed};
 use super::head::{self, BadHead, Edits, Request};
+use super::reach::reach;
 use super::reply::Reply;
 use super::sessions::Outside;
 use super::stream::Stream;
@@ -266,7 +267,7 @@ impl Client {
             let Peer { stream, input } = &mut self.peer;
             let connected = tokio::select! {
                 biased;
-                connected = config.upstream.connect(config.tls.connect.as_ref(), config.connect_timeout) => connected,
+                connected = reach(config) => connected,
                 _ = input.gone(stream) => return Next::Close,
             };
             match connected {

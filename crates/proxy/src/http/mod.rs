@@ -6,6 +6,8 @@ mod client;
 mod decode;
 mod exchange;
 mod head;
+mod process;
+mod reach;
 mod reply;
 mod sessions;
 mod stream;
@@ -25,10 +27,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, rustls};
 
+pub use process::ServerProcess;
 pub use upstream::{InvalidUpstream, Upstream};
 
 use crate::relay::Relay;
-use crate::{Limits, SWEEP, Traffic};
+use crate::{Limits, SWEEP, ServerState, Traffic};
 use client::Client;
 use sessions::Sessions;
 use stream::Stream;
@@ -98,6 +101,9 @@ pub struct Config {
     pub idle_session: Duration,
     /// Where to tell whether the upstream can be reached; nowhere by default.
     pub traffic: Option<Arc<Traffic>>,
+    /// How the server is, if it is a process of ours ([`ServerProcess::state`]): as long as it is being started it is waited for,
+    /// within [`Config::connect_timeout`]. Nothing by default.
+    pub server: Option<watch::Receiver<ServerState>>,
     /// How long exchanges under way may take to end once the relay is to stop. Default: [`Config::DEFAULT_GRACE`].
     pub grace: Duration,
 }
@@ -125,6 +131,7 @@ impl Config {
             header_timeout: Self::DEFAULT_HEADER_TIMEOUT,
             idle_session: Self::DEFAULT_IDLE_SESSION,
             traffic: None,
+            server: None,
             grace: Self::DEFAULT_GRACE,
         }
     }
@@ -142,9 +149,11 @@ struct Shared {
 /// accept does not end it.
 pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, stop: impl Future<Output = ()>) {
     let relay = Relay::new(probe, config.limits);
-    if let Some(traffic) = &config.traffic {
+    match (&config.traffic, &config.server) {
         // Until the first attempt has told otherwise.
-        traffic.works();
+        (Some(traffic), None) => traffic.works(),
+        (Some(traffic), Some(server)) => traffic.awaits_server(&server.borrow().to_string()),
+        (None, _) => {}
     }
     let shared = Arc::new(Shared { config: Arc::new(config), relay, sessions: Arc::default() });
     let mut door = Door::new("the proxy", listeners, MAX_CONNECTIONS);
@@ -153,10 +162,13 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, st
     let mut probing = JoinSet::new();
     probing.spawn(try_upstream(Arc::clone(&shared)));
     let mut sweep = tokio::time::interval(SWEEP);
+    let following = Arc::clone(&shared);
+    let mut following = Box::pin(async move { reach::follow(&following.config).await });
     tokio::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
+            never = &mut following => match never {},
             _ = sweep.tick() => {
                 shared.sweep(Instant::now());
                 if shared.config.traffic.as_ref().is_some_and(|traffic| !traffic.is_working()) && probing.is_empty() {
@@ -171,7 +183,7 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, st
             }
         }
     }
-    drop(door);
+    drop((door, following));
     let _ = stopping.send(true);
     let all_ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(shared.config.grace, all_ended).await.is_err() {

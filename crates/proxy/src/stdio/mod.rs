@@ -3,18 +3,16 @@
 //! Threads and blocking descriptors rather than the runtime: `O_NONBLOCK` on an inherited descriptor would change it for
 //! every process that shares it, and `tokio::io::stdin` is many times slower.
 
-mod child;
 mod ends;
 mod ledger;
 mod observe;
 mod pump;
-mod restarts;
 mod supervise;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,16 +21,14 @@ use mcpscope_hooks::{Connection, Probe};
 use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::child::ChildHandle;
-use self::child::Started;
 use self::ends::{Desk, Order, Orders, Report, start_input, start_output};
 use self::observe::{Supervised, Watch};
-pub use self::restarts::RestartPolicy;
-pub use self::supervise::ServerState;
 use self::supervise::Supervisor;
+pub use crate::child::ChildHandle;
+use crate::child::{CleanUp, Started};
 use crate::conversation::{Conversation, Ending};
 use crate::relay::Relay;
-use crate::{Limits, SWEEP};
+use crate::{Limits, RestartPolicy, SWEEP, ServerState};
 
 /// How long after the child's end its output is waited for, if a grandchild holds it open.
 const LINGER: Duration = Duration::from_millis(500);
@@ -80,6 +76,13 @@ pub struct StdioRelay {
     reports: mpsc::UnboundedReceiver<Report>,
     told: Told,
     connection: Option<Connection>,
+}
+
+/// The child's stdin and stdout.
+type Pipes = (OwnedFd, OwnedFd);
+
+fn pipes(child: &mut Child) -> Option<Pipes> {
+    Some((child.stdin.take()?.into(), child.stdout.take()?.into()))
 }
 
 /// What the threads have reported.
@@ -143,7 +146,8 @@ fn start(
     let desk = Desk { watch: watch.clone(), supervised, reports: reporter };
     let (input, output) = (start_input(client.input, desk.clone())?, start_output(client.output, desk)?);
     let child = ChildHandle::new();
-    let started = child.start(&mut command, supervised).map_err(|source| StdioError::Spawn {
+    let clean_up = if supervised { CleanUp::AfterCrash } else { CleanUp::Never };
+    let started = child.start(&mut command, clean_up, pipes).map_err(|source| StdioError::Spawn {
         command: command.get_program().to_string_lossy().into_owned(),
         source,
     })?;
@@ -292,8 +296,8 @@ impl StdioRelay {
     }
 
     /// Puts a child behind the relay; what the client writes still waits.
-    fn serve(&mut self, started: Started) {
-        let Started { stdin, stdout, exited } = started;
+    fn serve(&mut self, started: Started<Pipes>) {
+        let Started { ends: (stdin, stdout), exited } = started;
         self.exited = exited;
         (self.told.parked, self.told.output_ended) = (false, false);
         self.output.give(Order::Serve(stdout));

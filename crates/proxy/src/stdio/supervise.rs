@@ -1,50 +1,18 @@
 //! What follows a crash: what the client is told, and another server in the place of the one that is gone.
 
-use std::fmt;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::child::Started;
 use super::ends::Order;
 use super::ledger::Replay;
-use super::restarts::{Decision, RestartPolicy, Restarts};
-use super::{LINGER, StdioRelay};
+use super::{LINGER, Pipes, StdioRelay, pipes};
 use crate::answer;
+use crate::child::{CleanUp, Started};
+use crate::restarts::{Decision, RestartPolicy, Restarts, ServerState};
 
 /// JSON-RPC's internal error.
 const INTERNAL_ERROR: i64 = -32603;
-
-/// How a stdio server is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerState {
-    /// It takes what the client sends. The number is the process id, if it still lives.
-    Serving(Option<u32>),
-    /// It crashed, and is started for the n-th time since it was healthy; or it was, and does not know of the session yet.
-    Restarting {
-        /// From 1.
-        attempt: u32,
-    },
-    /// It crashed too often and is not started any more.
-    GivenUp {
-        /// How often.
-        crashes: usize,
-        /// Within what time.
-        within: Duration,
-    },
-}
-
-impl fmt::Display for ServerState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Serving(_) => f.write_str("server running"),
-            Self::Restarting { attempt } => write!(f, "server restarting, attempt {attempt}"),
-            Self::GivenUp { crashes, within } => {
-                write!(f, "server given up after {crashes} crashes in {} s", within.as_secs_f64())
-            }
-        }
-    }
-}
 
 /// Decides about restarts.
 #[derive(Debug)]
@@ -62,7 +30,7 @@ impl Supervisor {
 
 impl StdioRelay {
     /// The child crashed. Tells the client what will not be answered, and starts another if there is to be one.
-    pub(super) async fn after_crash(&mut self, status: ExitStatus) -> Option<Started> {
+    pub(super) async fn after_crash(&mut self, status: ExitStatus) -> Option<Started<Pipes>> {
         let supervisor = self.supervisor.as_ref()?;
         if status.signal().is_some_and(|signal| self.child.got(signal)) {
             return None;
@@ -93,7 +61,7 @@ impl StdioRelay {
             if self.told(|told| told.input_ended, Some(after)).await || self.child.is_abandoned() {
                 break None;
             }
-            match self.child.start(&mut self.command, true) {
+            match self.child.start(&mut self.command, CleanUp::AfterCrash, pipes) {
                 Ok(started) => break started,
                 Err(error) => {
                     tracing::warn!(%error, "the server cannot be started again");
@@ -110,7 +78,7 @@ impl StdioRelay {
     }
 
     /// Goes on with another server: it learns of the session first.
-    pub(super) fn restarted(&mut self, started: Started) {
+    pub(super) fn restarted(&mut self, started: Started<Pipes>) {
         self.serve(started);
         if let Some(supervisor) = &mut self.supervisor {
             supervisor.started = now();

@@ -47,6 +47,7 @@ fn list<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> String {
         let mode = match entry.mode {
             Mode::Run => "run",
             Mode::Proxy => "proxy",
+            Mode::Serve => "serve",
             Mode::Demo => "demo",
         };
         let addr = entry.grpc.as_deref().map_or("(no gRPC)".to_owned(), |addr| format!("--addr {}", clean(addr)));

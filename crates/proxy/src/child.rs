@@ -1,7 +1,6 @@
 //! The child process: its start, the signals it gets, and its end.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,11 +33,19 @@ struct ChildState {
 
 /// A child that was started.
 #[derive(Debug)]
-pub(super) struct Started {
-    pub(super) stdin: OwnedFd,
-    pub(super) stdout: OwnedFd,
+pub(crate) struct Started<E> {
+    /// Our ends of its pipes.
+    pub(crate) ends: E,
     /// Its end, once it is reaped.
-    pub(super) exited: oneshot::Receiver<io::Result<ExitStatus>>,
+    pub(crate) exited: oneshot::Receiver<io::Result<ExitStatus>>,
+}
+
+/// When what is left of a child's process group is killed at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CleanUp {
+    Never,
+    AfterCrash,
+    Always,
 }
 
 impl ChildHandle {
@@ -49,7 +56,7 @@ impl ChildHandle {
     }
 
     /// Passes a signal on to the child's process group. Once the child has ended, a signal to end makes
-    /// [`StdioRelay::wait`](super::StdioRelay::wait) return without the rest of the output, and without another child.
+    /// [`StdioRelay::wait`](crate::stdio::StdioRelay::wait) return without the rest of the output, and without another child.
     pub fn signal(&self, signal: Signal) {
         let ends = [Signal::INT, Signal::TERM, Signal::QUIT].contains(&signal);
         match *self.lock() {
@@ -80,13 +87,18 @@ impl ChildHandle {
         self.signal(Signal::KILL);
     }
 
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::default())
     }
 
-    /// Starts a child that has none before it, or one that has ended. With `clean_up`, what is left of its process group is
-    /// ended with it if it crashes. Nothing if someone wants the server to end.
-    pub(super) fn start(&self, command: &mut Command, clean_up: bool) -> io::Result<Option<Started>> {
+    /// Starts a child that has none before it, or one that has ended, and takes our ends of its pipes. Nothing if someone
+    /// wants the server to end.
+    pub(crate) fn start<E>(
+        &self,
+        command: &mut Command,
+        clean_up: CleanUp,
+        ends: impl FnOnce(&mut Child) -> Option<E>,
+    ) -> io::Result<Option<Started<E>>> {
         // Held until the child has a number: a signal reaches the child or is seen here.
         let mut pid = self.lock();
         if self.is_abandoned() {
@@ -96,8 +108,8 @@ impl ChildHandle {
         *pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         drop(pid);
         let no_pipe = || io::Error::other("the child has no pipe");
-        let mut start = || {
-            let (stdin, stdout) = (child.stdin.take().ok_or_else(no_pipe)?, child.stdout.take().ok_or_else(no_pipe)?);
+        let start = |child: &mut Child| {
+            let ends = ends(child).ok_or_else(no_pipe)?;
             let (sender, exited) = oneshot::channel();
             let handle = self.clone();
             // Handed over once there is a thread: without one it is ended below.
@@ -108,9 +120,9 @@ impl ChildHandle {
                     let _ = sender.send(handle.reap(&mut child, clean_up));
                 }
             })?;
-            Ok((hand_over, Started { stdin: stdin.into(), stdout: stdout.into(), exited }))
+            Ok((hand_over, Started { ends, exited }))
         };
-        match start() {
+        match start(&mut child) {
             Ok((hand_over, started)) => {
                 // It waits for it.
                 let _ = hand_over.send(child);
@@ -127,7 +139,7 @@ impl ChildHandle {
 
     /// Waits for the end of the child without reaping it first: until its number is taken out of the handle, no signal may
     /// reach another process that has got the number.
-    fn reap(&self, child: &mut Child, clean_up: bool) -> io::Result<ExitStatus> {
+    fn reap(&self, child: &mut Child, clean_up: CleanUp) -> io::Result<ExitStatus> {
         let pid = *self.lock();
         if let Some(pid) = pid {
             let ended = loop {
@@ -138,7 +150,7 @@ impl ChildHandle {
                 }
             };
             let well = ended.is_some_and(|ended| ended.exit_status() == Some(0)) || self.was_asked_to_end();
-            if clean_up && !well {
+            if clean_up == CleanUp::Always || (clean_up == CleanUp::AfterCrash && !well) {
                 // Not beside the next one; there is no error but that nobody is left.
                 let _ = kill_process_group(pid, Signal::KILL);
             }
@@ -148,22 +160,22 @@ impl ChildHandle {
         child.wait()
     }
 
-    pub(super) fn was_asked_to_end(&self) -> bool {
+    pub(crate) fn was_asked_to_end(&self) -> bool {
         self.0.asked_to_end.load(Ordering::Relaxed)
     }
 
     /// Whether a signal with this number was passed on.
-    pub(super) fn got(&self, signal: i32) -> bool {
+    pub(crate) fn got(&self, signal: i32) -> bool {
         self.0.signals.load(Ordering::Relaxed) & bit(signal) != 0
     }
 
     /// Whether someone asked a child to end that had ended.
-    pub(super) fn is_abandoned(&self) -> bool {
+    pub(crate) fn is_abandoned(&self) -> bool {
         self.0.is_abandoned.load(Ordering::Relaxed)
     }
 
     /// Waits until someone does.
-    pub(super) async fn abandoned(&self) {
+    pub(crate) async fn abandoned(&self) {
         while !self.is_abandoned() {
             self.0.abandoned.notified().await;
         }

@@ -1,7 +1,50 @@
 //! When a crashed server is started again, and when no more.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
+
+/// How a server that we start is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerState {
+    /// It is to be started for the first time.
+    Starting,
+    /// It takes what the client sends, or it will in a moment. The number is the process id, if it still lives.
+    Serving(Option<u32>),
+    /// It crashed, and is started for the n-th time since it was healthy; or it was, and does not know of the session yet.
+    Restarting {
+        /// From 1.
+        attempt: u32,
+    },
+    /// It crashed too often and is not started any more.
+    GivenUp {
+        /// How often.
+        crashes: usize,
+        /// Within what time.
+        within: Duration,
+    },
+    /// It ended and is not started again: it ended well, or crashes are none of our business.
+    Ended {
+        /// None if it could not even be started.
+        status: Option<ExitStatus>,
+    },
+}
+
+impl fmt::Display for ServerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting => f.write_str("server starting"),
+            Self::Serving(_) => f.write_str("server running"),
+            Self::Restarting { attempt } => write!(f, "server restarting, attempt {attempt}"),
+            Self::GivenUp { crashes, within } => {
+                write!(f, "server given up after {crashes} crashes in {} s", within.as_secs_f64())
+            }
+            Self::Ended { status: Some(status) } => write!(f, "server ended ({status})"),
+            Self::Ended { status: None } => f.write_str("server cannot be started"),
+        }
+    }
+}
 
 /// How often and how soon a crashed server is started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +75,7 @@ impl Default for RestartPolicy {
 
 /// What to do about a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
+pub(crate) enum Decision {
     /// Start it again, for the n-th time since it was healthy (from 1), after this wait.
     Restart { attempt: u32, after: Duration },
     /// Leave it: that were too many crashes.
@@ -41,7 +84,7 @@ pub(super) enum Decision {
 
 /// Decides about the crashes of one server. It knows no clock: who asks says when.
 #[derive(Debug)]
-pub(super) struct Restarts {
+pub(crate) struct Restarts {
     policy: RestartPolicy,
     /// Before the next restart.
     wait: Duration,
@@ -51,12 +94,12 @@ pub(super) struct Restarts {
 }
 
 impl Restarts {
-    pub(super) fn new(policy: RestartPolicy) -> Self {
+    pub(crate) fn new(policy: RestartPolicy) -> Self {
         Self { policy, wait: policy.backoff_min, attempt: 0, crashes: VecDeque::new() }
     }
 
     /// The server that was `started` then has crashed `now`; one that could not be started crashed at once.
-    pub(super) fn crashed(&mut self, started: Instant, now: Instant) -> Decision {
+    pub(crate) fn crashed(&mut self, started: Instant, now: Instant) -> Decision {
         let RestartPolicy { backoff_min, backoff_max, healthy_after, give_up, give_up_window } = self.policy;
         if now.saturating_duration_since(started) >= healthy_after {
             self.wait = backoff_min;

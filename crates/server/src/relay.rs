@@ -1,0 +1,106 @@
+//! A relay in front of an HTTP server, as the settings say.
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mcpscope_config::{self as config, Settings};
+use mcpscope_core::Transport;
+use mcpscope_health::Reporter;
+use mcpscope_hooks::Probe;
+use mcpscope_proxy::Traffic;
+use mcpscope_proxy::http::{self, Config, Tls, Upstream};
+use mcpscope_tls::Identity;
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::{Failure, say};
+use crate::instance::Instance;
+use crate::listen::Bound;
+
+/// What the relay speaks TLS with, as the files say.
+pub(crate) fn tls(settings: &Settings, upstream: &Upstream) -> Result<Tls, Failure> {
+    let config::Tls { cert_file, key_file, client_ca_file } = &settings.tls;
+    let accept = match (cert_file, key_file) {
+        (Some(chain), Some(key)) => {
+            let identity = Identity { chain: chain.clone(), key: key.clone() };
+            let server = mcpscope_tls::server(&identity, client_ca_file.as_deref());
+            Some(server.map_err(|error| Failure::usage(anyhow::anyhow!(error).context("tls")))?)
+        }
+        _ => None,
+    };
+    let connect = upstream.is_secure().then(|| {
+        let client = mcpscope_tls::client(settings.proxy.upstream_ca_file.as_deref(), None);
+        client.map_err(|error| Failure::usage(anyhow::anyhow!(error).context("TLS to the upstream")))
+    });
+    Ok(Tls::new(connect.transpose()?, accept))
+}
+
+/// Where clients find the relay that is bound to `addr`.
+pub(crate) fn url(addr: SocketAddr, tls: &Tls, upstream: &Upstream) -> String {
+    let scheme = if tls.accept.is_some() { "https" } else { "http" };
+    format!("{scheme}://{addr}{}", upstream.path())
+}
+
+/// Says so if what is bound to `addr` answers to any host name.
+pub(crate) fn warn_of_any_host(settings: &Settings, addr: SocketAddr) {
+    if !addr.ip().is_loopback() && settings.proxy.allowed_hosts.is_empty() {
+        say(format_args!("mcpscope: {addr} answers to any host name; proxy.allowed_hosts limits that"));
+    }
+}
+
+/// The relay as `config` says and the instance's settings, as a future that ends some time after `stop`.
+pub(crate) fn relay(
+    instance: &Instance,
+    probe: Probe,
+    traffic: Arc<Traffic>,
+    config: Config,
+    bound: Bound,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + Send + use<>, Failure> {
+    let proxy = &instance.settings.proxy;
+    let config = Config {
+        hosts: instance.proxy_hosts(bound.addr),
+        limits: instance.limits(),
+        connect_timeout: proxy.connect_timeout,
+        header_timeout: proxy.header_timeout,
+        idle_session: proxy.idle_session,
+        traffic: Some(traffic),
+        ..config
+    };
+    let listeners = bound.into_tokio().map_err(Failure::internal)?;
+    Ok(http::serve(listeners, config, probe, stop.cancelled_owned()))
+}
+
+/// The relay that is all there is of the instance: it is ready only until `stop`.
+pub(crate) fn only_relay(
+    instance: &Instance,
+    name: &str,
+    config: Config,
+    bound: Bound,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + Send + use<>, Failure> {
+    let probe = instance.probe(name, Transport::Http);
+    let relay = relay(instance, probe, Arc::new(instance.traffic()), config, bound, stop.clone())?;
+    Ok(until_stopping(instance.reporter(), stop, relay))
+}
+
+/// Runs `relays`; who asks for readiness while calls in flight finish is told to send no more.
+pub(crate) fn until_stopping<F: Future>(
+    reporter: &Reporter,
+    stop: CancellationToken,
+    relays: F,
+) -> impl Future<Output = F::Output> + use<F> {
+    let running = reporter.require("running");
+    running.met();
+    async move {
+        let stopping = async {
+            stop.cancelled().await;
+            running.unmet("stopping");
+            pending().await
+        };
+        tokio::select! {
+            ended = relays => ended,
+            never = stopping => never,
+        }
+    }
+}
