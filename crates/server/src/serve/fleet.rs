@@ -38,6 +38,7 @@ pub(super) struct Fleet<'a> {
 struct Member {
     server: Server,
     url: String,
+    address: Address,
     /// The listening sockets once more, for whoever takes its place.
     bound: Bound,
     traffic: Arc<Traffic>,
@@ -66,6 +67,7 @@ struct Wanted {
 struct Start {
     upstream: Upstream,
     tls: Tls,
+    address: Address,
     bound: Bound,
 }
 
@@ -119,13 +121,13 @@ impl<'a> Fleet<'a> {
         let tls = relay::tls(settings, &upstream)?;
         let is_left = |member: &&Member| !servers.iter().any(|server| is_untouched(&member.server, server));
         let address: Address = server.listen.parse().map_err(Failure::usage)?;
-        let bound = match self.members.iter().filter(is_left).find(|member| has_its_address(&member.server, server)) {
+        let bound = match self.members.iter().filter(is_left).find(|member| member.is_at(&address, &server.name)) {
             // Nobody who connects in the meantime is turned away.
             Some(member) => member.bound.try_clone().map_err(Failure::internal)?,
             None => bind_or_fail(&address, "listen:")?,
         };
         let url = relay::url(bound.addr, &tls, &upstream);
-        Ok(Wanted { server: server.clone(), start: Some(Start { upstream, tls, bound }), url })
+        Ok(Wanted { server: server.clone(), start: Some(Start { upstream, tls, address, bound }), url })
     }
 
     /// Runs what was prepared: ends those that are not wanted any more, and starts those that do not run yet.
@@ -177,7 +179,7 @@ impl<'a> Fleet<'a> {
     }
 
     fn start(&mut self, server: Server, start: Start, url: String) -> Result<Member, Failure> {
-        let Start { upstream, tls, bound } = start;
+        let Start { upstream, tls, address, bound } = start;
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let kept = bound.try_clone().map_err(Failure::internal)?;
         let traffic = Arc::new(self.paths.add(&server.name, server.critical));
@@ -215,7 +217,7 @@ impl<'a> Fleet<'a> {
                 never = followed => match never {},
             }
         });
-        Ok(Member { server, url, bound: kept, traffic, stop, task: task.id(), ended })
+        Ok(Member { server, url, address, bound: kept, traffic, stop, task: task.id(), ended })
     }
 
     /// The process of a server that is to be started.
@@ -259,6 +261,15 @@ impl<'a> Fleet<'a> {
 }
 
 impl Member {
+    /// Whether it listens where a server of this name is to listen.
+    fn is_at(&self, wanted: &Address, name: &str) -> bool {
+        let is_its_port = match wanted.port {
+            0 => self.server.name == name && self.address.port == 0,
+            port => self.bound.addr.port() == port,
+        };
+        self.address.host.eq_ignore_ascii_case(&wanted.host) && is_its_port
+    }
+
     fn end(self) -> Ending {
         self.traffic.retire();
         self.stop.cancel();
@@ -297,12 +308,6 @@ impl fmt::Display for Changes {
 /// Whether a server goes on as it is to become what is wanted. What `critical` says is about the instance.
 fn is_untouched(running: &Server, wanted: &Server) -> bool {
     *running == Server { critical: running.critical, ..wanted.clone() }
-}
-
-/// Whether a server is to listen where another one that ends does.
-fn has_its_address(running: &Server, wanted: &Server) -> bool {
-    let is_any_port = wanted.listen.ends_with(":0");
-    running.listen == wanted.listen && (running.name == wanted.name || !is_any_port)
 }
 
 async fn all(tokens: &[CancellationToken]) {

@@ -9,10 +9,11 @@ import pytest
 
 # Both before the helpers are imported: the source tree stays as it was, and their assertions say what they compared.
 sys.dont_write_bytecode = True
-pytest.register_assert_rewrite("everything", "harness", "rpc", "scrape")
+pytest.register_assert_rewrite("everything", "harness", "rpc", "scrape", "serving")
 
 from everything import EverythingHttp  # noqa: E402
 from harness import Environment, Instances, leftovers  # noqa: E402
+from serving import Served  # noqa: E402
 from upstream import Upstream  # noqa: E402
 
 DEFAULT_TIMEOUT = 60
@@ -38,6 +39,12 @@ def instances(environment, tmp_path):
     """Starts mcpscope processes, and ends them with the test."""
     with Instances(environment, tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+def serve(instances, tmp_path):
+    """Starts `mcpscope serve`."""
+    return Served(instances, tmp_path)
 
 
 @pytest.fixture

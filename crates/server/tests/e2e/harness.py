@@ -27,7 +27,7 @@ VARIABLES = {
 
 # The commands that have listeners, and an address for those that a test has no wish for: the default port of one
 # instance must not be in the way of another.
-SERVING = {"demo", "proxy", "run"}
+SERVING = {"demo", "proxy", "run", "serve"}
 ANY_PORT = "127.0.0.1:0"
 
 
@@ -276,6 +276,11 @@ class Instances:
         # Nothing is expected on stdout, and nobody would read it.
         popen = {"stdout": subprocess.DEVNULL} | popen
         return self.spawn("proxy", "--upstream", upstream, *listen, *options, **popen)
+
+    def serve(self, config: pathlib.Path, *options: str, **popen) -> Instance:
+        """`mcpscope serve` of the servers in a configuration file."""
+        popen = {"stdout": subprocess.DEVNULL} | popen
+        return self.spawn("serve", "--config", str(config), "--dashboard", ANY_PORT, *options, **popen)
 
     def demo(self, *options: str, **popen) -> Instance:
         return self.spawn("demo", "--listen", ANY_PORT, "--dashboard", ANY_PORT, *options, **popen)

@@ -84,10 +84,10 @@ class Exchange(BaseHTTPRequestHandler):
 class Upstream:
     """The server; `answer` is called with each exchange, in a thread of its own."""
 
-    def __init__(self):
+    def __init__(self, port: int = 0):
         self.seen: list[Exchange] = []
         self.answer = lambda exchange: exchange.answer_json(result_for(exchange.json()))
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Exchange)
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Exchange)
         self.server.daemon_threads = True
         self.server.owner = self
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
