@@ -1,5 +1,7 @@
 //! `servers`: a list whose elements have keys of their own.
 
+use std::{fs, path::Path};
+
 use expect_test::{Expect, expect};
 
 use super::load;
@@ -31,6 +33,25 @@ servers:
     assert_eq!(settings.servers, [server("one", "localhost:9001"), two]);
     let text = serde_yaml::to_string(&settings).unwrap();
     assert_eq!(load(&[text.as_bytes()], &[]), Ok(settings), "written as YAML it comes back");
+}
+
+#[test]
+fn the_examples_in_the_documentation_load() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for (file, start) in [("docs/serve.md", "```yaml\n"), ("README.md", "```yaml\n# mcpscope.yaml\n")] {
+        let text = fs::read_to_string(top.join(file)).unwrap();
+        let (_, rest) = text.split_once(start).unwrap();
+        let (example, _) = rest.split_once("```").unwrap();
+        let servers = load(&[example.as_bytes()], &[]).unwrap().servers;
+        let seen: Vec<_> =
+            servers.iter().map(|server| (&*server.name, server.command.len(), server.critical)).collect();
+        assert_eq!(seen, [("weather", 0, true), ("files", 3, false)], "{file}");
+    }
+    let sample = fs::read_to_string(top.join("config/mcpscope.yaml")).unwrap();
+    let (_, rest) = sample.split_once("#   servers:\n").unwrap();
+    let lines = rest.lines().map_while(|line| line.strip_prefix("#   "));
+    let example = format!("servers:\n{}", lines.map(|line| format!("{line}\n")).collect::<String>());
+    assert_eq!(load(&[example.as_bytes()], &[]).unwrap().servers.len(), 2, "{example}");
 }
 
 #[test]
