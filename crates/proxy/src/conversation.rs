@@ -272,12 +272,14 @@ impl Conversation {
     }
 
     /// Ends a call that got no answer of its own, but perhaps `bytes` bytes that tell why; one that has ended already is
-    /// left alone.
-    pub(crate) fn end(&self, direction: Direction, id: &RequestId, outcome: Outcome, bytes: u64, at: Instant) {
+    /// left alone. Returns whether it ended with this.
+    pub(crate) fn end(&self, direction: Direction, id: &RequestId, outcome: Outcome, bytes: u64, at: Instant) -> bool {
         let pending = self.lock().pending.remove(direction, id);
+        let ends = pending.is_some();
         if let Some(pending) = pending {
             pending.in_flight.finish(outcome, bytes, at);
         }
+        ends
     }
 
     /// Ends a call whose answer is not wanted any more.

@@ -181,6 +181,11 @@ impl Tap {
         self.oversized
     }
 
+    /// Whether nothing has gone on of a message that is not complete.
+    pub(crate) fn has_passed_whole(&self) -> bool {
+        self.passed == 0 && !self.oversized
+    }
+
     /// What has gone on of the message under way reached nobody: it will go on from its beginning, if it was kept.
     pub(crate) fn rewind(&mut self) {
         self.passed = 0;

@@ -29,6 +29,9 @@ pub use traffic::{Paths, Traffic};
 /// How often calls, sessions and clients are looked over for those whose time is up.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// JSON-RPC's internal error.
+const INTERNAL_ERROR: i64 = -32603;
+
 /// How long what trace context is to be put into is waited for, until it is complete; longer, and it goes on as it is.
 const MAX_HOLD: Duration = Duration::from_secs(1);
 

@@ -3,9 +3,12 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use mcpscope_core::Direction;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::Shared;
 use super::body::{Body, Stopped};
@@ -14,6 +17,11 @@ use super::exchange::{Exchange, is_signed};
 use super::head::{self, BadHead, Edits};
 use super::wire::{Input, write};
 use crate::framing::Framing;
+use crate::restarts::ServerState;
+use crate::{INTERNAL_ERROR, answer};
+
+/// How long after its connections have broken a process may take to be seen to have ended.
+const GONE: Duration = Duration::from_secs(2);
 
 /// Why no answer came, or not all of it.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +59,13 @@ pub(super) struct Answers<'a> {
     pub(super) ends_silently: &'a AtomicBool,
 }
 
+/// Whether the process that was asked is gone: its connections may tell a moment sooner.
+async fn is_gone(mut server: watch::Receiver<ServerState>, asked: ServerState) -> bool {
+    let changed = server.wait_for(|state| *state != asked || !matches!(asked, ServerState::Serving(_)));
+    // Whoever ends it has dropped the other end.
+    timeout(GONE, changed).await.is_ok()
+}
+
 /// What the head of an answer tells.
 struct Answering {
     status: u16,
@@ -70,6 +85,7 @@ impl Answers<'_> {
         to: &mut W,
         outgoing: &mut Vec<u8>,
     ) -> Result<bool, Failure> {
+        let asked = self.shared.config.server.as_ref().map(|server| *server.borrow());
         loop {
             let end = Self::head(from, input).await?;
             let raw = input.bytes().get(..end).unwrap_or_default();
@@ -105,10 +121,34 @@ impl Answers<'_> {
                     self.ends_silently.store(false, Ordering::Relaxed);
                     Ok(keeps_alive)
                 }
-                Err(Stopped::Source(source)) => Err(Failure::CutOff(source)),
+                Err(Stopped::Source(source)) => {
+                    match self.last_events(&body, asked).await.filter(|_| outgoing.is_empty()) {
+                        Some(last) => {
+                            write(to, &mut [IoSlice::new(&last)]).await.map_err(Failure::Client)?;
+                            self.ends_silently.store(false, Ordering::Relaxed);
+                            Ok(false)
+                        }
+                        None => Err(Failure::CutOff(source)),
+                    }
+                }
                 Err(Stopped::Sink(error)) => Err(Failure::Client(error)),
             };
         }
+    }
+
+    /// What ends an event stream that was broken off because the process at its other end, which was `asked`, is gone: an
+    /// error for each call without an answer. Nothing if the client is better served by the stream's being broken off.
+    async fn last_events(&self, body: &Body, asked: Option<ServerState>) -> Option<Vec<u8>> {
+        let (server, asked, exchange) = (self.shared.config.server.clone()?, asked?, self.exchange?);
+        // Anything else is refused before anything is waited for.
+        body.last_events(b"")?;
+        if !is_gone(server, asked).await {
+            return None;
+        }
+        let message = "mcpscope: the server crashed before it answered";
+        let event = |id| format!("event: message\ndata: {}\n\n", answer::error(INTERNAL_ERROR, Some(&id), message));
+        let events: String = exchange.give_up().into_iter().map(event).collect();
+        if events.is_empty() { None } else { body.last_events(events.as_bytes()) }
     }
 
     async fn head<R: AsyncRead + Unpin>(from: &mut R, input: &mut Input) -> Result<usize, Failure> {

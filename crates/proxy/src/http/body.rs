@@ -441,6 +441,17 @@ impl Body {
         }
     }
 
+    /// What ends the stream behind these events, so that its receiver takes it for complete; nothing where no event can follow
+    /// what has passed.
+    pub(super) fn last_events(&self, events: &[u8]) -> Option<Vec<u8>> {
+        let is_between_events = self.is_stream() && self.tap.as_ref().is_some_and(Tap::has_passed_whole);
+        let is_between_chunks = self.is_parted || self.decoder.is_between_chunks();
+        (is_between_events && is_between_chunks && !self.is_exact).then(|| {
+            let size = format!("{:x}\r\n", events.len());
+            if self.is_chunked { [size.as_bytes(), events, b"\r\n0\r\n\r\n"].concat() } else { events.to_vec() }
+        })
+    }
+
     fn is_stream(&self) -> bool {
         self.tap.as_ref().is_some_and(|tap| tap.framing() == Framing::Sse)
     }

@@ -70,6 +70,9 @@ struct State {
     answer: Option<Answered>,
     /// An error in the answer that names no request, as servers answer a request they refuse to look into.
     unaddressed: Option<(Option<Box<str>>, u64)>,
+    /// Those of `begun` that its answer broke off without, and those of which that may be so.
+    lost: Vec<RequestId>,
+    open: Vec<RequestId>,
     /// An event stream is a connection of its own.
     stream: Option<Connection>,
     /// The HTTP+SSE session that this stream is.
@@ -280,7 +283,8 @@ impl Exchange {
             return;
         }
         let now = Instant::now();
-        let State { begun, onward: _, answer, unaddressed, stream, endpoint } = std::mem::take(&mut *self.state());
+        let State { begun, onward: _, answer, unaddressed, lost: _, open: _, stream, endpoint } =
+            std::mem::take(&mut *self.state());
         let (message, bytes) = unaddressed.unwrap_or_default();
         if stream.is_some() {
             self.conversation.stream(-1, now);
@@ -291,20 +295,34 @@ impl Exchange {
             self.shared.sessions.close(&endpoint, ending, now);
         }
         let Some(Answered { status, content }) = answer else { return };
+        let (mut lost, mut open) = (Vec::new(), Vec::new());
         for id in begun {
-            match self.unanswered(status, content, end) {
+            let ended = match self.unanswered(status, content, end) {
                 Unanswered::Ended(Outcome::Error { kind, message: None }) => {
                     let outcome = Outcome::Error { kind, message: message.clone() };
-                    self.conversation.end(Direction::ToServer, &id, outcome, bytes, now);
+                    self.conversation.end(Direction::ToServer, &id, outcome, bytes, now)
                 }
                 Unanswered::Ended(outcome) => self.conversation.end(Direction::ToServer, &id, outcome, 0, now),
-                Unanswered::Forgotten => self.conversation.forget(Direction::ToServer, &id),
-                Unanswered::Pending => {}
+                Unanswered::Forgotten => {
+                    self.conversation.forget(Direction::ToServer, &id);
+                    false
+                }
+                Unanswered::Pending => {
+                    open.push(id);
+                    continue;
+                }
                 Unanswered::Unseen => {
                     self.shared.relay.probe.lost(Loss::EncodedMessage, now);
-                    self.conversation.end(Direction::ToServer, &id, Outcome::Ok, 0, now);
+                    self.conversation.end(Direction::ToServer, &id, Outcome::Ok, 0, now)
                 }
+            };
+            if ended {
+                lost.push(id);
             }
+        }
+        if end == End::Broken {
+            let mut state = self.state();
+            (state.lost, state.open) = (lost, open);
         }
         // The server does not know the session any more.
         if let Some(name) = self.named.as_deref().filter(|_| status == 404) {
@@ -330,6 +348,18 @@ impl Exchange {
             End::Complete if content == Content::Encoded => Unanswered::Unseen,
             End::Complete | End::Broken => Unanswered::Ended(Outcome::error(ErrorType::ConnectionLost)),
         }
+    }
+
+    /// The calls that the answer broke off without, now that their server is gone: nobody need wait for any of them elsewhere.
+    pub(super) fn give_up(&self) -> Vec<RequestId> {
+        let (mut lost, open) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.lost), std::mem::take(&mut state.open))
+        };
+        let (now, outcome) = (Instant::now(), Outcome::error(ErrorType::ConnectionLost));
+        let is_open = |id: &RequestId| self.conversation.end(Direction::ToServer, id, outcome.clone(), 0, now);
+        lost.extend(open.into_iter().filter(is_open));
+        lost
     }
 
     /// Ends the calls of this exchange because no answer will come; returns the id of the first.

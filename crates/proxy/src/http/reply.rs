@@ -2,7 +2,7 @@
 
 use mcpscope_core::{Refusal, RequestId};
 
-use crate::answer;
+use crate::{INTERNAL_ERROR, answer};
 
 /// An answer of our own.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Reply {
 
     /// 502: the server gave no answer to the request with this id.
     pub(super) fn bad_gateway(id: Option<&RequestId>, message: &str) -> Self {
-        Self::new(502, -32603, id, &format!("mcpscope: {message}"))
+        Self::new(502, INTERNAL_ERROR, id, &format!("mcpscope: {message}"))
     }
 
     /// The answer as it is sent; to `HEAD` without its body.

@@ -7,12 +7,9 @@ use std::time::Instant;
 use super::ends::Order;
 use super::ledger::Replay;
 use super::{LINGER, Pipes, StdioRelay, pipes};
-use crate::answer;
 use crate::child::{CleanUp, Started};
 use crate::restarts::{Decision, RestartPolicy, Restarts, ServerState};
-
-/// JSON-RPC's internal error.
-const INTERNAL_ERROR: i64 = -32603;
+use crate::{INTERNAL_ERROR, answer};
 
 /// Decides about restarts.
 #[derive(Debug)]

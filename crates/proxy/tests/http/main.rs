@@ -15,6 +15,7 @@ mod failures;
 mod faults;
 mod guard;
 mod hostile;
+mod process;
 mod propagation;
 mod relay;
 mod sessions;

@@ -27,6 +27,10 @@ def answer(exchange):
         exchange.start_events(chunked=True)
         exchange.event(json.dumps({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info"}}))
         threading.Event().wait()
+    if asked == "half":
+        exchange.start_events(chunked=True)
+        exchange.wfile.write(b"b\r\ndata: {\"jso\r\n")
+        threading.Event().wait()
     result = {"content": [{"type": "text", "text": str(os.getpid())}]}
     if asked == "initialize":
         result = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "served", "version": "1"}}

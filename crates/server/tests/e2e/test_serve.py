@@ -4,11 +4,13 @@ import contextlib
 import json
 import os
 
+import httpx
 import pytest
 
 from harness import ANY_PORT, free_port, marked, settles_at, wait_until
 from serving import (
     AT_ONCE,
+    HEADERS,
     INITIALIZE,
     LONG,
     NEVER,
@@ -156,6 +158,43 @@ def test_killed_during_calls(serve):
                 assert (answer.status_code, answer.json()["id"]) == (502, id)
                 assert answer.json()["error"]["code"] == -32603
                 assert "the connection broke before an answer" in answer.json()["error"]["message"]
+
+    crash_while(serve, phase)
+
+
+@pytest.mark.parametrize("in_session", [False, True])
+def test_killed_during_an_event_stream(serve, in_session):
+    def phase(instance, kill):
+        headers = {}
+        if in_session:
+            headers["Mcp-Session-Id"] = post(instance, "one", INITIALIZE).headers["Mcp-Session-Id"]
+        url, message = instance.ready["proxy"]["one"], json.dumps(call("stream", id="s"))
+        with httpx.stream(
+            "POST", url, content=message, headers=HEADERS | headers, trust_env=False, timeout=LONG
+        ) as answer:
+            lines = answer.iter_lines()
+            assert "notifications/message" in next(lines)
+            kill()
+            # The stream ends as if the server had ended it, with an error of ours in place of its answer.
+            data = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+        (error,) = data
+        assert (error["id"], error["error"]["code"], error["error"]["data"]) == ("s", -32603, {"source": "mcpscope"})
+        assert error["error"]["message"] == "mcpscope: the server crashed before it answered"
+        settles_at(1, lambda: instance.metrics().tool_calls(server="one").get(("stream", "error"), 0))
+
+    crash_while(serve, phase)
+
+
+def test_killed_in_the_middle_of_an_event(serve):
+    def phase(instance, kill):
+        url, message = instance.ready["proxy"]["one"], json.dumps(call("half", id="h"))
+        with httpx.stream("POST", url, content=message, headers=HEADERS, trust_env=False, timeout=LONG) as answer:
+            chunks = answer.iter_raw()
+            assert next(chunks).startswith(b"data: ")
+            kill()
+            # No error could follow half an event: the stream is broken off, which is an error, too.
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(chunks)
 
     crash_while(serve, phase)
 

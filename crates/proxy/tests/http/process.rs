@@ -1,0 +1,80 @@
+//! A server that we start beside the relay.
+
+use std::process::Command;
+use std::time::Duration;
+
+use mcpscope_core::Transport;
+use mcpscope_proxy::http::ServerProcess;
+use mcpscope_proxy::{RestartPolicy, ServerState};
+use mcpscope_test_support::within;
+use tokio::sync::{oneshot, watch};
+
+use super::common::Bench;
+
+fn shell(script: &str, policy: Option<RestartPolicy>) -> ServerProcess {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]);
+    ServerProcess::new(command, policy, Bench::new().probe(Transport::Http))
+}
+
+fn at_once(give_up: usize) -> Option<RestartPolicy> {
+    let (backoff_min, backoff_max) = (Duration::from_millis(1), Duration::from_millis(1));
+    Some(RestartPolicy { backoff_min, backoff_max, give_up, ..RestartPolicy::default() })
+}
+
+async fn reaches(state: &mut watch::Receiver<ServerState>, what: impl Fn(&ServerState) -> bool) -> ServerState {
+    *within(state.wait_for(what)).await.unwrap()
+}
+
+#[tokio::test]
+async fn it_runs_until_it_is_stopped() {
+    let process = shell("trap '' TERM; sleep 1000 & trap 'exit 0' TERM; wait", at_once(9));
+    let (mut state, child) = (process.state(), process.child());
+    assert_eq!((*state.borrow(), child.id()), (ServerState::Starting, None));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(process.run(async move { drop(stopped.await) }));
+    let serving = reaches(&mut state, |state| matches!(state, ServerState::Serving(Some(_)))).await;
+    assert_eq!(serving, ServerState::Serving(child.id()));
+    drop(stop);
+    within(running).await.unwrap();
+    assert_eq!(child.id(), None, "it is reaped");
+    assert!(state.has_changed().is_err(), "nobody tells any more");
+}
+
+#[tokio::test]
+async fn too_many_crashes_are_the_end() {
+    let process = shell("exit 7", at_once(3));
+    let mut state = process.state();
+    let running = tokio::spawn(process.run(std::future::pending()));
+    let last = reaches(&mut state, |state| matches!(state, ServerState::GivenUp { .. })).await;
+    assert_eq!(last, ServerState::GivenUp { crashes: 3, within: Duration::from_secs(60) });
+    assert!(!running.is_finished(), "it waits to be stopped");
+    running.abort();
+}
+
+#[tokio::test]
+async fn who_ends_well_is_not_started_again() {
+    for (script, policy, shown) in
+        [("exit 0", at_once(9), "server ended (exit status: 0)"), ("exit 7", None, "server ended (exit status: 7)")]
+    {
+        let process = shell(script, policy);
+        let mut state = process.state();
+        let running = tokio::spawn(process.run(std::future::pending()));
+        let last = reaches(&mut state, |state| matches!(state, ServerState::Ended { .. })).await;
+        assert_eq!(last.to_string(), shown);
+        running.abort();
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_started_crashes_at_once() {
+    for (policy, shown) in [(at_once(2), "server given up after 2 crashes in 60 s"), (None, "server cannot be started")]
+    {
+        let process = ServerProcess::new(Command::new("/nowhere/at-all"), policy, Bench::new().probe(Transport::Http));
+        let mut state = process.state();
+        let running = tokio::spawn(process.run(std::future::pending()));
+        let is_last = |state: &ServerState| matches!(state, ServerState::GivenUp { .. } | ServerState::Ended { .. });
+        assert_eq!(reaches(&mut state, is_last).await.to_string(), shown);
+        running.abort();
+    }
+}
