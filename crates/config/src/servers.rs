@@ -87,6 +87,8 @@ struct Draft {
     critical: Option<bool>,
     /// The keys that are there, right or wrong.
     given: BTreeSet<&'static str>,
+    /// Its keys do not go together.
+    is_refused: bool,
 }
 
 impl List {
@@ -136,11 +138,12 @@ impl List {
         Ok(())
     }
 
-    /// This element ends; nothing may be missing.
-    pub(crate) fn end(&self) -> Result<(), String> {
-        let given = |field: &&str| self.drafts.last().is_none_or(|draft| draft.given.contains(field));
-        let missing: Vec<&str> = ["name", "upstream", "listen"].into_iter().filter(|field| !given(field)).collect();
-        if missing.is_empty() { Ok(()) } else { Err(format!("expected {EXPECTED}; missing: {}", missing.join(", "))) }
+    /// This element ends: nothing may be missing, and where it is must be its own.
+    pub(crate) fn end(&mut self) -> Result<(), String> {
+        let Some((draft, others)) = self.drafts.split_last_mut() else { return Ok(()) };
+        let checked = draft.check(others);
+        draft.is_refused = checked.is_err();
+        checked
     }
 
     /// Those that are complete, in the form in which they are written.
@@ -164,9 +167,31 @@ impl List {
 }
 
 impl Draft {
+    /// Whether it is complete and where no other one is.
+    fn check(&self, others: &[Self]) -> Result<(), String> {
+        let is_missing = |field: &&str| !self.given.contains(field);
+        let missing: Vec<&str> = ["name", "upstream", "listen"].into_iter().filter(is_missing).collect();
+        if !missing.is_empty() {
+            return Err(format!("expected {EXPECTED}; missing: {}", missing.join(", ")));
+        }
+        let (Some(upstream), Some(listen)) = (&self.upstream, &self.listen) else { return Ok(()) };
+        let authority = authority(upstream);
+        if authority.as_ref().is_some_and(|upstream| upstream.eq_ignore_ascii_case(listen)) {
+            return Err(format!(
+                "upstream and listen are both {listen}: clients would be passed on to where they came from"
+            ));
+        }
+        let is_there =
+            |other: &Draft| other.command.is_some() && other.upstream.as_deref().and_then(self::authority) == authority;
+        match others.iter().position(is_there).filter(|_| self.command.is_some()) {
+            Some(at) => Err(format!("{KEY}[{at}] is started there already, at {upstream}")),
+            None => Ok(()),
+        }
+    }
+
     fn into_server(self) -> Option<Server> {
-        let Self { name, command, upstream, listen, critical, given: _ } = self;
-        Some(Server {
+        let Self { name, command, upstream, listen, critical, given: _, is_refused } = self;
+        (!is_refused).then_some(Server {
             name: name?,
             command: command.unwrap_or_default(),
             upstream: upstream?,
@@ -230,4 +255,10 @@ fn is_upstream(text: &str) -> bool {
             && url.query().is_none()
             && url.fragment().is_none()
     })
+}
+
+/// Host and port of an upstream.
+fn authority(upstream: &str) -> Option<String> {
+    let url = Url::parse(upstream).ok()?;
+    Some(format!("{}:{}", url.host()?, url.port_or_known_default()?))
 }

@@ -126,9 +126,9 @@ fn hostile_files_end_soon() {
     let list = format!("proxy: {{ allowed_hosts: [{}] }}", "x, ".repeat(30_000));
     let metrics: String = (0..50_000).map(|n| format!("a{n}_ms, ")).collect();
     let metrics = format!("metrics: {{ critical_metrics: [{metrics}] }}");
-    let servers = format!("servers: [{}]", "{}, ".repeat(100_000));
+    let servers = format!("servers: [{}]", "{}, ".repeat(20_000));
     let named: String =
-        (0..20_000).map(|n| format!("{{name: a{n}, upstream: 'http://a', listen: 'a:{n}'}}, ")).collect();
+        (0..5_000).map(|n| format!("{{name: a{n}, upstream: 'http://a', listen: 'a:{n}'}}, ")).collect();
     let named = format!("servers: [{named}]");
     for file in [deep, deep_keys, nested, nested_list, wide, list, metrics, servers, named] {
         let start = Instant::now();

@@ -154,6 +154,24 @@ servers:
 }
 
 #[test]
+fn nobody_is_where_another_one_is() {
+    bad(
+        "
+servers:
+  - { name: one, upstream: 'http://h:1/mcp', listen: 'H:1' }
+  - { name: two, upstream: 'http://h:2/a', command: [a], listen: 'h:0' }
+  - { name: three, upstream: 'http://h:2/b', command: [b], listen: 'h:0' }
+  - { name: four, upstream: 'http://h:2/b', listen: 'h:0' }
+  - { name: five, upstream: 'http://[::1]/', listen: '[::1]:80' }
+",
+        &expect![[r#"
+            a.yaml:3:5: servers[0]: upstream and listen are both H:1: clients would be passed on to where they came from
+            a.yaml:5:5: servers[2]: servers[1] is started there already, at http://h:2/b
+            a.yaml:7:5: servers[4]: upstream and listen are both [::1]:80: clients would be passed on to where they came from"#]],
+    );
+}
+
+#[test]
 fn there_is_a_limit() {
     let list = |count| {
         (0..count).map(|n| format!("{{name: a{n}, upstream: 'http://h', listen: 'h:0'}}, ")).collect::<String>()

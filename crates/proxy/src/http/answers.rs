@@ -21,7 +21,7 @@ use crate::restarts::ServerState;
 use crate::{INTERNAL_ERROR, answer};
 
 /// How long after its connections have broken a process may take to be seen to have ended.
-const GONE: Duration = Duration::from_secs(2);
+const GONE: Duration = Duration::from_secs(5);
 
 /// Why no answer came, or not all of it.
 #[derive(Debug, thiserror::Error)]

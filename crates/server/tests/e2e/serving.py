@@ -103,7 +103,8 @@ class Served:
         self.sections: dict = {}
 
     def __call__(self, *servers: dict, options=(), **sections) -> Instance:
-        self.sections = sections
+        # A server may take its time to start on a loaded machine.
+        self.sections = {"proxy": {"connect_timeout": f"{LONG}s"}} | sections
         self.rewrite(*servers)
         return self.instances.serve(self.file, *options)
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import threading
 import time
 
@@ -137,9 +138,10 @@ def test_a_bad_file_changes_nothing(serve, upstream):
 
     serve.rewrite()
     says(instance, "mcpscope: the servers stay as they are: serve needs at least one server")
-    port = upstream.server.server_port
-    serve.rewrite(server("two", upstream.url, f"127.0.0.1:{port}"), server("three", upstream.url))
-    says(instance, 'mcpscope: the servers stay as they are: server "two": cannot listen on 127.0.0.1:')
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        at = f"127.0.0.1:{taken.getsockname()[1]}"
+        serve.rewrite(server("two", upstream.url, at), server("three", upstream.url))
+        says(instance, f'mcpscope: the servers stay as they are: server "two": cannot listen on {at}: ')
     file.unlink()
     says(instance, f"{file}: cannot be read: No such file")
     assert post(instance, "one", call()).status_code == 200

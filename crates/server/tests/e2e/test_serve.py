@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 
 import httpx
 import pytest
@@ -57,9 +58,10 @@ def test_what_cannot_be_served_is_refused(instances, tmp_path, upstream):
     assert code == 64
     assert f"{file}:3:15: servers[0].upstream: expected a URL" in said
     assert f"{file}:4:5: servers[0].lissten: unknown key, did you mean `listen`?" in said
-    port = upstream.server.server_port
-    two = [server("one", upstream.url, f"127.0.0.1:{port}"), server("two", upstream.url, f"localhost:{port}")]
-    code, said = refused(json.dumps({"servers": two}))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        two = [server("one", upstream.url, f"127.0.0.1:{port}"), server("two", upstream.url, f"localhost:{port}")]
+        code, said = refused(json.dumps({"servers": two}))
     assert code == 69 and said.count(f"cannot listen on 127.0.0.1:{port}") == 2
     assert 'server "one"' in said and 'server "two"' in said
 
@@ -209,6 +211,7 @@ def test_a_crash_by_itself_is_no_other(serve):
 
 def test_it_is_not_ready_while_its_server_is_down(serve):
     instance = serve(started("one"), supervision=NEVER, proxy={"connect_timeout": "500ms"})
+    settles_at((200, ""), lambda: readiness(instance), within=LONG)
     kill(pid_of(instance, "one"))
     settles_at((503, "one: server restarting, attempt 1"), lambda: readiness(instance), within=LONG)
     settles_at("critical", lambda: transports(instance)["status"])
@@ -254,11 +257,11 @@ def test_what_a_server_leaves_behind_ends_with_it(serve, environment):
     instance = serve(server("one", f"http://127.0.0.1:{port}/mcp", command=["sh", "-c", script]), supervision=AT_ONCE)
     pid = pid_of(instance, "one")
     sleeping = lambda: [pid for pid, line in marked(environment.mark).items() if line.startswith("sleep 1000")]  # noqa: E731
-    (first,) = sleeping()
+    (first,) = wait_until(sleeping, within=LONG, what="the group")
     kill(os.getpgid(pid))
     wait_until(lambda: sleeping() and sleeping() != [first], within=LONG, what="the next group")
     assert pid_of(instance, "one") != pid
-    assert len(sleeping()) == 1
+    settles_at(1, lambda: len(sleeping()))
 
 
 def test_a_second_signal_leaves_no_server_behind(serve):
