@@ -1,6 +1,6 @@
 //! Many servers, each behind a relay in a task of its own: nothing that becomes of one touches another.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::process::{Command, Stdio};
@@ -134,7 +134,7 @@ impl<'a> Fleet<'a> {
     pub(super) fn change_to(&mut self, Prepared(wanted): Prepared) -> Result<Changes, Failure> {
         self.ending.retain(|ending| !ending.ended.is_cancelled());
         let mut changes = Changes::default();
-        let mut running: HashMap<String, Member> =
+        let mut running: BTreeMap<String, Member> =
             self.members.drain(..).map(|member| (member.server.name.clone(), member)).collect();
         let mut members = Vec::new();
         for Wanted { server, start, url } in &wanted {
