@@ -1,7 +1,7 @@
 //! Whether the traffic path can carry traffic, told to health.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -11,6 +11,9 @@ use mcpscope_health::{Reporter, Requirement, State};
 const COMPONENTS: [&str; 3] = ["registry", "sessions", "transports"];
 
 const RUNNING: [&str; 3] = ["Registry running", "Sessions running", "Transports running"];
+
+/// So many requests in a row without an answer, and the path is taken not to work: one may be a matter of what was asked.
+const MAX_UNANSWERED: u32 = 3;
 
 /// As many reasons as anyone reads at a time.
 const MAX_REASONS: usize = 3;
@@ -44,6 +47,8 @@ struct Path {
     name: Option<Box<str>>,
     is_critical: bool,
     state: PathState,
+    /// Why it failed last, from then on until it works again.
+    failed: Option<Box<str>>,
     /// Whether what is tried on the path says nothing, because there is no server yet, or no more.
     is_held: bool,
 }
@@ -76,9 +81,9 @@ impl Paths {
         let mut table = self.0.lock();
         let id = table.next;
         table.next += 1;
-        table.paths.insert(id, Path { name, is_critical, state, is_held: false });
+        table.paths.insert(id, Path { name, is_critical, state, failed: None, is_held: false });
         self.0.tell(&table);
-        Traffic { paths: self.clone(), id, works: AtomicBool::new(false) }
+        Traffic { paths: self.clone(), id, works: AtomicBool::default(), unanswered: AtomicU32::default() }
     }
 }
 
@@ -171,6 +176,8 @@ pub struct Traffic {
     paths: Paths,
     id: u64,
     works: AtomicBool,
+    /// Requests without an answer since the last answer.
+    unanswered: AtomicU32,
 }
 
 impl Traffic {
@@ -182,7 +189,10 @@ impl Traffic {
 
     /// It works.
     pub fn works(&self) {
-        // Once for every message: only a change is worth a lock.
+        // Once for every message: only a change is worth a lock, or a write.
+        if self.unanswered.load(Ordering::Relaxed) > 0 {
+            self.unanswered.store(0, Ordering::Relaxed);
+        }
         if !self.is_working() {
             self.tried(PathState::Works);
         }
@@ -191,6 +201,19 @@ impl Traffic {
     /// It does not work, for this reason.
     pub fn fails(&self, reason: &str) {
         self.tried(PathState::Fails(reason.into()));
+    }
+
+    /// The server was reached and gave no answer, for this reason: three times in a row, and the path does not work.
+    pub fn unanswered(&self, reason: &str) {
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+        if self.wants_answer() {
+            self.fails(reason);
+        }
+    }
+
+    /// Whether it does not work as long as there is no answer, although the server can be reached.
+    pub(crate) fn wants_answer(&self) -> bool {
+        self.unanswered.load(Ordering::Relaxed) >= MAX_UNANSWERED
     }
 
     /// It has no server yet, for this reason: whatever is tried on it says nothing until [`Traffic::has_server`].
@@ -245,10 +268,18 @@ impl Traffic {
         let mut table = shared.lock();
         let Some(path) = table.paths.get_mut(&self.id) else { return };
         change(path);
-        let worked = self.works.swap(path.works(), Ordering::Relaxed);
-        if let Some(reason) = path.reason_to_fail().filter(|_| worked) {
-            let server = path.name.as_deref();
-            tracing::warn!(server, reason, "the traffic path does not work");
+        self.works.store(path.works(), Ordering::Relaxed);
+        let server = path.name.as_deref();
+        if let Some(reason) = path.reason_to_fail() {
+            if path.failed.is_none() {
+                tracing::warn!(server, reason, "the traffic path does not work");
+            }
+            path.failed = Some(reason.into());
+        } else if path.works()
+            && let Some(failed) = path.failed.take()
+        {
+            // As loud as the failure was: whoever read that wants to know.
+            tracing::warn!(server, failed, "the traffic path works again");
         }
         shared.tell(&table);
     }
@@ -363,5 +394,47 @@ mod tests {
         let traffic: Vec<Traffic> = ["a", "b", "c", "d", "e"].map(|name| paths.add(name, false)).into();
         traffic.iter().for_each(|traffic| traffic.fails("no"));
         assert_eq!(missing(&view), "a: no; b: no; c: no; and 2 more");
+    }
+
+    #[test]
+    fn what_gets_no_answer_again_and_again_does_not_work() {
+        let (reporter, view) = mcpscope_health::channel(Instant::now());
+        let traffic = Traffic::new(reporter);
+        traffic.works();
+        for _ in 0..2 {
+            traffic.unanswered("closed");
+            traffic.unanswered("closed");
+            assert!(view.is_ready(), "it may be what was asked");
+            traffic.works();
+        }
+        for _ in 0..MAX_UNANSWERED {
+            traffic.unanswered("closed");
+        }
+        assert_eq!((view.readiness().missing[0].reason.as_str(), traffic.wants_answer()), ("closed", true));
+        traffic.works();
+        assert_eq!((view.is_ready(), traffic.wants_answer()), (true, false));
+    }
+
+    #[test]
+    fn a_failure_and_its_end_are_logged_once_and_at_the_default_level() {
+        let (reporter, _view) = mcpscope_health::channel(Instant::now());
+        let traffic = Traffic::new(reporter);
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let to_log = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false).without_time();
+        let writer = log.reopen().unwrap();
+        tracing::subscriber::with_default(to_log.with_writer(writer).finish(), || {
+            traffic.works();
+            for _ in 0..2 {
+                traffic.fails("connection refused");
+                traffic.fails("no such host");
+                traffic.works();
+                traffic.works();
+            }
+        });
+        let text = std::fs::read_to_string(log.path()).unwrap();
+        let lines: Vec<_> = text.lines().map(|line| line.split_once("traffic: ").unwrap().1).collect();
+        let fails = "the traffic path does not work reason=\"connection refused\"";
+        let works = "the traffic path works again failed=\"no such host\"";
+        assert_eq!(lines, [fails, works, fails, works]);
     }
 }

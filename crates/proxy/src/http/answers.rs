@@ -151,7 +151,8 @@ impl Answers<'_> {
         if events.is_empty() { None } else { body.last_events(events.as_bytes()) }
     }
 
-    async fn head<R: AsyncRead + Unpin>(from: &mut R, input: &mut Input) -> Result<usize, Failure> {
+    /// Reads the head of an answer, and says where it ends.
+    pub(super) async fn head<R: AsyncRead + Unpin>(from: &mut R, input: &mut Input) -> Result<usize, Failure> {
         let mut seen = 0;
         loop {
             let bytes = input.bytes();

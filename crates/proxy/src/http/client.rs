@@ -24,7 +24,7 @@ use super::sessions::Outside;
 use super::stream::Stream;
 use super::wire::{Input, write};
 use super::{HostHeader, Shared};
-use crate::MAX_HOLD;
+use crate::{MAX_HOLD, Traffic};
 
 /// How long a client may leave a connection unused between two requests. Servers mostly close theirs sooner, and pools of
 /// clients, too.
@@ -376,17 +376,15 @@ impl Client {
             Ok(Err(_)) => return Next::Close,
             Err(_) => false,
         };
-        let kind = match failure {
-            Failure::Connect(_) => {
-                if let Some(traffic) = &config.traffic {
-                    traffic.fails(&message);
-                }
-                ErrorType::UpstreamUnreachable
-            }
-            _ => ErrorType::ConnectionLost,
+        let (kind, tell): (_, fn(&Traffic, &str)) = match failure {
+            Failure::Connect(_) => (ErrorType::UpstreamUnreachable, Traffic::fails),
+            _ => (ErrorType::ConnectionLost, Traffic::unanswered),
         };
+        if let Some(traffic) = &config.traffic {
+            tell(traffic, &message);
+        }
         self.count(kind);
-        let id = asked.exchange.as_ref().and_then(|exchange| exchange.fail(kind));
+        let id = asked.exchange.as_ref().and_then(|exchange| exchange.fail(kind, &message));
         let body = is_read.then_some(asked.body);
         let (body, to_head) = (body.filter(|_| asked.keeps_alive), asked.to_head);
         self.refuse(Refused { reply: Reply::bad_gateway(id.as_ref(), &message), body, to_head }).await

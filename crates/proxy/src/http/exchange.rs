@@ -362,10 +362,10 @@ impl Exchange {
         lost
     }
 
-    /// Ends the calls of this exchange because no answer will come; returns the id of the first.
-    pub(super) fn fail(&self, kind: ErrorType) -> Option<RequestId> {
+    /// Ends the calls of this exchange because no answer will come, for this reason; returns the id of the first.
+    pub(super) fn fail(&self, kind: ErrorType, reason: &str) -> Option<RequestId> {
         let first = self.state().begun.first().cloned();
-        self.end_begun(&Outcome::error(kind));
+        self.end_begun(&Outcome::Error { kind, message: Some(reason.into()) });
         first
     }
 

@@ -2,6 +2,7 @@
 
 mod answers;
 mod body;
+mod check;
 mod client;
 mod decode;
 mod exchange;
@@ -32,6 +33,7 @@ pub use upstream::{InvalidUpstream, Upstream};
 
 use crate::relay::Relay;
 use crate::{Limits, SWEEP, ServerState, Traffic};
+use check::check_upstream;
 use client::Client;
 use sessions::Sessions;
 use stream::Stream;
@@ -160,7 +162,7 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, st
     let (stopping, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut probing = JoinSet::new();
-    probing.spawn(try_upstream(Arc::clone(&shared)));
+    probing.spawn(check_upstream(Arc::clone(&shared)));
     let mut sweep = tokio::time::interval(SWEEP);
     let following = Arc::clone(&shared);
     let mut following = Box::pin(async move { reach::follow(&following.config).await });
@@ -172,7 +174,7 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, st
             _ = sweep.tick() => {
                 shared.sweep(Instant::now());
                 if shared.config.traffic.as_ref().is_some_and(|traffic| !traffic.is_working()) && probing.is_empty() {
-                    probing.spawn(try_upstream(Arc::clone(&shared)));
+                    probing.spawn(check_upstream(Arc::clone(&shared)));
                 }
             }
             Some(_) = probing.join_next() => {}
@@ -211,17 +213,6 @@ async fn connection(
         }
     };
     Client::new(shared.for_connection(), stream, peer).serve(stopped).await;
-}
-
-/// Finds out whether the upstream can be reached: at the start, and as long as it cannot be, when nobody may send requests
-/// any more that would show it.
-async fn try_upstream(shared: Arc<Shared>) {
-    let config = &shared.config;
-    let Some(traffic) = &config.traffic else { return };
-    match config.upstream.connect(config.tls.connect.as_ref(), config.connect_timeout).await {
-        Ok(_) => traffic.works(),
-        Err(error) => traffic.fails(&format!("upstream {}: {error}", config.upstream.origin())),
-    }
 }
 
 impl Shared {

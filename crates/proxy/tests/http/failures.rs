@@ -1,7 +1,11 @@
 //! Servers that are down, break off or are slow.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use mcpscope_core::Transport;
-use mcpscope_test_support::{EchoServer, Listener, http};
+use mcpscope_proxy::Traffic;
+use mcpscope_test_support::{EchoServer, Listener, eventually, http};
 
 use crate::common::{Bench, Proxy, dropped, errors, operations, tool_calls};
 use crate::{Events, Stage, call, event, json, post, result};
@@ -34,6 +38,38 @@ async fn an_upstream_that_is_down_is_told_with_the_requests_id() {
     bench.becomes(&tool_calls("echo", "error"), 3).await;
     assert_eq!(bench.value(&errors("transport", "upstream_unreachable")), 3);
     assert_eq!(bench.value(&errors("tools", "upstream_unreachable")), 3);
+    let traces = bench.tracer.traces(&mcpscope_tracing::Filter::default());
+    let told = traces[0].details.iter().find(|(name, _)| *name == "error_message").unwrap().1.to_string();
+    assert!(told.contains(&down.to_string()) && told.contains("Connection refused"), "{told}");
+}
+
+#[tokio::test]
+async fn a_server_that_breaks_every_connection_does_not_work_until_it_answers() {
+    let (reporter, health) = mcpscope_health::channel(Instant::now());
+    let upstream = Listener::bind().await;
+    let proxy = Proxy::start_with(upstream.address(), Bench::new().probe(Transport::Http), |config| {
+        config.traffic = Some(Arc::new(Traffic::new(reporter)));
+    })
+    .await;
+    let mut client = proxy.connect().await;
+    // It is there, as the relay sees by itself.
+    drop(upstream.accept().await);
+    for id in 0..3 {
+        assert!(health.is_ready(), "it may be what was asked");
+        client.write(&post(&[], &call(id, "echo"))).await.unwrap();
+        drop(upstream.accept().await);
+        assert_eq!(client.reader.message().await.unwrap().unwrap().head.status(), 502);
+    }
+    assert!(health.readiness().missing[0].reason.contains("gave no answer: the connection broke"));
+    // From here on nobody asks but the relay, and to be there is not enough.
+    for answer in [&b"220 mail.example ESMTP\r\n\r\n"[..], &http::answer("405 Method Not Allowed", &[], b"")] {
+        let mut server = upstream.accept().await;
+        assert_eq!(server.reader.head().await.unwrap().unwrap().start_line(), "OPTIONS /mcp HTTP/1.1");
+        assert!(!health.is_ready());
+        server.write(answer).await.unwrap();
+        assert_eq!(server.reader.closed().await.unwrap(), b"");
+    }
+    eventually(|| health.is_ready().then_some(()).ok_or("not ready")).await;
 }
 
 #[tokio::test]
