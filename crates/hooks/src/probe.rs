@@ -24,7 +24,7 @@ pub trait Observer: fmt::Debug + Send + Sync {
     fn on_call(&self, record: &CallRecord);
 }
 
-/// What the observation lost; the traffic went on all the same.
+/// What was lost: of the observation, while the traffic went on all the same, or of what is no traffic yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// A message that is too large, or a batch of too many: relayed, not looked at.
@@ -43,10 +43,12 @@ pub enum Loss {
     UnmatchedResponse,
     /// A session not followed: too many were open.
     UntrackedSession,
+    /// A client's connection, on which no TLS came about.
+    Handshake,
 }
 
 impl Loss {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::OversizedMessage,
         Self::EncodedMessage,
         Self::Panic,
@@ -55,6 +57,7 @@ impl Loss {
         Self::UntrackedCall,
         Self::UnmatchedResponse,
         Self::UntrackedSession,
+        Self::Handshake,
     ];
 
     /// The value of the label `what`.
@@ -69,6 +72,7 @@ impl Loss {
             Self::UntrackedCall => "untracked_call",
             Self::UnmatchedResponse => "unmatched_response",
             Self::UntrackedSession => "untracked_session",
+            Self::Handshake => "tls_handshake",
         }
     }
 }

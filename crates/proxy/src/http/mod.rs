@@ -6,6 +6,7 @@ mod check;
 mod client;
 mod decode;
 mod exchange;
+mod handshake;
 mod head;
 mod process;
 mod reach;
@@ -25,8 +26,7 @@ use mcpscope_hooks::Probe;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, rustls};
+use tokio_rustls::rustls;
 
 pub use process::ServerProcess;
 pub use upstream::{InvalidUpstream, Upstream};
@@ -35,6 +35,7 @@ use crate::relay::Relay;
 use crate::{Limits, SWEEP, ServerState, Traffic};
 use check::check_upstream;
 use client::Client;
+use handshake::Handshakes;
 use sessions::Sessions;
 use stream::Stream;
 
@@ -145,6 +146,7 @@ struct Shared {
     config: Arc<Config>,
     relay: Arc<Relay>,
     sessions: Arc<Sessions>,
+    handshakes: Arc<Handshakes>,
 }
 
 /// Relays what comes in on `listeners` until `stop`, then lets exchanges under way end within [`Config::grace`]. A failure to
@@ -157,7 +159,8 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, st
         (Some(traffic), Some(server)) => traffic.awaits_server(&server.borrow().to_string()),
         (None, _) => {}
     }
-    let shared = Arc::new(Shared { config: Arc::new(config), relay, sessions: Arc::default() });
+    let shared =
+        Arc::new(Shared { config: Arc::new(config), relay, sessions: Arc::default(), handshakes: Arc::default() });
     let mut door = Door::new("the proxy", listeners, MAX_CONNECTIONS);
     let (stopping, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -204,11 +207,10 @@ async fn connection(
     let stream = match &shared.config.tls.accept {
         None => Stream::Plain(stream),
         Some(tls) => {
-            let secured = TlsAcceptor::from(Arc::clone(tls)).accept(stream);
-            match timeout(shared.config.header_timeout, secured).await {
-                Ok(Ok(stream)) => Stream::Tls(Box::new(stream.into())),
-                Ok(Err(error)) => return tracing::debug!(%peer, %error, "no TLS with a client"),
-                Err(_) => return tracing::debug!(%peer, "no TLS with a client in time"),
+            let (limit, probe) = (shared.config.header_timeout, &shared.relay.probe);
+            match shared.handshakes.accept((stream, peer), tls, limit, probe).await {
+                Some(stream) => Stream::Tls(Box::new(stream.into())),
+                None => return,
             }
         }
     };
@@ -219,7 +221,8 @@ impl Shared {
     /// The same for one more connection, which counts by itself who refers to it.
     fn for_connection(&self) -> Arc<Self> {
         let (config, relay) = (Arc::clone(&self.config), self.relay.for_connection());
-        Arc::new(Self { config, relay, sessions: Arc::clone(&self.sessions) })
+        let (sessions, handshakes) = (Arc::clone(&self.sessions), Arc::clone(&self.handshakes));
+        Arc::new(Self { config, relay, sessions, handshakes })
     }
 
     fn sweep(&self, now: Instant) {

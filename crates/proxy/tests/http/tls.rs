@@ -16,7 +16,7 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::common::{Bench, Proxy, tool_calls};
+use crate::common::{Bench, Proxy, dropped, tool_calls};
 use crate::{call, json, post, result};
 
 /// A certificate for `localhost`, which is its own authority, and its key.
@@ -178,4 +178,22 @@ async fn only_http_1_1_is_agreed_on() {
     writer.write(&post(&[], &call(1, "echo"))).await.unwrap();
     let said = plain.reader.closed().await.unwrap();
     assert!(!said.starts_with(b"HTTP/"), "{said:?}");
+}
+
+#[tokio::test]
+async fn clients_without_a_handshake_are_counted_and_those_who_only_look_are_not() {
+    let secure = Secure::new().await;
+    drop(secure.proxy.connect().await);
+    let plain = secure.proxy.connect().await;
+    let mut writer = plain.writer;
+    writer.write(&post(&[], &call(1, "echo"))).await.unwrap();
+    plain.reader.closed().await.unwrap();
+    // It trusts others.
+    connect(secure.proxy.address, secure.theirs.client()).await.unwrap_err();
+    // Accepted after all of them.
+    let (mut client, mut server) = secure.asked(&post(&[], &call(1, "echo"))).await;
+    let answer = json(&[], &result(1));
+    server.write_all(&answer).await.unwrap();
+    assert_eq!(read(&mut client, answer.len()).await, answer);
+    secure.bench.becomes(&dropped("tls_handshake"), 2).await;
 }
