@@ -41,6 +41,7 @@ while IFS= read -r line; do
   case $line in
     *'"result"'*) ;;
     *'"initialize"'*) [ -e "$LOG.mute" ] && { rm "$LOG.mute"; kill -9 $$; }
+      [ -e "$LOG.hang" ] && { rm "$LOG.hang"; continue; }
       echo '{"jsonrpc":"2.0","id":'$id',"result":{"protocolVersion":"2025-06-18","capabilities":{}}}';;
     *notifications/*) ;;
     *'"die"'*) kill -9 $$;;
@@ -91,13 +92,17 @@ impl Session {
     }
 
     fn start_script(script: &str, probe: &Probe, policy: RestartPolicy) -> Self {
+        Self::start_within(Limits::default(), script, probe, policy)
+    }
+
+    fn start_within(limits: Limits, script: &str, probe: &Probe, policy: RestartPolicy) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let mut command = Command::new("sh");
         command.args(["-c", script]).env("LOG", &log);
         let (StdioClient { writer, reader }, input, output) = StdioClient::new();
         let ends = ClientEnd { input, output };
-        let relay = spawn_supervised(command, ends, probe, Limits::default(), policy).unwrap();
+        let relay = spawn_supervised(command, ends, probe, limits, policy).unwrap();
         let (child, state) = (relay.child(), relay.state());
         let (sender, lines) = mpsc::unbounded_channel();
         thread::spawn(move || {
@@ -110,11 +115,15 @@ impl Session {
 
     /// With the handshake done.
     async fn begin(probe: &Probe, policy: RestartPolicy) -> Self {
-        let mut session = Self::start(probe, policy);
+        Self::start(probe, policy).greeted().await
+    }
+
+    async fn greeted(mut self) -> Self {
+        let session = &mut self;
         session.send(&initialize());
         assert_eq!(session.answer().await["result"]["protocolVersion"], "2025-06-18");
         session.send(INITIALIZED);
-        session
+        self
     }
 
     fn send(&mut self, line: &str) {
@@ -270,6 +279,24 @@ async fn a_server_that_dies_of_the_replay_is_replaced_too() {
     let last = vec![initialize(), INITIALIZED.into(), call(3, "echo")];
     assert_eq!(session.heard()[1..], [again, exit, last]);
     assert_eq!(session.ends().await.1, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_in_the_replay_is_replaced_too() {
+    let bench = Bench::new();
+    // Long enough for most servers to answer, and any number may not.
+    let limits = Limits { call_timeout: Duration::from_secs(1), ..Limits::default() };
+    let session = Session::start_within(limits, SCRIPT, &bench.probe(Transport::Stdio), EAGER);
+    let mut session = session.greeted().await;
+    fs::write(session.log.with_extension("hang"), "").unwrap();
+    session.child.signal(Signal::KILL);
+    within(session.state.wait_for(|state| matches!(state, ServerState::Restarting { .. }))).await.unwrap();
+    session.calls(1).await;
+    let heard = session.heard();
+    assert!(heard.len() >= 3 && heard.contains(&vec![initialize()]), "{heard:?}");
+    assert_eq!(heard.last().unwrap()[..], [initialize(), INITIALIZED.into(), call(1, "echo")]);
+    assert!(bench.value(&errors("server", "crash")) >= 2);
+    assert_eq!(session.ends().await.0.code(), Some(0));
 }
 
 #[tokio::test]

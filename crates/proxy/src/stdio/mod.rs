@@ -36,6 +36,10 @@ const LINGER: Duration = Duration::from_millis(500);
 /// How long a child may take to end once its input has ended, before it is asked to by SIGTERM.
 const END_OF_INPUT: Duration = Duration::from_secs(2);
 
+/// How long a server that was started again may take to answer the replayed `initialize`, before it is taken for one that hangs
+/// and is ended as if it had crashed. Many take their time to start; what the client sends waits as long.
+const GREETING: Duration = Duration::from_secs(30);
+
 /// The client's side of the relay.
 #[derive(Debug)]
 pub struct ClientEnd {
@@ -70,6 +74,8 @@ pub struct StdioRelay {
     watch: Option<Arc<Watch>>,
     supervisor: Option<Supervisor>,
     state: watch::Sender<ServerState>,
+    /// Until when the server may take to answer the replayed `initialize`, if it has to.
+    greeting_due: Option<Instant>,
     /// The threads end with these.
     input: Orders,
     output: Orders,
@@ -157,9 +163,20 @@ fn start(
     let supervisor = policy.map(Supervisor::new);
     let state = watch::Sender::new(ServerState::Serving(child.id()));
     let (_, exited) = oneshot::channel();
-    let told = Told::default();
-    let mut relay =
-        StdioRelay { command, child, exited, watch, supervisor, state, input, output, reports, told, connection };
+    let mut relay = StdioRelay {
+        command,
+        child,
+        exited,
+        watch,
+        supervisor,
+        state,
+        greeting_due: None,
+        input,
+        output,
+        reports,
+        told: Told::default(),
+        connection,
+    };
     relay.serve(started);
     relay.input.give(Order::Flow);
     Ok(relay)
@@ -231,6 +248,7 @@ impl StdioRelay {
             tokio::select! {
                 status = &mut self.exited => break status.map_err(io::Error::other)??,
                 Some(report) = self.reports.recv() => self.hear(report),
+                () = reached(self.greeting_due) => self.hangs(),
                 _ = sweep.tick() => if let Some(watch) = &self.watch {
                     watch.sweep();
                 },
@@ -299,6 +317,7 @@ impl StdioRelay {
     fn serve(&mut self, started: Started<Pipes>) {
         let Started { ends: (stdin, stdout), exited } = started;
         self.exited = exited;
+        self.greeting_due = None;
         (self.told.parked, self.told.output_ended) = (false, false);
         self.output.give(Order::Serve(stdout));
         self.input.give(Order::Serve(stdin));
@@ -316,5 +335,13 @@ impl StdioRelay {
                 tracing::warn!(server = &**watch.relay.probe.server(), %status, unanswered, "the server ended with calls unanswered");
             }
         }
+    }
+}
+
+/// Waits for a time, if there is one.
+async fn reached(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }

@@ -4,9 +4,11 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::Instant;
 
+use rustix::process::Signal;
+
 use super::ends::Order;
 use super::ledger::Replay;
-use super::{LINGER, Pipes, StdioRelay, pipes};
+use super::{GREETING, LINGER, Pipes, StdioRelay, pipes};
 use crate::child::{CleanUp, Started};
 use crate::restarts::{Decision, RestartPolicy, Restarts, ServerState};
 use crate::{INTERNAL_ERROR, answer};
@@ -87,12 +89,23 @@ impl StdioRelay {
             Replay::Nothing => self.flow(None),
             Replay::Unanswered(initialize) => self.flow(Some(initialize)),
             // What follows it waits for the answer.
-            Replay::Answered(initialize) => self.input.give(Order::Write(initialize)),
+            Replay::Answered(initialize) => {
+                self.input.give(Order::Write(initialize));
+                self.greeting_due = Some(now() + GREETING.min(watch.relay.limits.call_timeout));
+            }
         }
+    }
+
+    /// The new server has not answered in time: its end is that of any server that crashes.
+    pub(super) fn hangs(&mut self) {
+        self.greeting_due = None;
+        tracing::warn!("the restarted server does not answer the replayed `initialize`: it is killed");
+        self.child.signal(Signal::KILL);
     }
 
     /// The new server knows of the session.
     pub(super) fn greeted(&mut self) {
+        self.greeting_due = None;
         let supervised = self.watch.as_ref().and_then(|watch| watch.supervised.as_ref());
         let confirmation = supervised.and_then(|supervised| supervised.ledger.confirmation());
         self.flow(confirmation);
