@@ -95,22 +95,21 @@ impl HostPolicy {
     }
 }
 
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Refusal {
+    /// In words, for people who find the lists of what is allowed in this section of their configuration.
+    #[must_use]
+    pub fn told(&self, section: &str) -> String {
         match self {
-            Self::HostCount(count) => write!(f, "expected one Host header, found {count}"),
-            Self::Host(host) => {
-                write!(
-                    f,
-                    "host {host:?} is not answered to: expected localhost, 127.0.0.1, [::1] or one of allowed_hosts"
-                )
-            }
+            Self::HostCount(count) => format!("expected one Host header, found {count}"),
+            Self::Host(host) => format!(
+                "host {host:?} is not answered to: expected localhost, 127.0.0.1, [::1] or one of {section}.allowed_hosts"
+            ),
             Self::Origin(origin, origins) => {
                 let expected = match origins {
                     Origins::Loopback => "a loopback one",
                     Origins::Own => "that of the host asked for, over http,",
                 };
-                write!(f, "origin {origin:?} is not answered to: expected {expected} or one of allowed_origins")
+                format!("origin {origin:?} is not answered to: expected {expected} or one of {section}.allowed_origins")
             }
         }
     }

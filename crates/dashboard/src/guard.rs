@@ -53,7 +53,7 @@ where
                     Refusal::HostCount(_) => StatusCode::BAD_REQUEST,
                     Refusal::Host(_) | Refusal::Origin(..) => StatusCode::FORBIDDEN,
                 };
-                let answer = Problem::new(status, refusal.to_string()).into_response();
+                let answer = Problem::new(status, refusal.told("dashboard")).into_response();
                 Box::pin(async { Ok(private(answer)) })
             }
         }

@@ -335,7 +335,7 @@ async fn only_programs_that_ask_for_us_by_name_are_answered() {
             raw.authority = format!("{name}:{port}");
             let (code, message) = raw.status(raw.request(CHECK)).await;
             assert_eq!(code, Code::PermissionDenied, "{name}");
-            assert!(message.contains("allowed_hosts"), "{message}");
+            assert!(message.contains("dashboard.allowed_hosts"), "{message}");
         }
         raw.authority = running.addr.to_string();
         let host = raw.request(CHECK).header("host", "evil.example");

@@ -85,7 +85,8 @@ impl Gate {
             Some(authority) if hosts().next().is_none() => self.policy.check([authority.as_bytes()], None, []),
             _ => self.policy.check(hosts(), authority, []),
         };
-        checked.map_err(|refusal| Refused::Denied(refusal.to_string()))
+        // Their names are those of the dashboard.
+        checked.map_err(|refusal| Refused::Denied(refusal.told("dashboard")))
     }
 }
 

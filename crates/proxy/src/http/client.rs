@@ -194,7 +194,7 @@ impl Client {
             match hosts.check(host, request.authority, origin) {
                 Ok(()) => Admission::Onward(Box::new(ask(shared, outside, &request))),
                 Err(refusal) => {
-                    tracing::debug!(peer = %address, %refusal, "request refused");
+                    tracing::debug!(peer = %address, refusal = refusal.told("proxy"), "request refused");
                     let body = Body::new(request.length, None, Direction::ToServer, None, false);
                     Admission::Refused(Box::new(Refused {
                         reply: Reply::refused(&refusal),

@@ -25,7 +25,7 @@ impl Reply {
             Refusal::HostCount(_) => 400,
             Refusal::Host(_) | Refusal::Origin(..) => 403,
         };
-        Self::new(status, -32600, None, &format!("mcpscope: {refusal}"))
+        Self::new(status, -32600, None, &format!("mcpscope: {}", refusal.told("proxy")))
     }
 
     /// The request is none that can be passed on; nobody knows where it ends.

@@ -33,6 +33,9 @@ async fn foreign_hosts_and_origins_are_refused_without_the_server() {
         assert_eq!(answer.head.status(), status, "{target} {headers:?}");
         let error: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
         assert_eq!((&error["error"]["code"], error.get("id")), (&(-32600).into(), None), "{error}");
+        let message = error["error"]["message"].as_str().unwrap();
+        let says = if status == 403 { "or one of proxy.allowed_" } else { "expected one Host header, found" };
+        assert!(message.contains(says), "{message}");
     }
     stage.upstream.expect_no_more().await;
 }
