@@ -58,7 +58,7 @@ pub(crate) fn traces(query: &str) -> Result<Filter, Problem> {
             "min_duration" => filter.min_duration.replace(duration(name, &value)?).is_some(),
             "since" => filter.since.replace(time(name, &value)?).is_some(),
             "until" => filter.until.replace(time(name, &value)?).is_some(),
-            "limit" => filter.limit.replace(number(name, &value)?).is_some(),
+            "limit" => filter.limit.replace(limit(name, &value)?).is_some(),
             _ => {
                 let detail = format!("unknown parameter {:?}: expected one of {TRACE_PARAMETERS}", shown(name));
                 return Err(Problem::bad_request(detail));
@@ -94,8 +94,8 @@ fn time(name: &str, value: &str) -> Result<SystemTime, Problem> {
     time.ok_or_else(|| wrong(name, "milliseconds since the epoch, a whole number", value))
 }
 
-fn number(name: &str, value: &str) -> Result<usize, Problem> {
-    value.parse().map_err(|_| wrong(name, "a whole number", value))
+fn limit(name: &str, value: &str) -> Result<usize, Problem> {
+    value.parse().ok().filter(|limit| *limit > 0).ok_or_else(|| wrong(name, "a whole number, 1 or more", value))
 }
 
 fn wrong(name: &str, expected: &str, found: &str) -> Problem {
@@ -167,7 +167,8 @@ mod tests {
                 "parameter until: expected milliseconds since the epoch, a whole number; found \"99999999999999999999\"",
             ),
             ("injected=yes", "parameter injected: expected true or false; found \"yes\""),
-            ("limit=all", "parameter limit: expected a whole number; found \"all\""),
+            ("limit=all", "parameter limit: expected a whole number, 1 or more; found \"all\""),
+            ("limit=0", "parameter limit: expected a whole number, 1 or more; found \"0\""),
             ("tool=a&tool=b", "parameter tool is given twice"),
             (
                 "stauts=ok",

@@ -133,7 +133,6 @@ async fn traces_by_every_parameter() {
         ("since=1800000002000", "add"),
         ("until=1800000002000", "echo"),
         ("limit=1", "add"),
-        ("limit=0", ""),
         ("tool=echo&status=ok&limit=5", "echo"),
     ] {
         assert_eq!(tools(query).await, expected, "{query}");

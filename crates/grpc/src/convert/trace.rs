@@ -108,10 +108,11 @@ pub(crate) fn filter(asked: Option<TraceFilter>, limit: usize) -> Result<Filter,
     let time = |field: &'static str, ms: i64| {
         time_at(ms).ok_or_else(|| Invalid::new(field, "milliseconds since the epoch", ms.to_string()))
     };
-    let limit = wanted.map_or(limit, |wanted| wanted as usize);
-    if limit > MAX_TRACES {
-        return Err(Invalid::new("limit", format!("at most {MAX_TRACES}"), limit.to_string()));
-    }
+    let limit = match wanted.map(|wanted| wanted as usize) {
+        None => limit,
+        Some(wanted @ 1..=MAX_TRACES) => wanted,
+        Some(wrong) => return Err(Invalid::new("limit", format!("1 to {MAX_TRACES}"), wrong.to_string())),
+    };
     Ok(Filter {
         operation,
         method,
@@ -336,7 +337,8 @@ mod tests {
                 TraceFilter { min_duration_ms: Some(f64::NAN), ..all() },
                 "min_duration_ms: expected a number of milliseconds, 0 or more; found NaN",
             ),
-            (TraceFilter { limit: Some(10_001), ..all() }, "limit: expected at most 10000; found 10001"),
+            (TraceFilter { limit: Some(10_001), ..all() }, "limit: expected 1 to 10000; found 10001"),
+            (TraceFilter { limit: Some(0), ..all() }, "limit: expected 1 to 10000; found 0"),
         ] {
             assert_eq!(filter(Some(asked), 100).unwrap_err().to_string(), expected);
         }

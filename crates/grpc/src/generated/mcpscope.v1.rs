@@ -1441,7 +1441,7 @@ pub struct TraceFilter {
     /// Began before this, in ms since the epoch.
     #[prost(int64, optional, tag = "8")]
     pub until: ::core::option::Option<i64>,
-    /// How many at most; no more than 10000.
+    /// How many at most, 1 to 10000.
     #[prost(uint32, optional, tag = "9")]
     pub limit: ::core::option::Option<u32>,
     /// The session, exactly.
@@ -1720,7 +1720,7 @@ pub mod trace_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// The newest traces, newest first.
+        /// The newest traces, the one that ended last first.
         pub async fn list_traces(
             &mut self,
             request: impl tonic::IntoRequest<super::ListTracesRequest>,
@@ -1837,7 +1837,7 @@ pub mod trace_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with TraceServiceServer.
     #[async_trait]
     pub trait TraceService: std::marker::Send + std::marker::Sync + 'static {
-        /// The newest traces, newest first.
+        /// The newest traces, the one that ended last first.
         async fn list_traces(
             &self,
             request: tonic::Request<super::ListTracesRequest>,

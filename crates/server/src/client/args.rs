@@ -13,7 +13,7 @@ pub(crate) enum ClientCommand {
     Health(WatchArgs),
     /// Show the critical metrics of a running instance
     Metrics(MetricsArgs),
-    /// List the newest traces of a running instance
+    /// List the newest traces of a running instance, the one that ended last first; the time shown is when it began
     Traces(TracesArgs),
     /// Show one trace with all of its spans
     Trace(TraceArgs),
@@ -96,8 +96,8 @@ pub(crate) struct TracesArgs {
     /// Only those that began longer ago than this, such as 5m: with --since, those between the two
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "follow")]
     pub(crate) until: Option<Duration>,
-    /// How many at most; with --follow, how many of those that are there already come first
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// How many at most, 1 to 10000 [default: 100]; with --follow, how many of those that are there already come first
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) limit: Option<u32>,
     /// Show traces as they end, until interrupted
     #[arg(long)]
