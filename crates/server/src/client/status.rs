@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use mcpscope_grpc::proto::{
-    Dashboard, GetMetricRequest, GetSnapshotRequest, MetricSeries, MetricWindow, WatchSnapshotsRequest,
+    Dashboard, GetHealthRequest, GetMetricRequest, GetSnapshotRequest, Health, MetricSeries, MetricWindow,
+    WatchSnapshotsRequest,
 };
 
 use super::End;
@@ -16,11 +17,13 @@ use super::screen::Screen;
 use super::text::{self, BAD, Cell, Column, PLAIN, Table, UNKNOWN};
 
 const TOOL_CALLS: &str = "tool_call_duration_ms";
+/// Length of a window unless it is configured otherwise, which nobody tells here.
+const WINDOW_MS: u64 = 10_000;
 
 pub(super) async fn status(args: &WatchArgs) -> Result<(), End> {
     let mut screen = Screen::new(args.asked.output);
     let (client, peer) = connect(&args.asked).await?;
-    let (mut dashboards, mut metrics) = (client.dashboard, client.metrics);
+    let (mut dashboards, mut metrics, mut health) = (client.dashboard, client.metrics, client.health);
     // The dashboard is limited to the busiest series: without the rare ones, errors among them, a tool would look better
     // than it is. Where metrics are off, there are no tools to show.
     let mut tool_calls = async || -> Vec<MetricSeries> {
@@ -44,9 +47,27 @@ pub(super) async fn status(args: &WatchArgs) -> Result<(), End> {
             .await;
     }
     let answer = peer.answer(dashboards.get_snapshot(GetSnapshotRequest {})).await;
-    let dashboard = answer.map_err(|status| peer.failure(&status))?.dashboard.unwrap_or_default();
+    let mut dashboard = answer.map_err(|status| peer.failure(&status))?.dashboard.unwrap_or_default();
     let calls = tool_calls().await;
+    if args.asked.output == Output::Text {
+        // The tools are as of now; the rest may be some seconds old, and an instance that has just begun had no calls then.
+        let answer = peer.answer(health.get_health(GetHealthRequest {})).await;
+        update(&mut dashboard, answer.map_err(|status| peer.failure(&status))?.health.unwrap_or_default());
+    }
     Ok(screen.show(&dashboard, |dashboard, width| render(dashboard, &calls, width))?)
+}
+
+/// Puts what is known as of now in the place of what was.
+fn update(dashboard: &mut Dashboard, health: Health) {
+    dashboard.system_uptime = health.uptime;
+    dashboard.processes.clone_from(&health.processes);
+    dashboard.system_health = Some(health);
+}
+
+/// Open connections: as many as the component counts that is shown below, where it does.
+fn connections(dashboard: &Dashboard) -> u64 {
+    let transports = dashboard.system_health.as_ref().and_then(|health| health.components.get("transports"));
+    transports.and_then(|transports| transports.count).unwrap_or(dashboard.active_connections)
 }
 
 fn render(dashboard: &Dashboard, calls: &[MetricSeries], width: Option<usize>) -> String {
@@ -58,18 +79,20 @@ fn render(dashboard: &Dashboard, calls: &[MetricSeries], width: Option<usize>) -
         text::health(health.map(|health| health.overall()).unwrap_or_default()),
         number::span(dashboard.system_uptime),
         dashboard.cpu_usage.map_or_else(|| UNKNOWN.to_owned(), number::percent),
-        dashboard.active_connections,
+        connections(dashboard),
     );
     if let Some(health) = health {
         out.push_str(&components(health, width));
     }
     out.push_str(&processes(&dashboard.processes, width));
-    out.push_str(&tools(calls, width));
+    let has_window = dashboard.system_uptime >= WINDOW_MS || calls.iter().any(|series| series.window.is_some());
+    out.push_str(&tools(calls, has_window, width));
     out
 }
 
 /// A section with a row for each tool of each server, the busiest first; empty without any.
-fn tools(calls: &[MetricSeries], width: Option<usize>) -> String {
+/// Before the first window of calls, nothing is known of their rates.
+fn tools(calls: &[MetricSeries], has_window: bool, width: Option<usize>) -> String {
     let mut by_tool = BTreeMap::<_, Vec<&MetricSeries>>::new();
     for series in calls {
         by_tool.entry((label(series, "tool"), label(series, "server"))).or_default().push(series);
@@ -93,7 +116,7 @@ fn tools(calls: &[MetricSeries], width: Option<usize>) -> String {
         table.row(vec![
             name.into(),
             server.into(),
-            number::count(tool.rate).into(),
+            or_unknown(has_window.then_some(tool.rate), number::count),
             errors,
             or_unknown(tool.p50, number::duration),
             or_unknown(tool.p95, number::duration),
@@ -139,6 +162,7 @@ fn label<'a>(series: &'a MetricSeries, name: &str) -> &'a str {
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
+    use mcpscope_grpc::proto::ComponentHealth;
 
     use super::super::health::tests::example as example_health;
     use super::super::text::tests::{HOSTILE, assert_harmless};
@@ -214,5 +238,23 @@ mod tests {
             –   up 0 s   memory –   CPU –   connections 0
         "#]]
         .assert_eq(&anstream::adapter::strip_str(&render(&Dashboard::default(), &[], Some(80))).to_string());
+    }
+
+    #[test]
+    fn what_has_just_begun_does_not_contradict_itself() {
+        let mut dashboard = Dashboard { active_connections: 7, ..dashboard() };
+        let mut now = example_health();
+        now.uptime = 3_500;
+        now.components.insert("transports".into(), ComponentHealth { count: Some(2), ..ComponentHealth::default() });
+        update(&mut dashboard, now);
+        let shown =
+            anstream::adapter::strip_str(&render(&dashboard, &[calls("echo", "ok", false, 0)], None)).to_string();
+        let head = shown.lines().next().unwrap();
+        assert!(head.contains("up 3 s ") && head.ends_with("connections 2"), "{head}");
+        // The tool was called, and how often will be known at the end of the window.
+        assert_eq!(
+            shown.lines().last().unwrap().split_whitespace().collect::<Vec<_>>(),
+            ["echo", "demo", "–", "–", "–", "–"]
+        );
     }
 }
