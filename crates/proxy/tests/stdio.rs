@@ -169,7 +169,9 @@ async fn a_command_that_does_not_exist_is_named() {
     let ends = ClientEnd { input, output };
     let probe = Bench::new().probe(Transport::Stdio);
     let error = spawn(Command::new("/no/such-server"), ends, &probe, Limits::default()).unwrap_err();
-    assert_eq!(error.to_string(), "cannot start \"/no/such-server\": No such file or directory (os error 2)");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    let told = (error.to_string(), cause);
+    assert_eq!(told, ("cannot start \"/no/such-server\"".into(), "No such file or directory (os error 2)".into()));
 }
 
 /// Whether the client could write at least once more within a time that is long for a relay.

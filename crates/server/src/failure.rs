@@ -30,8 +30,8 @@ impl Failure {
     }
 
     /// The command to run cannot be started: 127 if there is none of that name, else 126, as in a shell.
-    pub(crate) fn command(source: &std::io::Error, error: impl Into<anyhow::Error>) -> Self {
-        let code = match source.kind() {
+    pub(crate) fn command(kind: std::io::ErrorKind, error: impl Into<anyhow::Error>) -> Self {
+        let code = match kind {
             std::io::ErrorKind::NotFound => 127,
             _ => 126,
         };

@@ -42,7 +42,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let probe = instance.probe(&name, Transport::Stdio);
     let policy = supervise::policy(&instance.settings, args.restart, Restart::Never);
     let relay = supervise::spawn(command, client, &probe, instance.limits(), policy).map_err(|error| match &error {
-        StdioError::Spawn { source, .. } => Failure::command(source, anyhow!("{error}")),
+        StdioError::Spawn { source, .. } => Failure::command(source.kind(), error),
         StdioError::Setup(_) => Failure::internal(error),
     })?;
     traffic.works();

@@ -53,7 +53,7 @@ pub struct ClientEnd {
 #[derive(Debug, thiserror::Error)]
 pub enum StdioError {
     /// The command could not be started.
-    #[error("cannot start {command:?}: {source}")]
+    #[error("cannot start {command:?}")]
     Spawn {
         /// The command as it was given.
         command: String,
@@ -61,7 +61,7 @@ pub enum StdioError {
         source: io::Error,
     },
     /// The system refused a thread or a pipe.
-    #[error("cannot set up the relay: {0}")]
+    #[error("cannot set up the relay")]
     Setup(#[from] io::Error),
 }
 
