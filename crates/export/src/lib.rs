@@ -59,7 +59,7 @@ pub struct Counts {
 
 /// What spans are counted as that are not exported.
 pub(crate) const DROPPED_SPAN: &str = "export_span";
-/// What data points of metrics are counted as that a collector rejected.
+/// What data points of metrics are counted as that a collector rejected, or that it was not to be reached for.
 pub(crate) const DROPPED_POINT: &str = "export_data_point";
 
 /// Exports as `config` says until `stop`, and then for [`FLUSH`] at most what is left.

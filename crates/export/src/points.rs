@@ -1,5 +1,6 @@
 //! Metrics from their snapshot to a collector.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -74,6 +75,7 @@ impl<'a, C: Collector<Request = ExportMetricsServiceRequest>> Export<'a, C> {
 
     async fn send(&mut self, ending: &Ending) {
         let to = self.config.otlp.destination();
+        let points = AtomicU64::new(0);
         let send = || async {
             let (reader, resource, starts) =
                 (self.reader.clone(), Arc::clone(&self.resource), Arc::clone(&self.starts));
@@ -83,23 +85,25 @@ impl<'a, C: Collector<Request = ExportMetricsServiceRequest>> Export<'a, C> {
                 let mut starts = starts.lock().unwrap_or_else(PoisonError::into_inner);
                 Some(starts.request(&snapshot, now, &resource))
             });
-            match request.await {
-                Some(request) => {
-                    let points = convert::points(&request);
-                    let Accepted { rejected, message } = self.collector.send(request).await?;
-                    // No more than there were, whatever it says.
-                    Ok(Accepted { rejected: rejected.min(points), message })
-                }
+            let request = request.await;
+            points.store(request.as_ref().map_or(0, convert::points), Ordering::Relaxed);
+            match request {
+                Some(request) => self.collector.send(request).await,
                 None => Err(Refusal::new("metrics are switched off", Again::Never)),
             }
         };
         let failed = |why: &Refusal| self.condition.fails(SIGNAL, &to, &why.message, why.details.as_deref());
-        // What is cumulative is not lost: the next export has it.
-        let Ok(Accepted { rejected, message }) = self.delivery.deliver(ending, send, failed).await else { return };
+        let delivered = self.delivery.deliver(ending, send, failed).await;
+        let points = points.into_inner();
+        let Ok(Accepted { rejected, message }) = delivered else {
+            // What they say is not lost, for it is cumulative, and the next export has it.
+            return self.reader.dropped_many(DROPPED_POINT, points);
+        };
         if rejected > 0 {
+            // No more than there were, whatever it says.
+            let rejected = rejected.min(points);
             self.condition.fails(SIGNAL, &to, &format!("{rejected} data points rejected: {message}"), None);
-            self.reader.dropped_many(DROPPED_POINT, rejected);
-            return;
+            return self.reader.dropped_many(DROPPED_POINT, rejected);
         }
         self.condition.says(&to, &message);
         self.condition.works(SIGNAL, &to);

@@ -110,6 +110,9 @@ pub fn explain(error: &rustls::Error, trusted: &str) -> Option<String> {
             rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired) => {
                 Some("it wants a certificate of its client".into())
             }
+            rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol) => {
+                Some("it does not speak this protocol over TLS; check protocol and port".into())
+            }
             _ => None,
         };
     };
@@ -204,6 +207,8 @@ mod tests {
         assert!(said.contains("make one with CA:FALSE"), "{said}");
         let old = made(|params| params.not_after = rcgen::date_time_ymd(2001, 1, 1));
         assert_eq!(judged(&old, &key, &old).unwrap(), "its certificate has expired");
+        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol);
+        assert!(explain(&alert, "X").unwrap().contains("check protocol and port"));
     }
 
     #[test]

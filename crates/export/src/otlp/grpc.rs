@@ -102,7 +102,32 @@ fn refusal(status: &Status, signal: &str) -> Refusal {
     };
     let message = match status.code() {
         Code::Unimplemented => format!("Unimplemented: it takes no {signal} over gRPC; check the port"),
-        _ => told.clone(),
+        _ => no_grpc(status.message()).unwrap_or_else(|| told.clone()),
     };
     Refusal::new(message, again).with_details(told)
+}
+
+/// What tonic says of answers that are HTTP/2 and no gRPC, in plain words; it has no other way to tell them.
+fn no_grpc(told: &str) -> Option<String> {
+    if let Some(status) = told.strip_prefix("grpc-status header missing, mapped from HTTP status code ") {
+        return Some(format!("it answers with HTTP status {status} and no gRPC; check protocol and port"));
+    }
+    told.starts_with("protocol error: ").then(|| "what it answers is no gRPC; check protocol and port".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_grpc_is_said_in_plain_words() {
+        let said = |status: &Status| (refusal(status, "metrics").message, refusal(status, "metrics").details.is_some());
+        let words = "grpc-status header missing, mapped from HTTP status code 415";
+        let plain = "it answers with HTTP status 415 and no gRPC; check protocol and port";
+        assert_eq!(said(&Status::unknown(words)), (plain.to_owned(), true));
+        let plain = "what it answers is no gRPC; check protocol and port";
+        assert_eq!(said(&Status::unknown("protocol error: missing grpc-status trailer")), (plain.to_owned(), true));
+        // What a collector says itself is left as it is.
+        assert_eq!(said(&Status::unknown("no room")), ("Unknown: no room".to_owned(), false));
+    }
 }

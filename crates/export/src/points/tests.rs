@@ -96,3 +96,17 @@ async fn no_more_can_be_rejected_than_there_were() {
     let (dropped, metrics) = (world.dropped(DROPPED_POINT), requests[0].1 as u64);
     assert!((metrics..metrics * 100).contains(&dropped), "{dropped} points of {metrics} metrics");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_or_given_up_is_counted_whole() {
+    let refused = || Err(Refusal::new("401 Unauthorized", Again::Never));
+    let (world, requests) = export([refused(), refused()], async |_| sleep(Duration::from_secs(45)).await).await;
+    let of_two = world.dropped(DROPPED_POINT);
+    let metrics = (requests[0].1 + requests[1].1) as u64;
+    assert!(of_two >= metrics, "{of_two} points of {metrics} metrics");
+    // Tried again until the end, it is counted once.
+    let away = std::iter::repeat_with(|| Err(Refusal::new("nothing listens there", Again::Later)));
+    let (world, requests) = export(away.take(100), async |_| sleep(Duration::from_secs(25)).await).await;
+    assert!(requests.len() > 1, "{requests:?}");
+    assert_eq!(world.dropped(DROPPED_POINT), of_two / 2);
+}
