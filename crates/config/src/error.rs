@@ -10,6 +10,15 @@ use std::{fmt, io, path::PathBuf, str::Utf8Error};
 pub struct ConfigErrors(pub(crate) Vec<ConfigError>);
 
 impl ConfigErrors {
+    /// These, if there are any.
+    ///
+    /// # Errors
+    /// There are.
+    pub fn none_of(errors: impl IntoIterator<Item = ConfigError>) -> Result<(), Self> {
+        let errors: Vec<_> = errors.into_iter().collect();
+        if errors.is_empty() { Ok(()) } else { Err(Self(errors)) }
+    }
+
     /// The errors one by one.
     #[must_use]
     pub fn errors(&self) -> &[ConfigError] {

@@ -17,5 +17,6 @@ pub use critical::{CriticalMetric, MetricKind};
 pub use environment::environment;
 pub use error::{ConfigError, ConfigErrors, Origin, Problem};
 pub use kind::{InvalidRatio, Ratio, Restart};
+pub use load::Places;
 pub use servers::Server;
 pub use settings::{Dashboard, Metrics, Otel, Proxy, Settings, Supervision, Tls, Tracing};

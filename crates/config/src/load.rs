@@ -20,6 +20,17 @@ impl Settings {
     /// Everything that is wrong in all files and variables at once, each with its place: up to 100 errors a file, but one
     /// only for a file that cannot be read or is not YAML.
     pub fn load(files: &[PathBuf], env: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigErrors> {
+        Self::load_with_places(files, env).map(|(settings, _)| settings)
+    }
+
+    /// The same, and where each setting was written.
+    ///
+    /// # Errors
+    /// As of [`Settings::load`].
+    pub fn load_with_places(
+        files: &[PathBuf],
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Self, Places), ConfigErrors> {
         let mut tree = Tree::new();
         let mut errors = Vec::new();
         let mut documents = Vec::new();
@@ -31,13 +42,31 @@ impl Settings {
             documents.push(document.map_err(|error| errors.push(error)).ok());
         }
         environment::apply(env, &mut tree, &mut errors);
+        let places = Places { tree, documents };
+        let tree = &places.tree;
         for conflict in tree.settings.conflicts() {
             // A refused value left the default in its place, and that proves nothing.
             if !conflict.paths.iter().any(|path| tree.was_refused(path)) {
-                errors.extend(located(&conflict, &tree, &documents));
+                errors.extend(located(&conflict, tree, &places.documents));
             }
         }
-        if errors.is_empty() { Ok(tree.settings) } else { Err(ConfigErrors(errors)) }
+        if errors.is_empty() { Ok((tree.settings.clone(), places)) } else { Err(ConfigErrors(errors)) }
+    }
+}
+
+/// Where settings were written.
+#[derive(Debug)]
+pub struct Places {
+    tree: Tree,
+    documents: Vec<Option<Document>>,
+}
+
+impl Places {
+    /// What turned out to be wrong with a setting later on, such as the content of a file that it names, by its key (such as
+    /// `tls.key_file`): an error like any other, with its place. None if it was set nowhere.
+    #[must_use]
+    pub fn refuse(&self, key: &'static str, message: String) -> Option<ConfigError> {
+        located(&Conflict { paths: [key, key], message }, &self.tree, &self.documents)
     }
 }
 

@@ -28,7 +28,7 @@ use crate::observe::{Bindings, Observing, Taken};
 use crate::relay::only_relay;
 use crate::reload::{AtHangup, Reloads};
 use crate::running::Mode;
-use crate::{signals, supervise};
+use crate::{signals, supervise, tls};
 
 /// Before a stdio session that has ended begins anew.
 const ANEW: Duration = Duration::from_secs(1);
@@ -39,6 +39,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     let listen: Address =
         args.listen.parse().map_err(|error: anyhow::Error| Failure::usage(error.context("--listen")))?;
     let instance = Instance::new(&args.common)?;
+    tls::say_unused(&instance.settings, "demo");
     let name = server_name(args.common.name.as_deref(), "demo");
     let bindings = Bindings::bind(&instance, &args.common, Taken::Fails)?;
     let bound = bind_or_fail(&listen, "--listen")?;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use mcpscope_config::{CriticalMetric, MetricKind, Settings};
+use mcpscope_config::{CriticalMetric, MetricKind, Places, Settings};
 use mcpscope_core::{ClockAnchor, Component, HostPolicy, Origins, Ratio, Transport};
 use mcpscope_export::{Enabled, Exporter, Service};
 use mcpscope_health::{Reporter, View};
@@ -21,6 +21,8 @@ use crate::failure::{Failure, say};
 /// What records the traffic of this process.
 pub(crate) struct Instance {
     pub(crate) settings: Settings,
+    /// Where they were written.
+    pub(crate) places: Places,
     /// What is exported. [`mcpscope_export::Config::exports_traces`] is what `--propagate auto` goes by.
     pub(crate) export: mcpscope_export::Config,
     metrics: Option<Metrics>,
@@ -36,7 +38,8 @@ impl Instance {
     /// Reads the configuration and makes what records.
     pub(crate) fn new(common: &Common) -> Result<Self, Failure> {
         crate::logging::install(common.log, common.log_format);
-        let settings = Settings::load(&common.config, mcpscope_config::environment(&[])).map_err(Failure::usage)?;
+        let loaded = Settings::load_with_places(&common.config, mcpscope_config::environment(&[]));
+        let (settings, places) = loaded.map_err(Failure::usage)?;
         let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
         let on = settings.observability_enabled;
         let export = export_config(&settings)?;
@@ -53,7 +56,7 @@ impl Instance {
         let instrumentation = if on { Some(instrumentation(&settings)?) } else { None };
         let (reporter, view) = mcpscope_health::channel(anchor.mono);
         let propagate = common.propagate;
-        Ok(Self { settings, export, metrics, tracer, instrumentation, propagate, anchor, reporter, view })
+        Ok(Self { settings, places, export, metrics, tracer, instrumentation, propagate, anchor, reporter, view })
     }
 
     /// What the hub observes.

@@ -18,6 +18,7 @@ mod running;
 mod serve;
 mod signals;
 mod supervise;
+mod tls;
 
 use std::process::ExitCode;
 

@@ -13,6 +13,7 @@ use crate::listen::{Address, bind_or_fail};
 use crate::observe::{Bindings, Observing, Taken};
 use crate::reload::{AtHangup, Reloads};
 use crate::running::Mode;
+use crate::tls::tls;
 use crate::{relay, signals};
 
 pub(crate) async fn proxy(args: ProxyArgs) -> Result<ExitCode, Failure> {
@@ -21,7 +22,7 @@ pub(crate) async fn proxy(args: ProxyArgs) -> Result<ExitCode, Failure> {
     let listen: Address =
         args.listen.parse().map_err(|error: anyhow::Error| Failure::usage(error.context("--listen")))?;
     let instance = Instance::new(&args.common)?;
-    let tls = relay::tls(&instance.settings, &upstream)?;
+    let tls = tls(&instance, &upstream)?;
     let name = server_name(args.common.name.as_deref(), upstream.authority());
     let bindings = Bindings::bind(&instance, &args.common, Taken::Fails)?;
     let bound = bind_or_fail(&listen, "--listen")?;

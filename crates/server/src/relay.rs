@@ -4,36 +4,17 @@ use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mcpscope_config::{self as config, Settings};
+use mcpscope_config::Settings;
 use mcpscope_core::Transport;
 use mcpscope_health::Reporter;
 use mcpscope_hooks::Probe;
 use mcpscope_proxy::Traffic;
 use mcpscope_proxy::http::{self, Config, Tls, Upstream};
-use mcpscope_tls::Identity;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, say};
 use crate::instance::Instance;
 use crate::listen::Bound;
-
-/// What the relay speaks TLS with, as the files say.
-pub(crate) fn tls(settings: &Settings, upstream: &Upstream) -> Result<Tls, Failure> {
-    let config::Tls { cert_file, key_file, client_ca_file } = &settings.tls;
-    let accept = match (cert_file, key_file) {
-        (Some(chain), Some(key)) => {
-            let identity = Identity { chain: chain.clone(), key: key.clone() };
-            let server = mcpscope_tls::server(&identity, client_ca_file.as_deref());
-            Some(server.map_err(|error| Failure::usage(anyhow::anyhow!(error).context("tls")))?)
-        }
-        _ => None,
-    };
-    let connect = upstream.is_secure().then(|| {
-        let client = mcpscope_tls::client(settings.proxy.upstream_ca_file.as_deref(), None);
-        client.map_err(|error| Failure::usage(anyhow::anyhow!(error).context("TLS to the upstream")))
-    });
-    Ok(Tls::new(connect.transpose()?, accept))
-}
 
 /// Where clients find the relay that is bound to `addr`.
 pub(crate) fn url(addr: SocketAddr, tls: &Tls, upstream: &Upstream) -> String {

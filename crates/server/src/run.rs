@@ -19,10 +19,11 @@ use crate::instance::{Instance, server_name};
 use crate::observe::{Bindings, Observing, Taken};
 use crate::reload::{AtHangup, Reloads};
 use crate::running::Mode;
-use crate::{signals, supervise};
+use crate::{signals, supervise, tls};
 
 pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let instance = Instance::new(&args.common)?;
+    tls::say_unused(&instance.settings, "run");
     let (program, arguments) = args.command.split_first().ok_or_else(|| Failure::usage(anyhow!("no command")))?;
     let file_name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
     let name = server_name(args.common.name.as_deref(), &file_name);

@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,6 +9,9 @@ use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{CertificateError, ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier, crypto};
+
+/// How far a file is looked at for whether it holds an encrypted key, in bytes.
+const MAX_KEY_BYTES: u64 = 64 << 10;
 
 /// Who one is: a certificate and its key, each the name of a PEM file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,15 +33,51 @@ pub enum TlsError {
         /// What is wrong with it.
         source: pem::Error,
     },
-    /// A file has nothing in it.
+    /// A file has no certificate in it.
     #[error("{} holds no certificate", .0.display())]
     NoCertificate(PathBuf),
+    /// A file has a certificate in it that is none.
+    #[error("a certificate in {} cannot be used", path.display())]
+    Certificate {
+        /// Its name.
+        path: PathBuf,
+        /// Why not.
+        source: rustls::Error,
+    },
+    /// A file has no private key in it.
+    #[error("{} holds no private key", .0.display())]
+    NoKey(PathBuf),
+    /// A private key is encrypted, and nobody is there to be asked for the password.
+    #[error(
+        "the private key in {path} is encrypted; `openssl pkey -in {path} -out FILE` asks for its password and decrypts it",
+        path = .0.display()
+    )]
+    EncryptedKey(PathBuf),
+    /// A private key is of no known kind.
+    #[error("the private key in {} cannot be used", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: rustls::Error,
+    },
+    /// A private key belongs to another certificate.
+    #[error("the private key in {} does not belong to the certificate in {}", .0.key.display(), .0.chain.display())]
+    Mismatch(Identity),
+    /// The certificate and its key cannot be used together.
+    #[error("the certificate in {} cannot be used with the private key in {}", identity.chain.display(), identity.key.display())]
+    Identity {
+        /// The files.
+        identity: Identity,
+        /// Why not.
+        source: rustls::Error,
+    },
     /// The system has no certificates to check a server's with.
     #[error("the system has no certificates to check the server's with")]
     NoRoots,
-    /// rustls cannot use what the files hold.
-    #[error("the certificate or key cannot be used")]
-    Rejected(#[from] rustls::Error),
+    /// The cryptography does not go together, which it does.
+    #[error("there is no TLS")]
+    Cryptography(#[from] rustls::Error),
     /// The certificates cannot vouch for clients.
     #[error("the certificates in {} cannot be used to check clients", path.display())]
     Clients {
@@ -67,7 +108,10 @@ pub fn client(roots: Option<&Path>, identity: Option<&Identity>) -> Result<Clien
     };
     let config = builder()?.with_root_certificates(roots);
     Ok(match identity {
-        Some(Identity { chain, key }) => config.with_client_auth_cert(certificates(chain)?, private_key(key)?)?,
+        Some(identity) => {
+            let (chain, key) = identity.read()?;
+            config.with_client_auth_cert(chain, key).map_err(|error| identity.refused(error))?
+        }
         None => config.with_no_client_auth(),
     })
 }
@@ -96,7 +140,44 @@ pub fn server(identity: &Identity, clients: Option<&Path>) -> Result<ServerConfi
         }
         None => config.with_no_client_auth(),
     };
-    Ok(config.with_single_cert(certificates(&identity.chain)?, private_key(&identity.key)?)?)
+    let (chain, key) = identity.read()?;
+    config.with_single_cert(chain, key).map_err(|error| identity.refused(error))
+}
+
+/// What a file is to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// A certificate, and behind it those that vouch for it.
+    Chain,
+    /// A private key.
+    Key,
+    /// Certificates that others are checked against.
+    Authorities,
+}
+
+/// Looks at one file alone, so that all that is wrong can be told at once.
+///
+/// # Errors
+/// It does not hold that.
+pub fn check(path: &Path, holds: Holds) -> Result<(), TlsError> {
+    match holds {
+        Holds::Chain => certificates(path).map(drop),
+        Holds::Key => private_key(path).map(drop),
+        Holds::Authorities => store(path).map(drop),
+    }
+}
+
+impl Identity {
+    fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+        Ok((certificates(&self.chain)?, private_key(&self.key)?))
+    }
+
+    fn refused(&self, error: rustls::Error) -> TlsError {
+        match error {
+            rustls::Error::InconsistentKeys(_) => TlsError::Mismatch(self.clone()),
+            source => TlsError::Identity { identity: self.clone(), source },
+        }
+    }
 }
 
 /// What is wrong with a server's TLS, in plain words where there are any. `trusted` names what its certificate is checked against.
@@ -141,7 +222,8 @@ fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
 
 fn store(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    certificates(path)?.into_iter().try_for_each(|certificate| roots.add(certificate))?;
+    let refused = |source| TlsError::Certificate { path: path.to_owned(), source };
+    certificates(path)?.into_iter().try_for_each(|certificate| roots.add(certificate)).map_err(refused)?;
     Ok(roots)
 }
 
@@ -153,7 +235,23 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|source| TlsError::File { path: path.to_owned(), source })
+    let key = PrivateKeyDer::from_pem_file(path).map_err(|source| match source {
+        _ if is_encrypted(path) => TlsError::EncryptedKey(path.to_owned()),
+        pem::Error::NoItemsFound => TlsError::NoKey(path.to_owned()),
+        source => TlsError::File { path: path.to_owned(), source },
+    })?;
+    let provider = crypto::ring::default_provider().key_provider;
+    let refused = |source| TlsError::Key { path: path.to_owned(), source };
+    provider.load_private_key(key.clone_key()).map_err(refused)?;
+    Ok(key)
+}
+
+/// Whether a file says that it holds an encrypted key, in either of the two forms that there are (RFC 5958, RFC 1421).
+fn is_encrypted(path: &Path) -> bool {
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_KEY_BYTES).read_to_end(&mut text));
+    let text = String::from_utf8_lossy(&text);
+    read.is_ok() && ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"].iter().any(|mark| text.contains(mark))
 }
 
 #[cfg(test)]
@@ -225,6 +323,7 @@ mod tests {
         let good = Identity { chain: chain.clone(), key };
         server(&good, Some(&chain)).unwrap();
         client(Some(&chain), Some(&good)).unwrap();
+        check(&chain, Holds::Chain).unwrap();
 
         let said = |error: TlsError| match error.source() {
             Some(source) => format!("{error}: {source}"),
@@ -236,10 +335,26 @@ mod tests {
         let error = said(client(Some(&empty), None).unwrap_err());
         assert!(error.contains("empty.pem holds no certificate"), "{error}");
         let error = said(server(&Identity { key: empty.clone(), ..good.clone() }, None).unwrap_err());
-        assert!(error.contains("cannot read") && error.contains("empty.pem"), "{error}");
+        assert!(error.contains("empty.pem holds no private key"), "{error}");
         let foreign = file("other.pem", &other.signing_key.serialize_pem());
         let error = said(server(&Identity { key: foreign, ..good.clone() }, None).unwrap_err());
-        assert!(error.contains("cannot be used"), "{error}");
+        let (key, chain) = ("other.pem does not belong to the certificate in ", "chain.pem");
+        assert!(error.contains(key) && error.ends_with(chain), "{error}");
+        for encrypted in [
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n",
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nMIIB\n-----END RSA PRIVATE KEY-----\n",
+        ] {
+            let key = file("encrypted.pem", encrypted);
+            let error = said(server(&Identity { key: key.clone(), ..good.clone() }, None).unwrap_err());
+            let decrypts = format!("is encrypted; `openssl pkey -in {} -out FILE`", key.display());
+            assert!(error.contains(&decrypts), "{error}");
+        }
+        let odd = file("odd.pem", "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n");
+        let error = said(check(&odd, Holds::Key).unwrap_err());
+        assert!(error.contains("the private key in ") && error.contains("odd.pem cannot be used: "), "{error}");
+        let odd = file("ca.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n");
+        let error = said(check(&odd, Holds::Authorities).unwrap_err());
+        assert!(error.contains("a certificate in ") && error.contains("ca.pem cannot be used: "), "{error}");
         let error = said(server(&good, Some(&empty)).unwrap_err());
         assert!(error.contains("empty.pem holds no certificate"), "{error}");
     }

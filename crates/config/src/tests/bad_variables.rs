@@ -3,6 +3,7 @@
 use expect_test::{Expect, expect};
 
 use super::load;
+use crate::{ConfigErrors, Settings};
 
 #[track_caller]
 #[expect(clippy::needless_pass_by_value, reason = "the calls read better with a value")]
@@ -75,4 +76,21 @@ fn what_the_standard_variables_say() {
             MCPSCOPE_OTEL_SAMPLING_RATE: unknown variable, did you mean `MCPSCOPE_OTEL_SAMPLING`?
             MCPSCOPE_OTEL_TRACES: unknown variable, did you mean `MCPSCOPE_OTEL_ENABLED`?"#]],
     );
+}
+
+#[test]
+fn what_turns_out_to_be_wrong_later_has_its_place_too() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "tls:\n  cert_file: a.pem\n  key_file: b.pem\n").unwrap();
+    let variables = [("MCPSCOPE_TLS_KEY_FILE".to_owned(), "c.pem".to_owned())];
+    let (settings, places) = Settings::load_with_places(&[file.path().to_owned()], variables).unwrap();
+    assert_eq!(settings.tls.key_file, Some("c.pem".into()));
+    let refused = |key| places.refuse(key, "is odd".to_owned()).map(|error| error.to_string());
+    let place = format!("{}:2:14: tls.cert_file: is odd", file.path().display());
+    assert_eq!(refused("tls.cert_file"), Some(place));
+    assert_eq!(refused("tls.key_file"), Some("MCPSCOPE_TLS_KEY_FILE: tls.key_file: is odd".to_owned()));
+    assert_eq!(refused("tls.client_ca_file"), None);
+    assert!(ConfigErrors::none_of([]).is_ok());
+    let both = ["tls.cert_file", "tls.key_file"].map(|key| places.refuse(key, "is odd".to_owned()).unwrap());
+    assert_eq!(ConfigErrors::none_of(both).unwrap_err().to_string().lines().count(), 2);
 }

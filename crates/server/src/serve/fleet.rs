@@ -18,6 +18,7 @@ use super::Processes;
 use crate::failure::Failure;
 use crate::instance::Instance;
 use crate::listen::{Address, Bound, bind_or_fail};
+use crate::tls::tls;
 use crate::{relay, supervise};
 
 /// The servers that run.
@@ -116,9 +117,8 @@ impl<'a> Fleet<'a> {
         if let Some(member) = self.members.iter().find(|member| is_untouched(&member.server, server)) {
             return Ok(Wanted { server: server.clone(), start: None, url: member.url.clone() });
         }
-        let settings = &self.instance.settings;
         let upstream = Upstream::parse(&server.upstream).map_err(Failure::usage)?;
-        let tls = relay::tls(settings, &upstream)?;
+        let tls = tls(self.instance, &upstream)?;
         let is_left = |member: &&Member| !servers.iter().any(|server| is_untouched(&member.server, server));
         let address: Address = server.listen.parse().map_err(Failure::usage)?;
         let bound = match self.members.iter().filter(is_left).find(|member| member.is_at(&address, &server.name)) {
