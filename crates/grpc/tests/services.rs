@@ -192,7 +192,7 @@ async fn traces_are_listed_found_and_cleared() {
         let wrong = list(Some(wrong)).await.unwrap_err();
         assert_eq!(
             (wrong.code(), wrong.message()),
-            (Code::InvalidArgument, "limit: expected at most 10000; found 1000000")
+            (Code::InvalidArgument, "limit: expected 1 to 10000; found 1000000")
         );
 
         let one = traces.get_trace(GetTraceRequest { id: all[0].id.clone() }).await.unwrap().into_inner().trace;
