@@ -242,6 +242,14 @@ pub struct Proxy {
     /// `proxy.max_message`. Default: 16 MiB.
     #[serde(rename = "max_message", with = "Size")]
     pub max_message_bytes: u64,
+    /// So many messages of all connections of one relay may wait to be written on; while they do, each connection takes no more
+    /// than 1 KiB before it has written that on. 1 to 1 000 000. Default: 1024.
+    #[serde(with = "Count")]
+    pub queue_messages: usize,
+    /// The same in bytes, 1 to 2^40; as much again is for the copies of messages that do not arrive in one piece. The key is
+    /// `proxy.queue_bytes`. Default: 64 MiB.
+    #[serde(with = "Size")]
+    pub queue_bytes: u64,
     /// How long connecting to the upstream may take, 1 ms to 365 days. Default: 10 s.
     #[serde(with = "Period")]
     pub connect_timeout: Duration,
@@ -303,8 +311,7 @@ pub struct Tls {
 
 /// Keys of later versions: refused by name, because a setting that does nothing must not look as if it did. A section
 /// stands for all its keys.
-pub(crate) const LATER: &[&str] =
-    &["alerting", "auth", "chaos", "history", "proxy.queue_bytes", "proxy.queue_messages", "tracing.capture"];
+pub(crate) const LATER: &[&str] = &["alerting", "auth", "chaos", "history", "tracing.capture"];
 
 /// The standard variable that says what people look for under this name in the section `otel`: where a collector is, and how it
 /// is spoken to, is said by the variables alone.
@@ -488,6 +495,8 @@ impl Default for Proxy {
     fn default() -> Self {
         Self {
             max_message_bytes: 16 << 20,
+            queue_messages: 1024,
+            queue_bytes: 64 << 20,
             connect_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             idle_session: Duration::from_secs(30 * 60),

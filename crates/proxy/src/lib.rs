@@ -13,6 +13,7 @@ mod inject;
 mod json;
 mod members;
 mod pending;
+mod queue;
 mod relay;
 mod restarts;
 mod scan;
@@ -35,14 +36,18 @@ const INTERNAL_ERROR: i64 = -32603;
 /// How long what trace context is to be put into is waited for, until it is complete; longer, and it goes on as it is.
 const MAX_HOLD: Duration = Duration::from_secs(1);
 
-/// What bounds the observation of traffic; the traffic itself is bounded by backpressure alone.
+/// What bounds the memory of one relay. Traffic that finds none is held back where it comes from, and is never lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// A larger message is relayed without being looked at, in bytes. Default: [`Limits::DEFAULT_MAX_MESSAGE`].
     pub max_message: usize,
-    /// Memory for the copies of all messages under way in one relay, and for what of them is held, in bytes; while it is used
-    /// up, messages that do not arrive in one piece are relayed without being looked at. Default: [`Limits::DEFAULT_MAX_COPIES`].
-    pub max_copies: usize,
+    /// So many messages of all connections together may wait to be written on; while they do, each connection takes no more
+    /// than 1 KiB before it has written that on. Default: [`Limits::DEFAULT_QUEUE_MESSAGES`].
+    pub queue_messages: usize,
+    /// The same in bytes. As much again is for the copies of messages that do not arrive in one piece, and for what of them is
+    /// held until they are complete; while it is used up, such messages are relayed without being looked at. Default:
+    /// [`Limits::DEFAULT_QUEUE_BYTES`].
+    pub queue_bytes: usize,
     /// A call without an answer for this long counts as timed out. Default: [`Limits::DEFAULT_CALL_TIMEOUT`].
     pub call_timeout: Duration,
 }
@@ -50,8 +55,10 @@ pub struct Limits {
 impl Limits {
     /// 16 MiB.
     pub const DEFAULT_MAX_MESSAGE: usize = 16 << 20;
+    /// 1024.
+    pub const DEFAULT_QUEUE_MESSAGES: usize = 1024;
     /// 64 MiB.
-    pub const DEFAULT_MAX_COPIES: usize = 64 << 20;
+    pub const DEFAULT_QUEUE_BYTES: usize = 64 << 20;
     /// 300 s.
     pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(300);
 }
@@ -60,7 +67,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_message: Self::DEFAULT_MAX_MESSAGE,
-            max_copies: Self::DEFAULT_MAX_COPIES,
+            queue_messages: Self::DEFAULT_QUEUE_MESSAGES,
+            queue_bytes: Self::DEFAULT_QUEUE_BYTES,
             call_timeout: Self::DEFAULT_CALL_TIMEOUT,
         }
     }

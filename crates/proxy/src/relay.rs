@@ -9,6 +9,7 @@ use mcpscope_hooks::{Loss, Probe};
 use crate::Limits;
 use crate::clients::Clients;
 use crate::framing::{Budget, Framing, Tap};
+use crate::queue::Queue;
 
 /// Requests in flight that are followed, in all conversations together, besides one in each; a bound against peers that
 /// never answer.
@@ -21,14 +22,16 @@ pub(crate) struct Relay {
     pub(crate) probe: Probe,
     pub(crate) limits: Limits,
     pub(crate) clients: Arc<Clients>,
+    pub(crate) queue: Arc<Queue>,
     budget: Arc<Budget>,
     pending: Arc<AtomicUsize>,
 }
 
 impl Relay {
     pub(crate) fn new(probe: Probe, limits: Limits) -> Arc<Self> {
-        let budget = Arc::new(Budget::new(limits.max_copies));
-        Arc::new(Self { probe, limits, clients: Arc::default(), budget, pending: Arc::default() })
+        let budget = Arc::new(Budget::new(limits.queue_bytes));
+        let queue = Arc::new(Queue::new(&limits));
+        Arc::new(Self { probe, limits, clients: Arc::default(), queue, budget, pending: Arc::default() })
     }
 
     /// The same relay for one more connection.
@@ -37,6 +40,7 @@ impl Relay {
             probe: self.probe.for_connection(),
             limits: self.limits,
             clients: Arc::clone(&self.clients),
+            queue: Arc::clone(&self.queue),
             budget: Arc::new(self.budget.for_connection()),
             pending: Arc::clone(&self.pending),
         })

@@ -49,6 +49,8 @@ struct Path {
     state: PathState,
     /// Why it failed last, from then on until it works again.
     failed: Option<Box<str>>,
+    /// Why it is close to its limits, if it is.
+    crowded: Option<Box<str>>,
     /// Whether what is tried on the path says nothing, because there is no server yet, or no more.
     is_held: bool,
 }
@@ -81,7 +83,7 @@ impl Paths {
         let mut table = self.0.lock();
         let id = table.next;
         table.next += 1;
-        table.paths.insert(id, Path { name, is_critical, state, failed: None, is_held: false });
+        table.paths.insert(id, Path { name, is_critical, state, failed: None, crowded: None, is_held: false });
         self.0.tell(&table);
         Traffic { paths: self.clone(), id, works: AtomicBool::default(), unanswered: AtomicU32::default() }
     }
@@ -101,6 +103,8 @@ impl Shared {
         }
         let failing: Vec<&Path> = table.paths.values().filter(|path| path.reason_to_fail().is_some()).collect();
         let (all_fail, one_works) = (failing.len() == table.paths.len(), table.paths.values().any(Path::works));
+        let crowded: Vec<String> = table.paths.values().filter_map(Path::crowded).collect();
+        let crowded = reasons(crowded.into_iter());
         let reasons = reasons(failing.iter().map(|path| path.described()));
         let [registry, sessions, transports] = RUNNING;
         let critical = [(State::Critical, "Registry not running"), (State::Critical, "Session manager not running")];
@@ -110,7 +114,8 @@ impl Shared {
             if !one_works {
                 return;
             }
-            (running, (State::Healthy, transports))
+            let state = if crowded.is_empty() { State::Healthy } else { State::Warning };
+            (running, (state, if crowded.is_empty() { transports } else { crowded.as_str() }))
         } else if all_fail || failing.iter().any(|path| path.is_critical) {
             (critical, (State::Critical, reasons.as_str()))
         } else {
@@ -148,6 +153,12 @@ impl Path {
             PathState::Fails(reason) => Some(reason),
             PathState::Unknown(_) | PathState::Works => None,
         }
+    }
+
+    /// Why it is close to its limits though it works, with its name if it has one.
+    fn crowded(&self) -> Option<String> {
+        let reason = self.crowded.as_ref().filter(|_| self.works())?;
+        Some(self.name.as_ref().map_or_else(|| reason.to_string(), |name| format!("{name}: {reason}")))
     }
 
     /// Why it does not work, with its name if it has one.
@@ -261,6 +272,11 @@ impl Traffic {
                 path.state = state;
             }
         });
+    }
+
+    /// It is close to its limits for this reason, or not any more. A path that does not work stays what it is.
+    pub(crate) fn is_crowded(&self, reason: Option<String>) {
+        self.change(|path| path.crowded = reason.map(Into::into));
     }
 
     fn change(&self, change: impl FnOnce(&mut Path)) {

@@ -15,16 +15,17 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use common::{
     Bench, Faults, Panics, connections, dropped, ended, errors, holds, operations, queued, sessions, tool_calls, way,
 };
 use mcpscope_core::{Direction, FaultId, Transport, Verdict};
+use mcpscope_health::State;
 use mcpscope_hooks::{MessageFacts, Parts, Probe};
 use mcpscope_metrics::desc;
-use mcpscope_proxy::Limits;
 use mcpscope_proxy::stdio::{ClientEnd, StdioRelay, spawn};
+use mcpscope_proxy::{Limits, Traffic};
 use mcpscope_test_support::{PATIENCE, StdioClient, eventually, read_to_end, within};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -444,4 +445,49 @@ async fn a_panic_inside_recording_leaves_the_traffic_alone_and_is_counted() {
     assert!(status.success());
     assert_eq!(output, input);
     eventually(|| if bench.value(&dropped("panic")) >= 2 { Ok(()) } else { Err(bench.counts()) }).await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_told_of_and_loses_nothing() {
+    // More than the pipes hold.
+    const MESSAGES: usize = 20_000;
+    let bench = Bench::new();
+    let limits = Limits { queue_messages: 10, ..Limits::default() };
+    let (client, relay) = start_with(Command::new("cat"), &bench.probe(Transport::Stdio), limits);
+    let (reporter, view) = mcpscope_health::channel(Instant::now());
+    let traffic = Arc::new(Traffic::new(reporter));
+    traffic.works();
+    let relay = relay.telling(traffic);
+    let transports = async |expected: State| {
+        eventually(|| {
+            let mut report = view.report(Instant::now(), SystemTime::now());
+            let found = report.components.remove("transports").ok_or("no component")?;
+            if found.state == expected { Ok(found.message) } else { Err(found.message) }
+        })
+        .await
+    };
+    let StdioClient { mut writer, reader } = client;
+    let line = b"{\"jsonrpc\":\"2.0\",\"method\":\"a\"}\n";
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let writing = thread::spawn(move || {
+        writer.write_all(&line.repeat(MESSAGES)).unwrap();
+        // The relay goes on until its client has seen that it is well again.
+        wait.recv().unwrap_err();
+    });
+    let checking = async {
+        let reason = transports(State::Warning).await;
+        assert!(reason.contains(" of 10 messages"), "{reason}");
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut all = vec![0; line.len() * MESSAGES];
+            BufReader::new(reader).read_exact(&mut all).unwrap();
+            all
+        });
+        assert!(within(reading).await.unwrap() == line.repeat(MESSAGES), "all of them came");
+        transports(State::Healthy).await;
+        bench.becomes(&queued("to_client"), 0).await;
+        drop(go);
+    };
+    let (status, ()) = tokio::join!(relay.wait(), checking);
+    assert!(status.unwrap().success());
+    writing.join().unwrap();
 }

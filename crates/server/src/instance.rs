@@ -114,8 +114,9 @@ impl Instance {
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             max_message: usize::try_from(self.settings.proxy.max_message_bytes).unwrap_or(usize::MAX),
+            queue_messages: self.settings.proxy.queue_messages,
+            queue_bytes: usize::try_from(self.settings.proxy.queue_bytes).unwrap_or(usize::MAX),
             call_timeout: self.settings.tracing.call_timeout,
-            ..Limits::default()
         }
     }
 

@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus};
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use mcpscope_core::Transport;
@@ -28,7 +29,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let file_name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
     let name = server_name(args.common.name.as_deref(), &file_name);
     let bindings = Bindings::bind(&instance, &args.common, Taken::MovesTheDefault)?;
-    let traffic = instance.traffic();
+    let traffic = Arc::new(instance.traffic());
     // Before the child starts: none of its signals may be lost or end us instead.
     let mut signals = signals::forwarded().map_err(Failure::internal)?;
     let mut reloads = Reloads::new(&args.common.config, &instance.settings, AtHangup::Nothing)?;
@@ -46,6 +47,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
         StdioError::Spawn { source, .. } => Failure::command(source.kind(), error),
         StdioError::Setup(_) => Failure::internal(error),
     })?;
+    let relay = relay.telling(Arc::clone(&traffic));
     traffic.works();
     let _running = announcement.publish(&name, Mode::Run).inspect_err(Failure::report);
 

@@ -84,13 +84,12 @@ fn misspelt_and_misplaced_keys() {
 #[test]
 fn keys_of_later_versions() {
     check(
-        "chaos: { enabled: true, nonsense: 1 }\nalerting: {}\ntracing: { capture: off }\nhistory: {}\nproxy: { queue_bytes: 1 }\n",
+        "chaos: { enabled: true, nonsense: 1 }\nalerting: {}\ntracing: { capture: off }\nhistory: {}\n",
         expect![[r#"
             a.yaml:1:1: chaos: not available in this version
             a.yaml:2:1: alerting: not available in this version
             a.yaml:3:12: tracing.capture: not available in this version
-            a.yaml:4:1: history: not available in this version
-            a.yaml:5:10: proxy.queue_bytes: not available in this version"#]],
+            a.yaml:4:1: history: not available in this version"#]],
     );
 }
 
@@ -152,7 +151,7 @@ fn wrong_shapes() {
             a.yaml:1:10: tracing: expected a section with keys out of enabled, max_traces, max_bytes, sampling_rate, critical_paths, call_timeout, found 5
             a.yaml:2:10: metrics: expected a section with keys out of enabled, aggregation_interval, retention, sampling_rate, max_label_values, critical_metrics, listen, found a list
             a.yaml:3:12: dashboard: expected a section with keys out of enabled, host, port, update_interval, max_connections, subscriber_timeout, max_traces, max_metrics, allowed_hosts, allowed_origins, found "off"
-            a.yaml:4:8: proxy: expected a section with keys out of max_message, connect_timeout, header_timeout, idle_session, allowed_hosts, allowed_origins, upstream_ca_file, found a tag"#]],
+            a.yaml:4:8: proxy: expected a section with keys out of max_message, queue_messages, queue_bytes, connect_timeout, header_timeout, idle_session, allowed_hosts, allowed_origins, upstream_ca_file, found a tag"#]],
     );
     check(
         "tracing: { max_traces: [1], call_timeout: { a: b }, critical_paths: json_rpc, sampling_rate: !half 0.5, max_bytes: }\nproxy: { allowed_hosts: [1, {a: 1}] }\n",

@@ -92,6 +92,7 @@ fn defaults_are_those_of_the_specification() {
     assert_eq!(functions, expected);
     assert_eq!((grpc.listen.as_str(), probe.listen), ("127.0.0.1:50051", None));
     assert_eq!(proxy.max_message_bytes, 16_777_216);
+    assert_eq!((proxy.queue_messages, proxy.queue_bytes), (1024, 67_108_864));
     assert_eq!((proxy.connect_timeout.as_secs(), proxy.header_timeout.as_secs()), (10, 10));
     assert_eq!(proxy.idle_session.as_secs(), 1800);
     assert_eq!((tls, proxy.upstream_ca_file), (Tls::default(), None));

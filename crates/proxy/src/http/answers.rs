@@ -14,7 +14,8 @@ use super::Shared;
 use super::body::{Body, Stopped};
 use super::decode::Length;
 use super::exchange::{Exchange, is_signed};
-use super::head::{self, BadHead, Edits};
+use super::head::{self, BadHead, Told};
+use super::stream::Source;
 use super::wire::{Input, write};
 use crate::framing::Framing;
 use crate::restarts::ServerState;
@@ -72,13 +73,13 @@ struct Answering {
     length: Length,
     framing: Option<Framing>,
     propagates: bool,
-    has_spare_length: bool,
+    told: Told,
     keeps_alive: bool,
 }
 
 impl Answers<'_> {
     /// Relays interim answers and the answer proper. Returns whether the server wants to use the connection again.
-    pub(super) async fn relay<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    pub(super) async fn relay<R: Source, W: AsyncWrite + Unpin>(
         &self,
         from: &mut R,
         input: &mut Input,
@@ -91,16 +92,12 @@ impl Answers<'_> {
             let raw = input.bytes().get(..end).unwrap_or_default();
             let answering =
                 head::read_answer(raw, self.to_head, |answer| self.answering(&answer)).map_err(Failure::BadAnswer)?;
-            let Answering { status, length, framing, propagates, has_spare_length, keeps_alive } = answering;
+            let Answering { status, length, framing, propagates, told, keeps_alive } = answering;
             if let Some(traffic) = &self.shared.config.traffic {
                 traffic.works();
             }
             outgoing.clear();
-            if has_spare_length {
-                Edits { without: vec!["content-length"], ..Edits::default() }.write(raw, outgoing);
-            } else {
-                outgoing.extend_from_slice(raw);
-            }
+            told.edits().write(raw, outgoing);
             input.advance(end);
             if status == 101 {
                 return Err(Failure::Switched);
@@ -116,7 +113,7 @@ impl Answers<'_> {
             let is_silent = length == Length::UntilClosed;
             self.ends_silently.store(is_silent, Ordering::Relaxed);
             let mut body = Body::new(length, framing, Direction::ToClient, self.exchange.cloned(), propagates);
-            return match body.relay(from, input, to, outgoing).await {
+            return match body.relay(from, input, to, outgoing, &self.shared.relay.queue).await {
                 Ok(()) => {
                     self.ends_silently.store(false, Ordering::Relaxed);
                     Ok(keeps_alive)
@@ -183,7 +180,7 @@ impl Answers<'_> {
             length: answer.length,
             framing,
             propagates,
-            has_spare_length: answer.has_spare_length,
+            told: answer.told,
             keeps_alive: answer.keeps_alive,
         }
     }

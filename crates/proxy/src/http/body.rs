@@ -4,9 +4,11 @@
 //! into them, are the chunks made anew.
 
 use std::collections::VecDeque;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io::{self, IoSlice};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use mcpscope_core::Direction;
@@ -16,9 +18,11 @@ use tokio::time::{sleep_until, timeout};
 
 use super::decode::{BadBody, Decoder, Length, Step};
 use super::exchange::Exchange;
+use super::stream::Source;
 use super::wire::{Input, write};
 use crate::MAX_HOLD;
 use crate::framing::{Fate, Framing, Judgement, Part, Seen, Share, Tap};
+use crate::queue::{Queue, Waiting};
 
 /// How a body ended; told to the exchange it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +74,9 @@ pub(super) struct Body {
     due: VecDeque<Due>,
     /// That of the calls which go on with what is written next.
     departure: Option<Departure>,
-    /// The messages that are written next.
+    /// The messages that are written next, and how many they are.
     queued: Option<Queued>,
+    messages: usize,
     /// With the empty line behind them, where the body is parted.
     trailers: Vec<u8>,
     /// Bytes of data read.
@@ -113,6 +118,7 @@ impl Body {
             due: VecDeque::new(),
             departure: None,
             queued: None,
+            messages: 0,
             trailers: Vec::new(),
             received: 0,
             looked_at: 0,
@@ -133,7 +139,7 @@ impl Body {
             if self.decoder.is_done() || !self.due.is_empty() {
                 return Ok(());
             }
-            self.fill(from, input).await?;
+            self.fill(from, input, usize::MAX).await?;
         }
     }
 
@@ -159,29 +165,31 @@ impl Body {
             input.advance(taken);
             self.due.clear();
             if taken == 0 {
-                self.fill(from, input).await?;
+                self.fill(from, input, usize::MAX).await?;
             }
         }
         Ok(())
     }
 
-    /// Lets the body pass, behind `head`, which is empty then. What is read ahead stays in `input`.
-    pub(super) async fn relay<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    /// Lets the body pass, behind `head`, which is empty then. What is read ahead stays in `input`, what waits to be written
+    /// is in `queue`.
+    pub(super) async fn relay<R: Source, W: AsyncWrite + Unpin>(
         &mut self,
         from: &mut R,
         input: &mut Input,
         to: &mut W,
         head: &mut Vec<u8>,
+        queue: &Queue,
     ) -> Result<(), Stopped> {
         loop {
             let taken = self.look(input.bytes())?;
             if self.is_parted {
                 input.advance(taken);
-                self.write_parts(from, input, to, head).await?;
+                self.write_parts(from, input, to, head, queue).await?;
             } else if taken > 0 || !head.is_empty() {
                 self.looked_at = taken;
                 let bytes = input.bytes().get(..taken).unwrap_or_default();
-                write(to, &mut [IoSlice::new(head), IoSlice::new(bytes)]).await.map_err(Stopped::Sink)?;
+                self.pass(from, to, &mut [IoSlice::new(head), IoSlice::new(bytes)], queue).await?;
                 input.advance(std::mem::take(&mut self.looked_at));
                 head.clear();
             }
@@ -191,17 +199,22 @@ impl Body {
             }
             // It may have stopped where its messages begin to be held.
             if taken == 0 || input.bytes().is_empty() {
-                self.fill(from, input).await?;
+                self.fill(from, input, queue.room()).await?;
             }
         }
     }
 
-    /// Reads more of it, or learns that it has ended.
-    async fn fill<R: AsyncRead + Unpin>(&mut self, from: &mut R, input: &mut Input) -> Result<(), Stopped> {
+    /// Reads more of it, but no more than `most` bytes, or learns that it has ended.
+    async fn fill<R: AsyncRead + Unpin>(
+        &mut self,
+        from: &mut R,
+        input: &mut Input,
+        most: usize,
+    ) -> Result<(), Stopped> {
         let read = match self.patience() {
-            None => input.read(from).await,
+            None => input.read_some(from, most).await,
             // Nobody knows whether the end of what is held will come.
-            Some(patience) => match timeout(patience, input.read(from)).await {
+            Some(patience) => match timeout(patience, input.read_some(from, most)).await {
                 Ok(read) => read,
                 Err(_) => {
                     let at = Instant::now();
@@ -365,6 +378,7 @@ impl Body {
         let calls = self.due.iter().filter_map(|due| due.departure.as_ref()).chain(&self.departure);
         if let Some(exchange) = self.exchange.as_ref().filter(|_| messages > 0) {
             self.queued = Some(exchange.queued(self.direction, messages, at));
+            self.messages = messages;
         }
         if let Some(queued) = &self.queued {
             queued.wait(calls);
@@ -374,6 +388,7 @@ impl Body {
     /// What was to be written is written.
     fn wrote(&mut self) {
         let departure = self.departure.take();
+        self.messages = 0;
         if let Some(mut queued) = self.queued.take()
             && departure.is_some()
         {
@@ -381,19 +396,21 @@ impl Body {
         }
     }
 
-    async fn write_parts<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    async fn write_parts<R: Source, W: AsyncWrite + Unpin>(
         &mut self,
         from: &mut R,
         input: &mut Input,
         to: &mut W,
         head: &mut Vec<u8>,
+        queue: &Queue,
     ) -> Result<(), Stopped> {
         while let Some(Due { bytes, passage, departure, _share }) = self.due.pop_front() {
             // What is held is the message; its head says that there is one.
             if passage != Passage::Now {
-                write(to, &mut [IoSlice::new(head)]).await.map_err(Stopped::Sink)?;
+                self.pass(from, to, &mut [IoSlice::new(head)], queue).await?;
                 head.clear();
             }
+            let waiting = (passage != Passage::Now).then(|| self.waiting(queue, bytes.len()));
             match passage {
                 Passage::Now => {}
                 Passage::At(due) => {
@@ -406,10 +423,11 @@ impl Body {
                 Passage::Never if self.is_stream() && !self.is_exact => continue,
                 Passage::Never => self.watching(from, input, pending()).await?,
             }
+            drop(waiting);
             let size = if self.is_chunked { format!("{:x}\r\n", bytes.len()) } else { String::new() };
             let end: &[u8] = if self.is_chunked { b"\r\n" } else { b"" };
             let mut slices = [head.as_slice(), size.as_bytes(), &bytes, end].map(IoSlice::new);
-            write(to, &mut slices).await.map_err(Stopped::Sink)?;
+            self.pass(from, to, &mut slices, queue).await?;
             head.clear();
             if let Some(queued) = &mut self.queued {
                 queued.wrote(&departure);
@@ -417,13 +435,47 @@ impl Body {
         }
         let is_end = self.is_chunked && self.decoder.is_done();
         let [last, trailers] = if is_end { [b"0\r\n", self.trailers.as_slice()] } else { [&b""[..]; 2] };
-        write(to, &mut [head.as_slice(), last, trailers].map(IoSlice::new)).await.map_err(Stopped::Sink)?;
+        self.pass(from, to, &mut [head.as_slice(), last, trailers].map(IoSlice::new), queue).await?;
         head.clear();
         Ok(())
     }
 
+    /// Writes. Gives up if the client that sends the body breaks off while the server takes nothing of it.
+    async fn pass<R: Source, W: AsyncWrite + Unpin>(
+        &self,
+        from: &R,
+        to: &mut W,
+        slices: &mut [IoSlice<'_>],
+        queue: &Queue,
+    ) -> Result<(), Stopped> {
+        let bytes = slices.iter().map(|slice| slice.len()).sum();
+        let mut writing = pin!(write(to, slices));
+        // Mostly it is done at once, and nothing waits.
+        if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
+            return written.map_err(Stopped::Sink);
+        }
+        let _waiting = self.waiting(queue, bytes);
+        let broken_off = async {
+            match self.direction {
+                Direction::ToServer => from.until_reset().await,
+                Direction::ToClient => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            written = writing => written.map_err(Stopped::Sink),
+            error = broken_off => Err(Stopped::Source(error)),
+        }
+    }
+
+    /// So many bytes of it wait, and what is held behind them.
+    fn waiting<'q>(&self, queue: &'q Queue, bytes: usize) -> Waiting<'q> {
+        let held: usize = self.due.iter().map(|due| due.bytes.len()).sum();
+        queue.wait(self.direction, self.messages, bytes + held)
+    }
+
     /// Waits, and gives up if the client that sends the body is gone.
-    async fn watching<R: AsyncRead + Unpin>(
+    async fn watching<R: Source>(
         &self,
         from: &mut R,
         input: &mut Input,

@@ -119,12 +119,7 @@ impl Client {
                     Admission::Onward(asked) => self.exchange(*asked).await,
                     Admission::Refused(refused) => self.refuse(*refused).await,
                 },
-                Err(bad) => {
-                    if bad == BadHead::TooSlow {
-                        self.count(ErrorType::Timeout);
-                    }
-                    self.refuse(Refused::unread(Reply::bad_request(bad.status(), &bad))).await
-                }
+                Err(bad) => self.refuse(self.unread(bad)).await,
             };
             match next {
                 Next::Another => limit = MAX_IDLE,
@@ -204,10 +199,7 @@ impl Client {
                 }
             }
         });
-        let mut admission = read.unwrap_or_else(|bad| {
-            tracing::debug!(peer = %address, %bad, "request refused");
-            Admission::Refused(Box::new(Refused::unread(Reply::bad_request(bad.status(), &bad))))
-        });
+        let mut admission = read.unwrap_or_else(|bad| Admission::Refused(Box::new(self.unread(bad))));
         if let Admission::Onward(asked) = &mut admission {
             let [onward, _] = &mut self.outgoing;
             onward.clear();
@@ -219,6 +211,19 @@ impl Client {
         }
         self.peer.input.advance(end);
         admission
+    }
+
+    /// What becomes of a request whose head cannot be passed on.
+    fn unread(&self, bad: BadHead) -> Refused {
+        tracing::debug!(peer = %self.address, %bad, "request refused");
+        self.count(if bad == BadHead::TooSlow { ErrorType::Timeout } else { ErrorType::HttpStatus(bad.status()) });
+        Refused::unread(Reply::bad_request(bad.status(), &bad))
+    }
+
+    /// What becomes of a request whose body is none.
+    fn broken(&self, error: &io::Error) -> Refused {
+        self.count(ErrorType::HttpStatus(400));
+        Refused::unread(Reply::bad_request(400, error))
     }
 
     /// Answers a request that is not passed on.
@@ -280,7 +285,7 @@ impl Client {
             match self.hold(&mut asked).await {
                 Ok(()) => {}
                 Err(Stopped::Source(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                    return self.refuse(Refused::unread(Reply::bad_request(400, &error))).await;
+                    return self.refuse(self.broken(&error)).await;
                 }
                 Err(_) => return Next::Close,
             }
@@ -290,11 +295,13 @@ impl Client {
         let (mut from_client, mut to_client) = self.peer.stream.split();
         let (mut from_server, mut to_server) = upstream.stream.split();
         let (is_sent, has_begun) = (AtomicBool::new(false), AtomicBool::new(false));
+        let is_refused = AtomicBool::new(false);
+        let queue = &self.shared.relay.queue;
         let upload = async {
-            match asked.body.relay(&mut from_client, &mut self.peer.input, &mut to_server, onward).await {
+            match asked.body.relay(&mut from_client, &mut self.peer.input, &mut to_server, onward, queue).await {
                 Ok(()) => is_sent.store(true, Ordering::Relaxed),
                 // It reads no more; it may have answered.
-                Err(Stopped::Sink(_)) => {}
+                Err(Stopped::Sink(_)) => is_refused.store(true, Ordering::Relaxed),
                 Err(Stopped::Source(error)) => return error,
             }
             self.peer.input.gone(&mut from_client).await
@@ -308,12 +315,29 @@ impl Client {
             ends_silently: &self.ends_silently,
         };
         let download = answers.relay(&mut from_server, &mut upstream.input, &mut to_client, back);
-        let ended = tokio::select! {
-            biased;
-            answered = download => Ok(answered),
-            gone = upload => Err(gone),
+        let ended = {
+            let mut upload = pin!(upload);
+            let ended = tokio::select! {
+                biased;
+                answered = download => Ok(answered),
+                gone = &mut upload => Err(gone),
+            };
+            if matches!(ended, Ok(Ok(_))) && !is_sent.load(Ordering::Relaxed) {
+                // A server that answers before it has read the request may still read it; or it closes, and nobody does.
+                let no_more = poll_fn(|cx| {
+                    let gone = upload.as_mut().poll(cx).is_ready();
+                    let is_over = gone || is_sent.load(Ordering::Relaxed) || is_refused.load(Ordering::Relaxed);
+                    if is_over { Poll::Ready(()) } else { Poll::Pending }
+                });
+                tokio::select! {
+                    biased;
+                    () = no_more => {}
+                    _ = upstream.input.gone(&mut from_server) => {}
+                }
+            }
+            ended
         };
-        let is_sent = is_sent.into_inner();
+        let is_sent = is_sent.load(Ordering::Relaxed);
         match ended {
             Ok(Ok(keeps_alive)) => {
                 // What nobody asked for is no answer to what is asked next.
@@ -334,8 +358,8 @@ impl Client {
             Ok(Err(failure)) => self.failed(&failure, asked).await,
             Err(error) => {
                 self.upstream = None;
-                if error.kind() == io::ErrorKind::InvalidData && !has_begun.into_inner() {
-                    return self.refuse(Refused::unread(Reply::bad_request(400, &error))).await;
+                if error.kind() == io::ErrorKind::InvalidData && !has_begun.load(Ordering::Relaxed) {
+                    return self.refuse(self.broken(&error)).await;
                 }
                 Next::Close
             }

@@ -32,7 +32,7 @@ pub(super) enum BadHead {
     Target,
     #[error("Transfer-Encoding is anything but one `chunked`, or is there in HTTP/1.0 or beside Content-Length")]
     TransferEncoding,
-    #[error("Content-Length is no number, or is there more than once")]
+    #[error("Content-Length is no number, or is there more than once, or with several values in an answer")]
     ContentLength,
     #[error("no head within the time that is given for it")]
     TooSlow,
@@ -105,16 +105,38 @@ impl<'a> Fields<'a> {
         !self.lists("connection", "close") && (version > 0 || self.lists("connection", "keep-alive"))
     }
 
+    /// The length that is told, once.
     fn content_length(self) -> Result<Option<u64>, BadHead> {
         let mut values = self.all("content-length");
         let Some(value) = values.next() else { return Ok(None) };
-        let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-        let number = std::str::from_utf8(value).ok().filter(|_| is_number).and_then(|value| value.parse().ok());
-        match (number, values.next()) {
+        match (number(value), values.next()) {
             (Some(number), None) => Ok(Some(number)),
             _ => Err(BadHead::ContentLength),
         }
     }
+
+    /// The length that is told, and whether it is told several times: as often as one likes, if it is the same each time (RFC
+    /// 9110, section 8.6).
+    fn repeated_content_length(self) -> Result<Option<(u64, bool)>, BadHead> {
+        let mut values = self.all("content-length").flat_map(|value| value.split(|byte| *byte == b','));
+        let Some(first) = values.next() else { return Ok(None) };
+        let length = number(first.trim_ascii()).ok_or(BadHead::ContentLength)?;
+        let mut is_repeated = false;
+        for value in values {
+            if number(value.trim_ascii()) != Some(length) {
+                return Err(BadHead::ContentLength);
+            }
+            is_repeated = true;
+        }
+        Ok(Some((length, is_repeated)))
+    }
+}
+
+/// A number of nothing but digits.
+fn number(value: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(value).ok().filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()))?;
+    // None at all are none.
+    digits.parse().ok()
 }
 
 /// The value of a field, if it is text: anything but ASCII has no agreed meaning.
@@ -199,10 +221,32 @@ pub(super) struct Answer<'a> {
     pub(super) status: u16,
     pub(super) fields: Fields<'a>,
     pub(super) length: Length,
-    /// Whether a length is told that is overridden, and must not be passed on (RFC 9112, section 6.3).
-    pub(super) has_spare_length: bool,
+    /// What becomes of the length that is told.
+    pub(super) told: Told,
     /// Whether the server wants to use the connection again.
     pub(super) keeps_alive: bool,
+}
+
+/// The length that an answer tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It goes on as it is, if it is there.
+    AsItIs,
+    /// It is overridden, and must not be passed on (RFC 9112, section 6.3).
+    Overridden,
+    /// It is there several times, and goes on once (RFC 9110, section 8.6).
+    Repeated(u64),
+}
+
+impl Told {
+    /// What is changed in the head for it.
+    pub(super) fn edits(self) -> Edits {
+        match self {
+            Self::AsItIs => Edits::default(),
+            Self::Overridden => Edits { without: vec!["content-length"], ..Edits::default() },
+            Self::Repeated(length) => Edits { with: vec![("content-length", length.to_string())], ..Edits::default() },
+        }
+    }
 }
 
 impl Answer<'_> {
@@ -229,6 +273,7 @@ pub(super) fn read_answer<R>(raw: &[u8], to_head: bool, see: impl FnOnce(Answer<
     }
     let fields = Fields(parsed.headers);
     let is_encoded = fields.contains("transfer-encoding");
+    let mut told = if is_encoded && fields.contains("content-length") { Told::Overridden } else { Told::AsItIs };
     let length = if to_head || matches!(code, 100..=199 | 204 | 304) {
         Length::Exact(0)
     } else if is_encoded {
@@ -236,13 +281,21 @@ pub(super) fn read_answer<R>(raw: &[u8], to_head: bool, see: impl FnOnce(Answer<
         let last = last.rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
         if last.eq_ignore_ascii_case(b"chunked") { Length::Chunked } else { Length::UntilClosed }
     } else {
-        fields.content_length()?.map_or(Length::UntilClosed, Length::Exact)
+        match fields.repeated_content_length()? {
+            None => Length::UntilClosed,
+            Some((length, is_repeated)) => {
+                if is_repeated {
+                    told = Told::Repeated(length);
+                }
+                Length::Exact(length)
+            }
+        }
     };
     Ok(see(Answer {
         status: code,
         fields,
         length,
-        has_spare_length: is_encoded && fields.contains("content-length"),
+        told,
         keeps_alive: fields.keeps_alive(version) && length != Length::UntilClosed,
     }))
 }
@@ -405,18 +458,31 @@ mod tests {
     fn tells_how_long_an_answer_is() {
         let read = |status: u16, fields: &str, to_head: bool| {
             let head = format!("HTTP/1.1 {status} \r\n{fields}\r\n");
-            read_answer(head.as_bytes(), to_head, |answer| (answer.length, answer.keeps_alive, answer.has_spare_length))
+            read_answer(head.as_bytes(), to_head, |answer| (answer.length, answer.keeps_alive, answer.told))
         };
-        assert_eq!(read(200, "", false), Ok((Length::UntilClosed, false, false)));
-        assert_eq!(read(200, "Content-Length: 5\r\n", false), Ok((Length::Exact(5), true, false)));
-        assert_eq!(read(200, "Content-Length: 5\r\n", true), Ok((Length::Exact(0), true, false)));
+        use Told::{AsItIs, Overridden, Repeated};
+        assert_eq!(read(200, "", false), Ok((Length::UntilClosed, false, AsItIs)));
+        assert_eq!(read(200, "Content-Length: 5\r\n", false), Ok((Length::Exact(5), true, AsItIs)));
+        assert_eq!(read(200, "Content-Length: 5\r\n", true), Ok((Length::Exact(0), true, AsItIs)));
         for status in [100, 103, 204, 304] {
-            assert_eq!(read(status, "Content-Length: 5\r\n", false), Ok((Length::Exact(0), true, false)));
+            assert_eq!(read(status, "Content-Length: 5\r\n", false), Ok((Length::Exact(0), true, AsItIs)));
         }
         let both = "Content-Length: 5\r\nTransfer-Encoding: gzip, chunked\r\n";
-        assert_eq!(read(200, both, false), Ok((Length::Chunked, true, true)));
-        assert_eq!(read(200, "Transfer-Encoding: gzip\r\n", false), Ok((Length::UntilClosed, false, false)));
-        assert_eq!(read(200, "Content-Length: 5\r\nContent-Length: 6\r\n", false), Err(BadHead::ContentLength));
+        assert_eq!(read(200, both, false), Ok((Length::Chunked, true, Overridden)));
+        assert_eq!(read(200, "Transfer-Encoding: gzip\r\n", false), Ok((Length::UntilClosed, false, AsItIs)));
+        for fields in ["Content-Length: 5\r\nContent-Length: 5\r\n", "Content-Length: 5, 05\r\n"] {
+            assert_eq!(read(200, fields, false), Ok((Length::Exact(5), true, Repeated(5))), "{fields:?}");
+        }
+        for fields in [
+            "Content-Length: 5\r\nContent-Length: 6\r\n",
+            "Content-Length: 5, 6\r\n",
+            "Content-Length: 5,\r\n",
+            "Content-Length: 5\r\nContent-Length:\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length:\r\n",
+        ] {
+            assert_eq!(read(200, fields, false), Err(BadHead::ContentLength), "{fields:?}");
+        }
     }
 
     #[test]

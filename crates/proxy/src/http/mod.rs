@@ -230,5 +230,6 @@ impl Shared {
             self.sessions.sweep(self.config.idle_session, self.config.limits.call_timeout, now);
             self.relay.clients.expire(now);
         });
+        self.relay.queue.look(self.config.traffic.as_deref());
     }
 }

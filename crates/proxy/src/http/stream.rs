@@ -1,10 +1,13 @@
 //! Connections, plain or with TLS.
 
+use std::future::pending;
 use std::io::{self, IoSlice};
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, tcp};
 use tokio_rustls::TlsStream;
 
@@ -24,20 +27,23 @@ impl Stream {
                 (Reader::Plain(reader), Writer::Plain(writer))
             }
             Self::Tls(stream) => {
-                let (reader, writer) = tokio::io::split(&mut **stream);
-                (Reader::Tls(reader), Writer::Tls(writer))
+                let half = Half(Arc::new(Mutex::new(stream)));
+                (Reader::Tls(half.clone()), Writer::Tls(half))
             }
         }
     }
 
     /// Lets the peer see an error instead of an end when it is dropped.
     pub(super) fn reset(&self) {
-        let stream = match self {
+        // What the system refuses ends like any other.
+        let _ = self.tcp().set_zero_linger();
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
-        };
-        // What the system refuses ends like any other.
-        let _ = stream.set_zero_linger();
+        }
     }
 
     /// Whether an end has to be said before it is dropped, or it is taken for an error.
@@ -46,18 +52,120 @@ impl Stream {
     }
 }
 
+/// What can be read, and watched while nothing is read from it.
+pub(super) trait Source: AsyncRead + Unpin {
+    /// Waits until the peer has reset the connection, and says so, though something may be left to read.
+    fn until_reset(&self) -> impl Future<Output = io::Error> + Send;
+
+    /// Waits until the peer has ended the connection, one way or the other, and says how, though something may be left to
+    /// read. It is heard of no sooner than the system has room for everything that was sent before.
+    fn until_ended(&self) -> impl Future<Output = io::Error> + Send;
+}
+
+impl Source for Stream {
+    async fn until_reset(&self) -> io::Error {
+        until_reset(self.tcp()).await
+    }
+
+    async fn until_ended(&self) -> io::Error {
+        until_ended(apart(self.tcp())).await
+    }
+}
+
+impl Source for Reader<'_> {
+    async fn until_reset(&self) -> io::Error {
+        match self {
+            Self::Plain(stream) => until_reset(stream.as_ref()).await,
+            Self::Tls(stream) => {
+                let apart = stream.with(|stream| apart(stream.get_ref().0));
+                let Ok(apart) = apart else { return pending().await };
+                until_reset(&apart).await
+            }
+        }
+    }
+
+    async fn until_ended(&self) -> io::Error {
+        until_ended(match self {
+            Self::Plain(stream) => apart(stream.as_ref()),
+            Self::Tls(stream) => stream.with(|stream| apart(stream.get_ref().0)),
+        })
+        .await
+    }
+}
+
+async fn until_reset(stream: &TcpStream) -> io::Error {
+    stream.ready(Interest::ERROR).await.err().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
+}
+
+async fn until_ended(apart: io::Result<TcpStream>) -> io::Error {
+    // Without a descriptor to spare, whoever waits is told by the next thing that is written.
+    let Ok(apart) = apart else { return pending().await };
+    loop {
+        match apart.ready(Interest::READABLE).await {
+            Ok(ready) if ready.is_read_closed() => return io::ErrorKind::UnexpectedEof.into(),
+            // There is more to read, which is left where it is.
+            Ok(_) => drop(apart.try_io::<()>(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()))),
+            Err(error) => return error,
+        }
+    }
+}
+
+/// The same connection, watched apart: to wait for more than is there already would hide from the connection itself that
+/// there is anything.
+fn apart(stream: &TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into())
+}
+
+/// One direction of a connection with TLS, which shares its state with the other.
+#[derive(Clone, Debug)]
+pub(super) struct Half<'a>(Arc<Mutex<&'a mut TlsStream<TcpStream>>>);
+
+impl Half<'_> {
+    fn with<R>(&self, does: impl FnOnce(&mut TlsStream<TcpStream>) -> R) -> R {
+        does(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl AsyncRead for Half<'_> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| Pin::new(stream).poll_read(cx, into))
+    }
+}
+
+impl AsyncWrite for Half<'_> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.with(|stream| Pin::new(stream).poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.with(|stream| Pin::new(stream).poll_write_vectored(cx, slices))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
 /// What is read of a connection.
 #[derive(Debug)]
 pub(super) enum Reader<'a> {
     Plain(tcp::ReadHalf<'a>),
-    Tls(tokio::io::ReadHalf<&'a mut TlsStream<TcpStream>>),
+    Tls(Half<'a>),
 }
 
 /// What is written to a connection.
 #[derive(Debug)]
 pub(super) enum Writer<'a> {
     Plain(tcp::WriteHalf<'a>),
-    Tls(tokio::io::WriteHalf<&'a mut TlsStream<TcpStream>>),
+    Tls(Half<'a>),
 }
 
 /// Does the same to whichever it is.

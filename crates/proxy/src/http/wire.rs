@@ -1,10 +1,11 @@
 //! Reading from and writing to one side of the relay.
 
-use std::future::pending;
 use std::io::{self, IoSlice};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, BufMut as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use super::stream::Source;
 
 /// What is read at once: the messages of MCP are small.
 const READ_BYTES: usize = 8 << 10;
@@ -39,27 +40,32 @@ impl Input {
 
     /// Reads what is there, at least a byte; 0 at the end. Loses nothing when it is given up.
     pub(super) async fn read<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> io::Result<usize> {
+        self.read_some(from, usize::MAX).await
+    }
+
+    /// The same, but no more than `most` bytes.
+    pub(super) async fn read_some<R: AsyncRead + Unpin>(&mut self, from: &mut R, most: usize) -> io::Result<usize> {
         if self.bytes.is_empty() && self.bytes.capacity() > self.room {
             self.bytes = BytesMut::new();
         }
         self.bytes.reserve(self.room);
-        let room = self.bytes.capacity() - self.bytes.len();
-        let read = from.read_buf(&mut self.bytes).await?;
+        let room = (self.bytes.capacity() - self.bytes.len()).min(most);
+        let read = from.read_buf(&mut (&mut self.bytes).limit(room)).await?;
         self.room = if read == room { MAX_READ_BYTES } else { READ_BYTES };
         Ok(read)
     }
 
-    /// Waits until the peer is gone, and says how. What it sends until then is kept, as far as there is room: a peer that sends
-    /// more than that is there.
-    pub(super) async fn gone<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> io::Error {
+    /// Waits until the peer is gone, and says how. What it sends until then is kept as far as there is room; more than that is
+    /// left where it is.
+    pub(super) async fn gone<R: Source>(&mut self, from: &mut R) -> io::Error {
         while self.bytes.len() < MAX_AHEAD_BYTES {
-            match self.read(from).await {
+            match self.read_some(from, MAX_AHEAD_BYTES - self.bytes.len()).await {
                 Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
                 Ok(_) => {}
                 Err(error) => return error,
             }
         }
-        pending().await
+        from.until_ended().await
     }
 }
 

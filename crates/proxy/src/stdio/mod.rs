@@ -28,7 +28,7 @@ pub use crate::child::ChildHandle;
 use crate::child::{CleanUp, Started};
 use crate::conversation::{Conversation, Ending};
 use crate::relay::Relay;
-use crate::{Limits, RestartPolicy, SWEEP, ServerState};
+use crate::{Limits, RestartPolicy, SWEEP, ServerState, Traffic};
 
 /// How long after the child's end its output is waited for, if a grandchild holds it open.
 const LINGER: Duration = Duration::from_millis(500);
@@ -82,6 +82,7 @@ pub struct StdioRelay {
     reports: mpsc::UnboundedReceiver<Report>,
     told: Told,
     connection: Option<Connection>,
+    traffic: Option<Arc<Traffic>>,
 }
 
 /// The child's stdin and stdout.
@@ -176,6 +177,7 @@ fn start(
         reports,
         told: Told::default(),
         connection,
+        traffic: None,
     };
     relay.serve(started);
     relay.input.give(Order::Flow);
@@ -187,6 +189,12 @@ impl StdioRelay {
     #[must_use]
     pub fn child(&self) -> ChildHandle {
         self.child.clone()
+    }
+
+    /// Tells `traffic` when what waits to be written on comes close to the limits. It is not told how the server is.
+    #[must_use]
+    pub fn telling(self, traffic: Arc<Traffic>) -> Self {
+        Self { traffic: Some(traffic), ..self }
     }
 
     /// How the server is, from now on.
@@ -251,6 +259,7 @@ impl StdioRelay {
                 () = reached(self.greeting_due) => self.hangs(),
                 _ = sweep.tick() => if let Some(watch) = &self.watch {
                     watch.sweep();
+                    watch.relay.queue.look(self.traffic.as_deref());
                 },
             }
         };

@@ -83,7 +83,8 @@ impl Pump<'_> {
                 }
                 continue;
             }
-            let room = buffer.get_mut(..left.unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)).unwrap_or_default();
+            let most = side.as_ref().map_or(CHUNK_BYTES, |side| side.watch.relay.queue.room().min(CHUNK_BYTES));
+            let room = buffer.get_mut(..left.unwrap_or(most).min(most)).unwrap_or_default();
             let read = match rustix::io::read(self.from, room) {
                 Ok(0) => return Ok(End::Input),
                 Ok(read) => read,
@@ -117,19 +118,24 @@ impl Pump<'_> {
         });
         let departure = lane.depart();
         let mut queued = probe.queued(*direction, messages, at);
-        match fate {
+        let queue = &watch.relay.queue;
+        let written = match fate {
             Fate::Now(bytes) => {
                 queued.wait(&departure);
                 if let Some(last) = bytes.last() {
                     side.mid_line = *last != b'\n';
                 }
-                write_all(self.to, &mut [IoSlice::new(bytes)])?;
+                queue.set(*direction, messages, bytes.len());
+                write_all(self.to, &mut [IoSlice::new(bytes)])
             }
             Fate::Parts(parts) => {
                 queued.wait(parts.iter().filter_map(|part| part.departure.as_ref()).chain(&departure));
-                side.mid_line = self.write_parts(&parts, &mut queued)?.unwrap_or(side.mid_line);
+                queue.set(*direction, messages, parts.iter().map(|part| part.bytes.len()).sum());
+                self.write_parts(&parts, &mut queued).map(|mid_line| side.mid_line = mid_line.unwrap_or(side.mid_line))
             }
-        }
+        };
+        queue.set(*direction, 0, 0);
+        written?;
         if departure.is_some() {
             queued.wrote(&departure);
         }

@@ -19,6 +19,7 @@ mod process;
 mod propagation;
 mod relay;
 mod sessions;
+mod slow;
 mod tls;
 
 use common::{Bench, Proxy};

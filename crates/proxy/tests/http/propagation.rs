@@ -428,7 +428,7 @@ async fn a_server_that_is_gone_uses_nothing_up() {
         let bench = Bench::new();
         let probe = Probe::new(Parts { propagate, ..bench.parts(Transport::Http) });
         let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let proxy = Proxy::start_with(gone, probe, |config| config.limits.max_copies = 1000).await;
+        let proxy = Proxy::start_with(gone, probe, |config| config.limits.queue_bytes = 1000).await;
         let mut client = proxy.connect().await;
         for _ in 0..20 {
             let answer = client.exchange(&post(&[], &with_meta(&json!({"traceparent": THEIRS})))).await.unwrap();

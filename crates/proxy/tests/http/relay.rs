@@ -247,6 +247,21 @@ async fn an_answer_in_chunks_with_a_length_loses_the_length() {
 }
 
 #[tokio::test]
+async fn an_answer_that_tells_the_same_length_again_tells_it_once() {
+    let stage = Stage::new().await;
+    let body = result(1);
+    let length = body.len().to_string();
+    let twice = format!("{length}, {length}");
+    for fields in [&[("Content-Length", length.as_str()); 2][..], &[("Content-Length", twice.as_str())]] {
+        let head = http::answer_head("200 OK", &[&[crate::JSON], fields].concat());
+        let answer = stage.exchange(&post(&[], &call(1, "echo")), &[&head, body.as_bytes()].concat()).await;
+        let once = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+        assert_eq!(answer.head.raw, once.as_bytes());
+        assert_eq!(answer.body, body.as_bytes());
+    }
+}
+
+#[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
     let stage = Stage::new().await;
     let large = "x".repeat(200 << 10);
@@ -258,6 +273,7 @@ async fn a_head_that_is_too_large_is_refused() {
         assert_eq!(client.reader.message().await.unwrap().unwrap().head.status(), 431);
         client.reader.closed().await.unwrap();
     }
+    stage.bench.becomes(&errors("transport", "431"), 2).await;
     stage.upstream.expect_no_more().await;
 }
 

@@ -16,7 +16,7 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::common::{Bench, Proxy, dropped, tool_calls};
+use crate::common::{Bench, Proxy, connections, dropped, tool_calls};
 use crate::{call, json, post, result};
 
 /// A certificate for `localhost`, which is its own authority, and its key.
@@ -196,4 +196,27 @@ async fn clients_without_a_handshake_are_counted_and_those_who_only_look_are_not
     server.write_all(&answer).await.unwrap();
     assert_eq!(read(&mut client, answer.len()).await, answer);
     secure.bench.becomes(&dropped("tls_handshake"), 2).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_unread_is_gone_at_once() {
+    let secure = Secure::new().await;
+    // It waits for an answer, and has sent more ahead than is read.
+    let (mut client, mut server) = secure.asked(&post(&[], &call(1, "slow"))).await;
+    client.write_all(&[b'G'; 100 << 10]).await.unwrap();
+    drop(client);
+    let error = within(server.read(&mut [0])).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    // It sends what the server does not read, and resets.
+    let mut client = secure.client().await;
+    let head = http::request_head("POST", "/mcp", &[crate::JSON, ("Content-Length", "1000000000")]);
+    client.write_all(&head).await.unwrap();
+    let _server = secure.server().await.unwrap();
+    let piece = vec![b'x'; 64 << 10];
+    while let Ok(written) = tokio::time::timeout(crate::slow::STUCK, client.write_all(&piece)).await {
+        written.unwrap();
+    }
+    client.get_ref().0.set_zero_linger().unwrap();
+    drop(client);
+    secure.bench.becomes(&connections(Transport::Http), 0).await;
 }
