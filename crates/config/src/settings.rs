@@ -246,8 +246,8 @@ pub struct Proxy {
     /// than 1 KiB before it has written that on. 1 to 1 000 000. Default: 1024.
     #[serde(with = "Count")]
     pub queue_messages: usize,
-    /// The same in bytes, 1 to 2^40; as much again is for the copies of messages that do not arrive in one piece. The key is
-    /// `proxy.queue_bytes`. Default: 64 MiB.
+    /// The same in bytes, 1 to 2^40; as much again is for the copies of messages that do not arrive in one piece. Default:
+    /// 64 MiB.
     #[serde(with = "Size")]
     pub queue_bytes: u64,
     /// How long connecting to the upstream may take, 1 ms to 365 days. Default: 10 s.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use mcpscope_core::TraceContext;
 use mcpscope_hooks::Passage;
 
+pub use crate::http::fuzzing::{Found, Messages, Side};
+
 use crate::framing::{self, Budget, Fate, Framing, Judgement, Seen};
 use crate::{Message, scan};
 

@@ -200,7 +200,7 @@ fn what_is_no_host_and_no_origin() {
 fn every_key_has_a_variable_of_its_own() {
     let tree = Tree::new();
     let leaves = tree.leaves();
-    assert_eq!(leaves.len(), 55);
+    assert_eq!(leaves.len(), 57);
     let names: BTreeSet<String> = leaves.iter().map(|path| variable(path)).collect();
     assert_eq!(names.len(), leaves.len(), "{names:?}");
     for path in &leaves {

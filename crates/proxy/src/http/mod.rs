@@ -6,6 +6,8 @@ mod check;
 mod client;
 mod decode;
 mod exchange;
+#[cfg(feature = "_fuzz")]
+pub(crate) mod fuzzing;
 mod handshake;
 mod head;
 mod process;
