@@ -24,7 +24,7 @@ pub trait Observer: fmt::Debug + Send + Sync {
     fn on_call(&self, record: &CallRecord);
 }
 
-/// What was lost: of the observation, while the traffic went on all the same, or of what is no traffic yet.
+/// What was lost: of the observation, while the traffic went on all the same, or of what is no traffic, or not let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// A message that is too large, or a batch of too many: relayed, not looked at.
@@ -45,10 +45,12 @@ pub enum Loss {
     UntrackedSession,
     /// A client's connection, on which no TLS came about.
     Handshake,
+    /// A request that the relay refused: for its host or origin, or because it is none that can be passed on.
+    RefusedRequest,
 }
 
 impl Loss {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::OversizedMessage,
         Self::EncodedMessage,
         Self::Panic,
@@ -58,6 +60,7 @@ impl Loss {
         Self::UnmatchedResponse,
         Self::UntrackedSession,
         Self::Handshake,
+        Self::RefusedRequest,
     ];
 
     /// The value of the label `what`.
@@ -73,6 +76,7 @@ impl Loss {
             Self::UnmatchedResponse => "unmatched_response",
             Self::UntrackedSession => "untracked_session",
             Self::Handshake => "tls_handshake",
+            Self::RefusedRequest => "refused_request",
         }
     }
 }

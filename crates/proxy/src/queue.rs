@@ -21,7 +21,9 @@ pub(crate) struct Queue {
     is_crowded: AtomicBool,
 }
 
+/// Apart from its neighbour in memory: of a stdio relay each direction is written for every message.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 struct Count {
     messages: AtomicUsize,
     bytes: AtomicUsize,
@@ -52,7 +54,7 @@ impl Queue {
         count.bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// How much a connection may read at once, in bytes.
+    /// How much a connection may read at once, in bytes. A stdio relay, of which there is one, need not ask.
     pub(crate) fn room(&self) -> usize {
         let (messages, bytes) = self.total();
         if messages >= self.max_messages || bytes >= self.max_bytes {

@@ -190,6 +190,7 @@ impl Client {
                 Ok(()) => Admission::Onward(Box::new(ask(shared, outside, &request))),
                 Err(refusal) => {
                     tracing::debug!(peer = %address, refusal = refusal.told("proxy"), "request refused");
+                    shared.refused();
                     let body = Body::new(request.length, None, Direction::ToServer, None, false);
                     Admission::Refused(Box::new(Refused {
                         reply: Reply::refused(&refusal),
@@ -216,13 +217,17 @@ impl Client {
     /// What becomes of a request whose head cannot be passed on.
     fn unread(&self, bad: BadHead) -> Refused {
         tracing::debug!(peer = %self.address, %bad, "request refused");
-        self.count(if bad == BadHead::TooSlow { ErrorType::Timeout } else { ErrorType::HttpStatus(bad.status()) });
+        if bad == BadHead::TooSlow {
+            self.count(ErrorType::Timeout);
+        } else {
+            self.shared.refused();
+        }
         Refused::unread(Reply::bad_request(bad.status(), &bad))
     }
 
     /// What becomes of a request whose body is none.
     fn broken(&self, error: &io::Error) -> Refused {
-        self.count(ErrorType::HttpStatus(400));
+        self.shared.refused();
         Refused::unread(Reply::bad_request(400, error))
     }
 

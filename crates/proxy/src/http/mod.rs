@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use mcpscope_accept::{Door, Slot};
 use mcpscope_core::HostPolicy;
-use mcpscope_hooks::Probe;
+use mcpscope_hooks::{Loss, Probe};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -225,6 +225,11 @@ impl Shared {
         let (config, relay) = (Arc::clone(&self.config), self.relay.for_connection());
         let (sessions, handshakes) = (Arc::clone(&self.sessions), Arc::clone(&self.handshakes));
         Arc::new(Self { config, relay, sessions, handshakes })
+    }
+
+    /// Counts a request that is not passed on.
+    fn refused(&self) {
+        self.relay.probe.lost(Loss::RefusedRequest, Instant::now());
     }
 
     fn sweep(&self, now: Instant) {

@@ -83,8 +83,7 @@ impl Pump<'_> {
                 }
                 continue;
             }
-            let most = side.as_ref().map_or(CHUNK_BYTES, |side| side.watch.relay.queue.room().min(CHUNK_BYTES));
-            let room = buffer.get_mut(..left.unwrap_or(most).min(most)).unwrap_or_default();
+            let room = buffer.get_mut(..left.unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)).unwrap_or_default();
             let read = match rustix::io::read(self.from, room) {
                 Ok(0) => return Ok(End::Input),
                 Ok(read) => read,

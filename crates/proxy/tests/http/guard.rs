@@ -4,7 +4,7 @@ use mcpscope_core::Transport;
 use mcpscope_proxy::http::{Config, HostHeader};
 use mcpscope_test_support::{Listener, http};
 
-use crate::common::{Bench, Proxy};
+use crate::common::{Bench, Proxy, dropped};
 use crate::{Stage, json};
 
 fn get(target: &str, headers: &[&str]) -> Vec<u8> {
@@ -37,6 +37,7 @@ async fn foreign_hosts_and_origins_are_refused_without_the_server() {
         let says = if status == 403 { "or one of proxy.allowed_" } else { "expected one Host header, found" };
         assert!(message.contains(says), "{message}");
     }
+    stage.bench.becomes(&dropped("refused_request"), 12).await;
     stage.upstream.expect_no_more().await;
 }
 

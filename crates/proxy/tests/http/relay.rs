@@ -6,7 +6,7 @@ use mcpscope_core::Transport;
 use mcpscope_proxy::http::Config;
 use mcpscope_test_support::{Listener, Wire, WireReader, http, within};
 
-use crate::common::{Bench, Proxy, errors, holds, operations, tool_calls};
+use crate::common::{Bench, Proxy, dropped, errors, holds, operations, tool_calls};
 use crate::{Stage, call, event, json, post, result};
 
 /// So many bytes, as they come.
@@ -273,7 +273,7 @@ async fn a_head_that_is_too_large_is_refused() {
         assert_eq!(client.reader.message().await.unwrap().unwrap().head.status(), 431);
         client.reader.closed().await.unwrap();
     }
-    stage.bench.becomes(&errors("transport", "431"), 2).await;
+    stage.bench.becomes(&dropped("refused_request"), 2).await;
     stage.upstream.expect_no_more().await;
 }
 
