@@ -1,4 +1,4 @@
-"""An MCP server as a program: `served.py PORT` serves HTTP there, tells on stdout what it was asked, and ends as it is told to."""
+"""An MCP server as a program: `served.py PORT` serves HTTP there, tells on stdout what it was asked, and ends as it is told."""
 
 import json
 import os
@@ -17,7 +17,8 @@ def answer(exchange):
     # In one write: other threads tell what they were asked, too.
     os.write(1, f"asked {asked}\n".encode())
     if known and known != SESSION + str(os.getpid()):
-        return exchange.answer_json({"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": "no such session"}}, 404)
+        error = {"code": -32600, "message": "no such session"}
+        return exchange.answer_json({"jsonrpc": "2.0", "id": None, "error": error}, 404)
     if asked == "exit":
         os._exit(3)
     if asked == "leave":

@@ -1,4 +1,4 @@
-"""The configuration is read again while mcpscope runs: a good one changes what it is about and nothing else, a bad one nothing."""
+"""The configuration is read again while mcpscope runs: a good one changes what it is about, a bad one nothing."""
 
 import json
 import signal

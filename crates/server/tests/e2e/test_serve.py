@@ -256,7 +256,10 @@ def test_what_a_server_leaves_behind_ends_with_it(serve, environment):
     script = f'sleep 1000 & {SERVED[0]} {SERVED[1]} {port} & wait'
     instance = serve(server("one", f"http://127.0.0.1:{port}/mcp", command=["sh", "-c", script]), supervision=AT_ONCE)
     pid = pid_of(instance, "one")
-    sleeping = lambda: [pid for pid, line in marked(environment.mark).items() if line.startswith("sleep 1000")]  # noqa: E731
+
+    def sleeping() -> list[int]:
+        return [pid for pid, line in marked(environment.mark).items() if line.startswith("sleep 1000")]
+
     (first,) = wait_until(sleeping, within=LONG, what="the group")
     kill(os.getpgid(pid))
     wait_until(lambda: sleeping() and sleeping() != [first], within=LONG, what="the next group")
