@@ -231,11 +231,12 @@ async fn a_queue_that_is_full_is_told_of_and_stops_nobody_else() {
     let stage = Stage { bench, proxy, upstream };
     // The relay tries whether the server is there.
     drop(stage.upstream.accept().await);
-    let mut waiting = Vec::new();
+    let (mut waiting, mut servers) = (Vec::new(), Vec::new());
     for id in 0..6 {
         let mut client = stage.proxy.connect().await;
         client.write(&post(&[], &call(id, "slow"))).await.unwrap();
-        waiting.push((client, stage.upstream.accept().await));
+        waiting.push(client);
+        servers.push(stage.upstream.accept().await);
     }
     stage.bench.becomes(&queued("to_server"), 6).await;
     let reason = transports_become(&view, State::Warning).await;
@@ -251,9 +252,11 @@ async fn a_queue_that_is_full_is_told_of_and_stops_nobody_else() {
     };
     let (answered, ()) = tokio::join!(client.exchange(&request), answering);
     assert_eq!(answered.unwrap().body, large.as_bytes());
-    waiting.clear();
+    // It is they who leave, and not the server.
+    drop(waiting);
     stage.bench.becomes(&queued("to_server"), 0).await;
     assert_eq!(transports_become(&view, State::Healthy).await, "Transports running");
+    drop(servers);
 }
 
 #[tokio::test]
