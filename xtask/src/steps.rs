@@ -172,15 +172,18 @@ fn buf(root: &Path, env: &TestEnv) -> Result<()> {
 }
 
 fn e2e(root: &Path, env: &TestEnv) -> Result<()> {
-    in_cargo(root, &["build", "--package", "mcpscope", "--locked"])?;
-    let target = workspace::metadata(&root.join("Cargo.toml"))?.target_directory;
+    // In one go, so that what both depend on is built once.
+    let peer = ["--package", "mcpscope-test-support", "--features", "mcpscope-test-support/mcp-peer"];
+    in_cargo(root, &[&["build", "--locked", "--package", "mcpscope"], &peer[..]].concat())?;
+    let programs = workspace::metadata(&root.join("Cargo.toml"))?.target_directory.join("debug");
     let python = env.path("E2E_PYTHON").context("the Python of the tests was not prepared")?;
     let tests = "crates/server/tests/e2e";
     command::run(
         Command::new(python)
             .current_dir(root)
             .args(["-m", "pytest", tests])
-            .env("E2E_BIN", target.join("debug").join("mcpscope"))
+            .env("E2E_BIN", programs.join("mcpscope"))
+            .env("E2E_MCP_PEER", programs.join("mcp-peer"))
             .envs(env.vars()),
     )
 }

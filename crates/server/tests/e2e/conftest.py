@@ -9,10 +9,11 @@ import pytest
 
 # Both before the helpers are imported: the source tree stays as it was, and their assertions say what they compared.
 sys.dont_write_bytecode = True
-pytest.register_assert_rewrite("everything", "harness", "rpc", "scrape", "serving")
+pytest.register_assert_rewrite("everything", "harness", "peers", "rpc", "scrape", "serving")
 
 from everything import EverythingHttp  # noqa: E402
 from harness import Environment, Instances, leftovers  # noqa: E402
+from peers import RmcpHttp  # noqa: E402
 from serving import Served  # noqa: E402
 from upstream import Upstream  # noqa: E402
 
@@ -70,6 +71,13 @@ def upstream():
 def everything_http(environment, tmp_path):
     """The reference MCP server, over Streamable HTTP."""
     with EverythingHttp(environment, tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def rmcp_http(environment, tmp_path):
+    """The server on rmcp that has all that the conformance suite calls, over Streamable HTTP."""
+    with RmcpHttp(environment, tmp_path) as server:
         yield server
 
 

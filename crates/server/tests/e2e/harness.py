@@ -18,6 +18,7 @@ from scrape import Metrics
 MARK = "E2E_MARK"
 VARIABLES = {
     "E2E_BIN": "the mcpscope program",
+    "E2E_MCP_PEER": "mcp-peer, the server and client on rmcp",
     "E2E_NODE": "Node 22 or newer",
     "E2E_NODE_MODULES": "the folder with the npm packages",
     "E2E_PROMETHEUS": "prometheus",
@@ -36,6 +37,7 @@ class Environment:
     """Where the programs are, and the environment variables that processes are started with."""
 
     mcpscope: str
+    mcp_peer: str
     node: str
     node_modules: str
     prometheus: str
