@@ -2,6 +2,7 @@
 //!
 //! `mcp-peer serve` serves over Streamable HTTP on a free port of the loopback address, whose URL is the one line that
 //! it prints, and `mcp-peer stdio` over its standard input and output, both until they are killed or their input ends.
+//! `mcp-peer client legacy|modern URL|COMMAND...` does everything once and prints a report of it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,6 +12,7 @@
 )]
 #![allow(deprecated, reason = "what is deprecated is spoken as long as there are peers that do")]
 
+mod client;
 mod fixture;
 mod http;
 mod rounds;
@@ -30,6 +32,7 @@ async fn main() {
             let serving = PeerServer::new(Shared::new()).serve((read, write)).await.expect("a client that begins");
             serving.waiting().await.expect("the session's task ends by itself");
         }
-        _ => panic!("expected `serve` or `stdio`, not {arguments:?}"),
+        ["client", era, ref target @ ..] => println!("{}", client::run(era, target).await),
+        _ => panic!("expected `serve`, `stdio` or `client`, not {arguments:?}"),
     }
 }
