@@ -129,7 +129,7 @@ async fn everything(session: &Session, heard: &Heard, modern: bool) -> Value {
         None => json!(heard.updated.subscribe().wait_for(|uris| !uris.is_empty()).await.unwrap()[0]),
     };
 
-    let large = text(&call(session, "large", json!({ "bytes": 2_000_000 })).await);
+    let large = text(&call(session, "large", json!({ "bytes": 1_000_000 })).await);
     let intact = large.bytes().zip(PATTERN.iter().cycle()).all(|(byte, expected)| byte == *expected);
     report["large"] = json!([large.len(), intact]);
 

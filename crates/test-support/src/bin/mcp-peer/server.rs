@@ -1,6 +1,6 @@
 //! The server: what the conformance suite calls by name, and tools for what a relay may get wrong.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub(crate) struct PeerServer {
     shared: Arc<Shared>,
     /// What the session has subscribed to, up to 2025-11-25.
     subscribed: Mutex<HashSet<String>>,
+    /// The changes since a subscription was accepted, until it is begun: it is acknowledged in between.
+    accepted: Mutex<VecDeque<broadcast::Receiver<Change>>>,
 }
 
 pub(crate) struct Shared {
@@ -62,7 +64,7 @@ impl Shared {
 
 impl PeerServer {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, subscribed: Mutex::default() }
+        Self { shared, subscribed: Mutex::default(), accepted: Mutex::default() }
     }
 
     async fn call(
@@ -314,11 +316,12 @@ impl ServerHandler for PeerServer {
     }
 
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
+        self.accepted.lock().unwrap().push_back(self.shared.changes.subscribe());
         Some(requested.supported_by(&self.shared.fixture.capabilities))
     }
 
     async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
-        let mut changes = self.shared.changes.subscribe();
+        let mut changes = self.accepted.lock().unwrap().pop_front().expect("it was accepted");
         let (sink, accepted) = (context.sink(), context.accepted());
         loop {
             let change = tokio::select! {
