@@ -20,6 +20,11 @@ from mcp.client.subscriptions import listen
 from everything import run_async
 from harness import Environment
 
+# Seconds that a client may take: far more than it needs on a busy machine.
+LIMIT = 120
+# It would leave without telling the server, on a busy machine.
+fastmcp.settings.client_disconnect_timeout = LIMIT
+
 WATCHED = "test://watched-resource"
 PATTERN = "0123456789abcdef"  # the text that a large answer repeats
 
@@ -207,7 +212,7 @@ def text(result: types.CallToolResult) -> str:
 
 
 def in_python(client: type[InPython], modern: bool, _environment, target: Target, variables: dict[str, str]) -> dict:
-    return run_async(client(modern).run, target, variables)
+    return run_async(client(modern).run, target, variables, limit=LIMIT)
 
 
 def typescript(environment: Environment, target: Target, variables: dict[str, str]) -> dict:
@@ -223,7 +228,7 @@ def rmcp(era: str, environment: Environment, target: Target, variables: dict[str
 def report_of(command: list[str], target: Target, variables: dict[str, str]) -> dict:
     target = [target] if isinstance(target, str) else target
     pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-    done = subprocess.run([*command, *target], env=variables, timeout=45, **pipes)
+    done = subprocess.run([*command, *target], env=variables, timeout=LIMIT, **pipes)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -99,7 +99,7 @@ impl Fixture {
     pub(crate) fn contents(&self, uri: &str) -> Option<ResourceContents> {
         let mut contents = self.resources.get(uri)?.clone();
         contents.insert("uri".into(), uri.into());
-        Some(read(contents.into()))
+        Some(read(&contents.into()))
     }
 
     pub(crate) fn all_prompts(&self) -> Vec<Prompt> {
@@ -116,26 +116,26 @@ impl ToolEntry {
     fn described(&self) -> Tool {
         let name = &self.name;
         let description = self.description.clone().unwrap_or_else(|| format!("The tool {name}"));
-        let input = self.input.clone().unwrap_or_else(|| read(json!({ "type": "object", "properties": {} })));
+        let input = self.input.clone().unwrap_or_else(|| read(&json!({ "type": "object", "properties": {} })));
         Tool::new(name.clone(), description, input)
     }
 
     pub(crate) fn answer(&self, arguments: &JsonObject) -> Option<CallToolResult> {
         let mut answer = filled_in(self.answer.as_ref()?, arguments);
         answer["resultType"] = "complete".into();
-        Some(read(answer))
+        Some(read(&answer))
     }
 }
 
 impl PromptEntry {
     pub(crate) fn messages(&self, arguments: &JsonObject) -> Vec<PromptMessage> {
-        read(filled_in(&self.messages, arguments))
+        read(&filled_in(&self.messages, arguments))
     }
 }
 
 /// The requests of one round.
 pub(crate) fn requests(round: &Value, arguments: &JsonObject) -> InputRequests {
-    if round.is_null() { InputRequests::new() } else { read(filled_in(round, arguments)) }
+    if round.is_null() { InputRequests::new() } else { read(&filled_in(round, arguments)) }
 }
 
 fn filled_in(template: &Value, arguments: &JsonObject) -> Value {
@@ -165,6 +165,6 @@ fn replace(value: &mut Value, by: &impl Fn(&str) -> Option<Value>) {
 
 /// # Panics
 /// The fixture does not have what MCP asks for.
-fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{error}: {value}"))
+fn read<T: serde::de::DeserializeOwned>(value: &Value) -> T {
+    T::deserialize(value).unwrap_or_else(|error| panic!("{error}: {value}"))
 }

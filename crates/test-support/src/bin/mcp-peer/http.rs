@@ -9,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::server::{PeerServer, Shared};
 
@@ -21,11 +22,15 @@ pub(crate) async fn serve(shared: Arc<Shared>) {
     );
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     println!("http://{}/mcp", listener.local_addr().expect("a bound listener has an address"));
+    let mut connections = JoinSet::new();
     loop {
-        let (stream, _) = listener.accept().await.expect("a connection");
+        let (stream, _) = tokio::select! {
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted.expect("a connection"),
+        };
         stream.set_nodelay(true).expect("TCP_NODELAY");
         let mcp = mcp.clone();
-        tokio::spawn(async move {
+        connections.spawn(async move {
             let service = service_fn(|request| async { Ok::<_, Infallible>(mcp.handle(request).await) });
             // Clients may leave whenever they like.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
