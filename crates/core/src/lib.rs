@@ -2,6 +2,7 @@
 
 mod call;
 mod component;
+mod effect;
 mod host;
 mod id;
 mod labels;
@@ -15,6 +16,7 @@ mod verdict;
 
 pub use call::{Call, CallEvent, CallEventKind, CallRecord, Direction, Forwarded, Transport};
 pub use component::Component;
+pub use effect::{Answer, Break, Change, Effect, Injection, OnEnd, Order, Release, ToolsList};
 pub use host::{HostPolicy, Origins, Refusal};
 pub use id::{RequestId, SpanId, TraceContext, TraceId};
 pub use labels::Labels;

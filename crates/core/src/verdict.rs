@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Identifies one running fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FaultId(
     /// The number, unique within an instance.
     pub u64,
