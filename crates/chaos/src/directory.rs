@@ -1,0 +1,104 @@
+//! Which servers and connections there are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use mcpscope_core::{Era, Transport};
+
+use crate::matcher::{Matcher, Pattern};
+
+/// A server whose messages can be touched.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) name: Arc<str>,
+    pub(crate) transport: Transport,
+    /// Marked as critical, or of a protected name: nothing is ever done to it.
+    pub(crate) protected: bool,
+    eras: AtomicU8,
+}
+
+const ERAS: [(Era, u8); 2] = [(Era::Legacy, 1), (Era::Modern, 2)];
+
+impl Server {
+    pub(crate) fn saw(&self, era: Era) {
+        let bit = ERAS.into_iter().find(|(known, _)| *known == era).map_or(0, |(_, bit)| bit);
+        if self.eras.load(Ordering::Relaxed) & bit == 0 {
+            self.eras.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+
+    /// The eras of the revisions that it was seen to speak.
+    pub(crate) fn eras(&self) -> impl Iterator<Item = Era> {
+        let seen = self.eras.load(Ordering::Relaxed);
+        ERAS.into_iter().filter(move |(_, bit)| seen & bit != 0).map(|(era, _)| era)
+    }
+}
+
+#[derive(Debug)]
+struct Open {
+    server: Arc<Server>,
+    session: Option<Arc<str>>,
+}
+
+/// The servers and their open connections.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    protected: Vec<Pattern>,
+    servers: BTreeMap<u64, Arc<Server>>,
+    connections: BTreeMap<u64, Open>,
+    next: u64,
+}
+
+impl Directory {
+    pub(crate) fn new(protected: &[String]) -> Self {
+        let protected = protected.iter().map(|text| Pattern::new(text)).collect();
+        Self { protected, servers: BTreeMap::new(), connections: BTreeMap::new(), next: 0 }
+    }
+
+    pub(crate) fn is_protected(&self, name: &str) -> bool {
+        self.protected.iter().any(|pattern| pattern.matches(name))
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    pub(crate) fn add_server(&mut self, name: &str, transport: Transport, critical: bool) -> (u64, Arc<Server>) {
+        let protected = critical || self.is_protected(name);
+        let server = Arc::new(Server { name: name.into(), transport, protected, eras: AtomicU8::new(0) });
+        let number = self.number();
+        self.servers.insert(number, server.clone());
+        (number, server)
+    }
+
+    pub(crate) fn remove_server(&mut self, number: u64) {
+        self.servers.remove(&number);
+    }
+
+    pub(crate) fn open(&mut self, server: &Arc<Server>, session: Option<&Arc<str>>) -> u64 {
+        let number = self.number();
+        self.connections.insert(number, Open { server: server.clone(), session: session.cloned() });
+        number
+    }
+
+    pub(crate) fn close(&mut self, number: u64) {
+        self.connections.remove(&number);
+    }
+
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &Arc<Server>> {
+        self.servers.values()
+    }
+
+    /// The open connections that a fault is about, in the order in which they were opened.
+    pub(crate) fn connections(&self, matcher: &Matcher) -> Vec<u64> {
+        let taken = self.connections.iter().filter(|(_, open)| takes(matcher, &open.server, open.session.as_deref()));
+        taken.map(|(number, _)| *number).collect()
+    }
+}
+
+/// Whether a fault is about the connections of this session to this server.
+pub(crate) fn takes(matcher: &Matcher, server: &Server, session: Option<&str>) -> bool {
+    !server.protected && matcher.takes_server(&server.name, server.transport) && matcher.takes_session(session)
+}

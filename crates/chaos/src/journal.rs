@@ -1,0 +1,385 @@
+//! What was decided and done, as JSON lines: a file for each experiment, and one for the engine.
+
+mod record;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::report::{Injected, RecoveryReport, Report};
+use crate::status::{Event, Status};
+
+pub use record::{Header, HitRecord, Record, VERSION};
+pub(crate) use record::{Hit, amount, micros};
+
+/// How much a journal keeps. What is older makes room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalLimits {
+    /// Experiments.
+    pub experiments: usize,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// Bytes of one; hits beyond are counted, not written.
+    pub experiment_bytes: u64,
+}
+
+impl Default for JournalLimits {
+    /// 10,000 experiments, 1 GiB, 64 MiB each.
+    fn default() -> Self {
+        Self { experiments: 10_000, bytes: 1 << 30, experiment_bytes: 64 << 20 }
+    }
+}
+
+/// Why a journal cannot be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("the journal in {} cannot be {what}", .path.display())]
+pub struct JournalError {
+    /// Which file or folder.
+    pub path: PathBuf,
+    /// What was tried.
+    pub what: &'static str,
+    /// Why it failed.
+    #[source]
+    pub source: io::Error,
+}
+
+/// What an earlier run had left unfinished. Its faults ended with it; its records have been closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// The experiments.
+    pub ids: Vec<u64>,
+    /// What was done outside of the process and not taken back: the experiment and the target's name.
+    pub intents: Vec<(u64, String)>,
+}
+
+/// Where experiments are written down. It may touch the disk whenever the controller is driven, never on the data path.
+#[derive(Debug)]
+pub struct Journal {
+    place: Place,
+    limits: JournalLimits,
+    /// Of the experiments that have ended: how long their journals are.
+    ended: BTreeMap<u64, u64>,
+    reports: VecDeque<Report>,
+    errors: u64,
+    swept: Swept,
+}
+
+#[derive(Debug)]
+enum Place {
+    Memory { texts: BTreeMap<u64, Vec<u8>> },
+    Folder { path: PathBuf, open: BTreeMap<u64, Open>, engine: Option<(File, u64)> },
+}
+
+#[derive(Debug)]
+struct Open {
+    file: BufWriter<File>,
+    bytes: u64,
+}
+
+/// Reports kept in memory.
+const REPORTS: usize = 256;
+/// What a journal in memory keeps.
+const IN_MEMORY: JournalLimits = JournalLimits { experiments: 64, bytes: 64 << 20, experiment_bytes: 4 << 20 };
+/// How long the engine's own file grows before it makes room.
+const ENGINE_BYTES: u64 = 8 << 20;
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self::in_memory()
+    }
+}
+
+impl Journal {
+    /// Keeps the newest experiments in memory, and nothing on disk.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::new(Place::Memory { texts: BTreeMap::new() }, IN_MEMORY)
+    }
+
+    /// Keeps experiments in this folder, which is made if it is not there. What an earlier run has left unfinished is
+    /// closed: [`Journal::swept`].
+    ///
+    /// # Errors
+    /// The folder cannot be made, read or written.
+    pub fn open(folder: &Path, limits: JournalLimits) -> Result<Self, JournalError> {
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| JournalError { path, what, source }
+        };
+        fs::create_dir_all(folder).map_err(failed("made", folder))?;
+        let place = Place::Folder { path: folder.to_owned(), open: BTreeMap::new(), engine: None };
+        let mut journal = Self::new(place, limits);
+        for entry in fs::read_dir(folder).map_err(failed("read", folder))? {
+            let path = entry.map_err(failed("read", folder))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let Some((id, rest)) = name.split_once('.').and_then(|(id, rest)| Some((id.parse().ok()?, rest))) else {
+                continue;
+            };
+            match rest {
+                "running.jsonl" => journal.sweep(id, &path).map_err(failed("swept", &path))?,
+                "jsonl" => {
+                    let bytes = fs::metadata(&path).map_err(failed("read", &path))?.len();
+                    journal.ended.insert(id, bytes);
+                }
+                _ => {}
+            }
+        }
+        journal.swept.ids.sort_unstable();
+        journal.load_reports();
+        Ok(journal)
+    }
+
+    fn new(place: Place, limits: JournalLimits) -> Self {
+        let (ended, reports) = (BTreeMap::new(), VecDeque::new());
+        Self { place, limits, ended, reports, errors: 0, swept: Swept::default() }
+    }
+
+    /// What an earlier run had left unfinished.
+    #[must_use]
+    pub fn swept(&self) -> &Swept {
+        &self.swept
+    }
+
+    /// Closes what a run that ended without notice has left.
+    fn sweep(&mut self, id: u64, path: &Path) -> io::Result<()> {
+        let text = fs::read(path)?;
+        let records: Vec<Record> =
+            text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        let Some(Record::Experiment(header)) = records.first() else {
+            // Nothing was done before the first line was whole.
+            return fs::remove_file(path);
+        };
+        let injected = records.iter().filter(|record| matches!(record, Record::Hit(_))).count() as u64;
+        let mut open = Vec::new();
+        for record in &records {
+            match record {
+                Record::Intent { target, .. } => open.push(target.clone()),
+                Record::Undone { target, .. } => open.retain(|intent| intent != target),
+                _ => {}
+            }
+        }
+        let mut file = OpenOptions::new().append(true).open(path)?;
+        // A line that was cut stays recognisable as one.
+        if !text.ends_with(b"\n") {
+            file.write_all(b"\n")?;
+        }
+        let report = Box::new(unfinished(header, injected));
+        if !matches!(records.last(), Some(Record::End { .. })) {
+            file.write_all(&line(&Record::End { report }))?;
+        }
+        file.sync_data()?;
+        let bytes = file.metadata()?.len();
+        fs::rename(path, path.with_file_name(format!("{id}.jsonl")))?;
+        self.ended.insert(id, bytes);
+        self.swept.ids.push(id);
+        self.swept.intents.extend(open.into_iter().map(|target| (id, target)));
+        Ok(())
+    }
+
+    fn load_reports(&mut self) {
+        let newest: Vec<_> = self.ended.keys().rev().take(REPORTS).copied().collect();
+        for id in newest {
+            let last =
+                self.text(id).and_then(|text| text.lines().last().and_then(|line| serde_json::from_str(line).ok()));
+            if let Some(Record::End { report }) = last {
+                self.reports.push_back(*report);
+            }
+        }
+    }
+
+    /// The number of the newest experiment.
+    pub(crate) fn newest(&self) -> u64 {
+        self.ended.keys().next_back().copied().unwrap_or(0)
+    }
+
+    pub(crate) fn errors(&self) -> u64 {
+        self.errors
+    }
+
+    /// The newest reports, newest first.
+    pub(crate) fn reports(&self) -> impl Iterator<Item = &Report> {
+        self.reports.iter()
+    }
+
+    pub(crate) fn ended(&self) -> usize {
+        self.ended.len()
+    }
+
+    /// The whole journal of an experiment that has ended.
+    pub(crate) fn text(&self, id: u64) -> Option<String> {
+        match &self.place {
+            Place::Memory { texts } => {
+                let text = texts.get(&id).filter(|_| self.ended.contains_key(&id))?;
+                Some(String::from_utf8_lossy(text).into_owned())
+            }
+            Place::Folder { path, .. } => fs::read_to_string(path.join(format!("{id}.jsonl"))).ok(),
+        }
+    }
+
+    pub(crate) fn report(&self, id: u64) -> Option<Report> {
+        let kept = self.reports.iter().find(|report| report.id == id).cloned();
+        kept.or_else(|| match serde_json::from_str(self.text(id)?.lines().last()?) {
+            Ok(Record::End { report }) => Some(*report),
+            _ => None,
+        })
+    }
+
+    /// Begins an experiment.
+    pub(crate) fn begin(&mut self, header: Header) -> Result<(), JournalError> {
+        let id = header.id;
+        if let Place::Folder { path, open, .. } = &mut self.place {
+            let path = path.join(format!("{id}.running.jsonl"));
+            let file = OpenOptions::new().create_new(true).write(true).open(&path);
+            let file = file.map_err(|source| JournalError { path, what: "written", source })?;
+            open.insert(id, Open { file: BufWriter::new(file), bytes: 0 });
+        } else if let Place::Memory { texts } = &mut self.place {
+            texts.insert(id, Vec::new());
+        }
+        self.append(id, &Record::Experiment(header), u64::MAX);
+        Ok(())
+    }
+
+    /// Writes a line; whether it was written.
+    pub(crate) fn write(&mut self, id: u64, record: &Record) -> bool {
+        let most = if matches!(record, Record::Hit(_)) { self.limits.experiment_bytes } else { u64::MAX };
+        self.append(id, record, most)
+    }
+
+    fn append(&mut self, id: u64, record: &Record, most: u64) -> bool {
+        let line = line(record);
+        let written = match &mut self.place {
+            Place::Memory { texts } => match texts.get_mut(&id) {
+                Some(text) if text.len() as u64 + line.len() as u64 <= most => {
+                    text.extend_from_slice(&line);
+                    true
+                }
+                _ => return false,
+            },
+            Place::Folder { open, .. } => match open.get_mut(&id) {
+                Some(open) if open.bytes + line.len() as u64 <= most => {
+                    open.bytes += line.len() as u64;
+                    open.file.write_all(&line).is_ok()
+                }
+                _ => return false,
+            },
+        };
+        self.errors += u64::from(!written);
+        written
+    }
+
+    /// Puts an intent on disk before it is carried out.
+    pub(crate) fn write_ahead(&mut self, id: u64, record: &Record) -> Result<(), JournalError> {
+        let Place::Folder { path, open, .. } = &mut self.place else {
+            self.write(id, record);
+            return Ok(());
+        };
+        let path = path.join(format!("{id}.running.jsonl"));
+        let Some(open) = open.get_mut(&id) else {
+            let source = io::Error::from(io::ErrorKind::NotFound);
+            return Err(JournalError { path, what: "written", source });
+        };
+        let line = line(record);
+        open.bytes += line.len() as u64;
+        let synced = open.file.write_all(&line).and_then(|()| open.file.flush());
+        let synced = synced.and_then(|()| open.file.get_ref().sync_data());
+        synced.map_err(|source| JournalError { path, what: "synced", source })
+    }
+
+    /// Hands everything to the operating system, where it outlives this process.
+    pub(crate) fn flush(&mut self) {
+        let Place::Folder { open, .. } = &mut self.place else { return };
+        let failed = open.values_mut().filter_map(|open| open.file.flush().err()).count();
+        self.errors += failed as u64;
+    }
+
+    /// Ends an experiment.
+    pub(crate) fn end(&mut self, report: Report) {
+        let id = report.id;
+        self.append(id, &Record::End { report: Box::new(report.clone()) }, u64::MAX);
+        let bytes = match &mut self.place {
+            Place::Memory { texts } => texts.get(&id).map_or(0, |text| text.len() as u64),
+            Place::Folder { path, open, .. } => {
+                let Some(mut open) = open.remove(&id) else { return };
+                let (from, to) = (path.join(format!("{id}.running.jsonl")), path.join(format!("{id}.jsonl")));
+                if open.file.flush().is_err() || fs::rename(from, to).is_err() {
+                    self.errors += 1;
+                }
+                open.bytes
+            }
+        };
+        self.ended.insert(id, bytes);
+        self.reports.push_front(report);
+        self.reports.truncate(REPORTS);
+        self.make_room();
+    }
+
+    fn make_room(&mut self) {
+        let mut bytes: u64 = self.ended.values().sum();
+        while self.ended.len() > self.limits.experiments.max(1) || (bytes > self.limits.bytes && self.ended.len() > 1) {
+            let Some((id, size)) = self.ended.pop_first() else { return };
+            bytes -= size;
+            match &mut self.place {
+                Place::Memory { texts } => drop(texts.remove(&id)),
+                Place::Folder { path, .. } => {
+                    if fs::remove_file(path.join(format!("{id}.jsonl"))).is_err() {
+                        self.errors += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes down what happened to the engine: refusals, stops, changes.
+    pub(crate) fn note(&mut self, event: &Event) {
+        let Place::Folder { path, engine, .. } = &mut self.place else { return };
+        let name = path.join("engine.jsonl");
+        let written = (|| {
+            if engine.as_ref().is_some_and(|(_, bytes)| *bytes > ENGINE_BYTES) {
+                *engine = None;
+                fs::rename(&name, path.join("engine.1.jsonl"))?;
+            }
+            if engine.is_none() {
+                let file = OpenOptions::new().create(true).append(true).open(&name)?;
+                let bytes = file.metadata()?.len();
+                *engine = Some((file, bytes));
+            }
+            let line = line(event);
+            let Some((file, bytes)) = engine else { return Ok(()) };
+            *bytes += line.len() as u64;
+            file.write_all(&line)
+        })();
+        let written: io::Result<()> = written;
+        self.errors += u64::from(written.is_err());
+    }
+}
+
+fn line(record: &impl serde::Serialize) -> Vec<u8> {
+    // What is written here are structs with text keys, which cannot fail.
+    let mut line = serde_json::to_vec(record).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// What can be said of an experiment whose process ended without notice.
+fn unfinished(header: &Header, injected: u64) -> Report {
+    Report {
+        id: header.id,
+        scenario: header.scenario.clone(),
+        status: Status::Aborted,
+        error: Some("the instance ended during the experiment".to_owned()),
+        started_by: header.started_by,
+        parameters: header.parameters.clone(),
+        seed: header.seed,
+        targets: header.targets.clone(),
+        start_time: header.time,
+        end_time: header.time,
+        before: None,
+        during: None,
+        after: None,
+        injection: Injected { injected, ..Injected::default() },
+        time_to_detect: None,
+        recovery: RecoveryReport { limit: 0, time: None, observed: false },
+        leak: None,
+    }
+}

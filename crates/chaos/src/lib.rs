@@ -1,0 +1,43 @@
+#![doc = include_str!("../README.md")]
+
+mod catalogue;
+mod controller;
+mod directory;
+mod draw;
+mod experiment;
+mod fault;
+mod injector;
+mod journal;
+mod lease;
+mod matcher;
+mod message;
+mod outlook;
+mod parameter;
+mod plan;
+mod refusal;
+mod replay;
+mod report;
+mod run;
+mod scenario;
+mod scheduler;
+mod state;
+mod status;
+mod steady;
+mod target;
+
+pub use controller::{Controller, Parts, new};
+pub use experiment::Request;
+pub use injector::{Connection, Endpoint, Injector, Lane};
+pub use journal::{Header, HitRecord, Journal, JournalError, JournalLimits, Record, Swept, VERSION as JOURNAL_VERSION};
+pub use lease::Watch;
+pub use message::{Message, MessageKind};
+pub use outlook::{ExpectedHits, Outlook, Traffic};
+pub use parameter::{Kind, Parameter, ParameterError, Parameters};
+pub use plan::{BlastRadius, Mode, Plan, PlanError, Rearm, ScenarioPlan};
+pub use refusal::{NotRunning, RearmError, Refusal};
+pub use replay::{Divergence, Recording, ReplayError};
+pub use report::{Injected, RecoveryReport, Report, Slot};
+pub use scenario::{Defaults, Impact, Scenario};
+pub use status::{Cause, ChaosStatus, Details, Event, Happened, StartedBy, Status, Test};
+pub use steady::{Check, CheckError, Comparison, Sample, SteadyState, Subject, Window};
+pub use target::{ChaosTarget, Order, TargetError};

@@ -1,0 +1,115 @@
+//! What an experiment would do.
+
+use std::time::Duration;
+
+use mcpscope_core::{Direction, Protocol, Transport};
+use serde::{Deserialize, Serialize};
+
+use crate::directory::Directory;
+use crate::experiment::Experiment;
+use crate::{Message, MessageKind};
+
+/// How often messages of one kind pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Traffic {
+    /// The server.
+    pub server: String,
+    /// How they travel.
+    pub transport: Transport,
+    /// Which way.
+    pub direction: Direction,
+    /// The revision, where known.
+    pub protocol: Option<Protocol>,
+    /// What sort of message.
+    pub kind: MessageKind,
+    /// The method, or that of the request that is answered.
+    pub method: Option<String>,
+    /// The tool, likewise.
+    pub tool: Option<String>,
+    /// How many in a second.
+    pub per_second: f64,
+}
+
+/// What an experiment would do if it were started now. Nothing is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outlook {
+    /// The scenario.
+    pub scenario: String,
+    /// How long the fault would last, in ms.
+    pub duration: u64,
+    /// The names of the servers or targets that it would be about.
+    pub targets: Vec<String>,
+    /// Their open connections.
+    pub connections: usize,
+    /// The share of the connections that it would be about, rounded up, 0..=1.
+    pub connection_share: f64,
+    /// Messages that it would hit, if traffic goes on as it was.
+    pub expected_hits: f64,
+    /// Of which methods and tools, the most first.
+    pub hits: Vec<ExpectedHits>,
+}
+
+/// A part of what an experiment would hit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExpectedHits {
+    /// The server.
+    pub server: String,
+    /// The method.
+    pub method: Option<String>,
+    /// The tool.
+    pub tool: Option<String>,
+    /// How many.
+    pub hits: f64,
+}
+
+/// What an experiment that was admitted would do, given this traffic.
+pub(crate) fn outlook(
+    experiment: &Experiment,
+    targets: Vec<String>,
+    share: f64,
+    directory: &Directory,
+    traffic: &[Traffic],
+) -> Outlook {
+    let (matcher, fault) = (&experiment.matcher, &experiment.fault);
+    let seconds = experiment.duration.as_secs_f64();
+    let messages = |row: &Traffic| {
+        let message = Message {
+            kind: row.kind,
+            method: row.method.as_deref(),
+            tool: row.tool.as_deref(),
+            protocol: row.protocol,
+        };
+        let server =
+            directory.servers().find(|server| *server.name == *row.server && server.transport == row.transport)?;
+        // Which session it belongs to is not known here.
+        let taken = !server.protected
+            && matcher.takes_server(&server.name, server.transport)
+            && matcher.takes_direction(row.direction)
+            && matcher.takes_message(row.transport, &message);
+        taken.then_some(row.per_second.max(0.0) * seconds * share)
+    };
+    let matching: Vec<_> = traffic.iter().filter_map(|row| Some((row, messages(row)?))).collect();
+    let total: f64 = matching.iter().map(|(_, messages)| messages).sum();
+    let expected = matcher.count.expected(total, fault.intensity().get());
+    let part = |(row, messages): &(&Traffic, f64)| ExpectedHits {
+        server: row.server.clone(),
+        method: row.method.clone(),
+        tool: row.tool.clone(),
+        hits: if total > 0.0 { expected * messages / total } else { 0.0 },
+    };
+    let mut hits: Vec<_> = matching.iter().map(part).collect();
+    hits.sort_by(|a, b| b.hits.total_cmp(&a.hits));
+    Outlook {
+        scenario: experiment.scenario.to_string(),
+        duration: millis(experiment.duration),
+        connections: directory.connections(matcher).len(),
+        targets,
+        connection_share: share,
+        expected_hits: expected,
+        hits,
+    }
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,113 @@
+//! Why something was not done.
+
+use crate::Scenario;
+use crate::journal::JournalError;
+use crate::parameter::ParameterError;
+
+/// Why an experiment was not accepted. Nothing was started; the attempt is in the journal.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// What was asked for makes no sense.
+    #[error(transparent)]
+    Parameters(#[from] ParameterError),
+    /// Nothing here can carry it out.
+    #[error("{scenario} is not available yet: expected {}, or a fault of messages", .scenario.needs())]
+    NotAvailable {
+        /// What was asked for.
+        scenario: Scenario,
+    },
+    /// Chaos is off.
+    #[error("chaos is off: expected mode manual or scheduled")]
+    Off,
+    /// Everything was stopped.
+    #[error("everything was stopped by {by}: expected {}", rearm_hint(.wait_ms))]
+    Stopped {
+        /// What caused it.
+        by: String,
+        /// For how long it cannot even be armed again, in ms.
+        wait_ms: u64,
+    },
+    /// As many experiments as may be are there.
+    #[error("{running} experiments are running: expected fewer than {most} (max_concurrent_tests)")]
+    TooMany {
+        /// How many are there.
+        running: usize,
+        /// How many may be.
+        most: usize,
+    },
+    /// It would be about nothing.
+    #[error("{scenario} matches nothing: {reason}; there {}", list(.there))]
+    NothingMatched {
+        /// What was asked for.
+        scenario: Scenario,
+        /// What does not match.
+        reason: &'static str,
+        /// The names of what there is.
+        there: Vec<String>,
+    },
+    /// Too much is unwell already.
+    #[error("{healthy:.0} % of the components are healthy: expected at least {least:.0} % (blast_radius.min_healthy)")]
+    Unhealthy {
+        /// How much is healthy, in percent.
+        healthy: f64,
+        /// How much must be, in percent.
+        least: f64,
+    },
+    /// Enough was killed in the last hour.
+    #[error("{most} crashes in the last hour: expected fewer (blast_radius.max_kills_per_hour)")]
+    TooManyKills {
+        /// How many may be.
+        most: usize,
+    },
+    /// It cannot be written down.
+    #[error("it cannot be journalled")]
+    Journal(#[from] JournalError),
+}
+
+impl Scenario {
+    const fn needs(self) -> &'static str {
+        match self {
+            Self::ProcessCrash => "a supervised process or a registered target",
+            _ => "a helper process",
+        }
+    }
+}
+
+fn rearm_hint(wait_ms: &u64) -> String {
+    match wait_ms {
+        0 => "it to be armed again".to_owned(),
+        wait => format!("it to be armed again, in {} s or later", wait.div_ceil(1000)),
+    }
+}
+
+fn list(there: &[String]) -> String {
+    if there.is_empty() { "is no server yet".to_owned() } else { format!("is {}", there.join(", ")) }
+}
+
+/// Why an experiment was not stopped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("experiment {id} is not running: expected one of {running:?}")]
+pub struct NotRunning {
+    /// What was asked for.
+    pub id: u64,
+    /// Those that are.
+    pub running: Vec<u64>,
+}
+
+/// Why experiments did not become possible again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RearmError {
+    /// They are possible.
+    #[error("nothing was stopped: there is nothing to arm again")]
+    NotStopped,
+    /// It is too early.
+    #[error("stopped by {by}: it can be armed again in {} s", .wait_ms.div_ceil(1000))]
+    Cooldown {
+        /// What caused the stop.
+        by: String,
+        /// For how long not, in ms.
+        wait_ms: u64,
+    },
+}

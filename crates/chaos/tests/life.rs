@@ -1,0 +1,315 @@
+//! The life of experiments, from their start to their report, on made-up time.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{MS, SECOND, World, request};
+use mcpscope_chaos::{Cause, Happened, Plan, Rearm, Refusal, Status};
+use mcpscope_core::{Break, Effect, OnEnd, Order, Release, Transport};
+
+#[test]
+fn an_experiment_ends_by_itself_and_is_reported() {
+    let mut world = World::new(Plan::default());
+    world.watched.set(100, 1);
+    let mut client = world.client();
+    assert!(!world.injector.is_active() && client.request("echo", world.now).is_empty());
+    let id = world.start("latency_injection", &["delay=300ms", "duration=8s", "tool=echo"]);
+    assert!(world.injector.is_active());
+    let hit = client.request("echo", world.now);
+    let by = 300 * MS;
+    assert_eq!(hit.len(), 1);
+    assert_eq!((hit[0].fault, &hit[0].effect), (id, &Effect::Delay { by, order: Order::Preserve }));
+    assert_eq!(hit[0].ends, world.now + 8 * SECOND);
+    world.injector.acted(&hit[0]);
+    assert!(client.request("add", world.now).is_empty(), "another tool");
+    assert_eq!(client.response("echo", world.now).len(), 1);
+    world.pass(8 * SECOND - MS);
+    assert_eq!(world.status(id), Status::Running);
+    assert_eq!(client.request("echo", world.now).len(), 1);
+    world.pass(MS);
+    assert!(client.request("echo", world.now).is_empty(), "it has expired");
+    world.pass(MS);
+    assert_eq!(world.status(id), Status::Recovering);
+    assert!(!world.injector.is_active());
+    world.pass(4 * SECOND);
+    let report = world.controller.report(id.0, world.now).unwrap();
+    assert_eq!((report.status, report.recovery.time, report.recovery.observed), (Status::Completed, Some(0), true));
+    assert_eq!(report.end_time - report.start_time, 8000);
+    let injection = report.injection;
+    assert_eq!((injection.matched, injection.injected, injection.observed), (3, 3, 1));
+    assert_eq!((injection.requested_intensity, injection.achieved_intensity), (1.0, Some(1.0)));
+    assert_eq!((report.targets, report.leak, injection.unjournalled), (vec!["demo".to_owned()], None, 0));
+    for slot in [report.before, report.during, report.after] {
+        assert_eq!(slot.unwrap().error_rate, Some(0.01));
+    }
+    assert_eq!(world.controller.history(10, world.now).len(), 1);
+}
+
+#[test]
+fn a_lease_ends_even_if_nobody_drives_the_controller() {
+    let world = World::new(Plan::default());
+    let mut client = world.client();
+    let id = world.start("packet_loss", &["intensity=1", "duration=2s"]);
+    let end = world.now + 2 * SECOND;
+    assert_eq!(client.request("echo", end - MS).len(), 1);
+    assert!(world.injector.is_live(id, end - MS) && !world.injector.is_live(id, end));
+    assert!(client.request("echo", end).is_empty());
+}
+
+#[test]
+fn what_does_not_come_back_in_time_has_failed() {
+    let mut world = World::new(Plan::default());
+    world.watched.set(100, 0);
+    let id = world.start("rpc_error", &["duration=5s", "recovery_time=2s"]);
+    world.pass(2 * SECOND);
+    world.watched.set(100, 50);
+    world.pass(3 * SECOND + MS);
+    assert_eq!(world.status(id), Status::Recovering);
+    world.pass(6 * SECOND);
+    let report = world.controller.report(id.0, world.now).unwrap();
+    assert_eq!((report.status, report.recovery.time), (Status::Failed, None));
+    assert_eq!(report.error.as_deref(), Some("not well again within 2s"));
+    assert_eq!(report.time_to_detect, Some(3000));
+    let status = world.controller.status(world.now);
+    assert_eq!((status.active_tests, status.recent_failures.len(), status.total_history), (0, 1, 1));
+}
+
+#[test]
+fn without_calls_recovery_is_not_observed() {
+    let mut world = World::new(Plan::default());
+    let id = world.start("hang", &["duration=1s", "recovery_time=1s"]);
+    world.pass(10 * SECOND);
+    let report = world.controller.report(id.0, world.now).unwrap();
+    assert_eq!((report.status, report.recovery.observed), (Status::Completed, false));
+}
+
+#[test]
+fn a_system_that_is_unwell_is_left_alone() {
+    let mut world = World::new(Plan::default());
+    world.watched.set(100, 20);
+    let id = world.start("hang", &[]);
+    assert!(!world.injector.is_active());
+    assert_eq!(world.status(id), Status::NotStarted);
+    world.pass(SECOND);
+    let error = world.test(id).details.error.unwrap();
+    assert_eq!(error, "steady state: error_rate < 0.05 does not hold");
+    // An experiment may say otherwise itself.
+    let id = world.start("hang", &["steady_state=error_rate < 0.5"]);
+    assert_eq!(world.status(id), Status::Running);
+}
+
+#[test]
+fn a_guard_ends_the_fault() {
+    let mut world = World::new(Plan::default());
+    world.watched.set(100, 0);
+    let id = world.start("hang", &["duration=30s", "abort_when=error_rate > 0.3"]);
+    world.pass(3 * SECOND);
+    assert_eq!(world.status(id), Status::Running);
+    world.watched.set(100, 31);
+    world.pass(SECOND);
+    assert!(!world.injector.is_active());
+    let test = world.test(id);
+    assert_eq!((test.status, test.details.error.as_deref()), (Status::Aborted, Some("abort_when: error_rate > 0.3")));
+}
+
+#[test]
+fn one_is_stopped_without_the_others() {
+    let mut world = World::new(Plan::default());
+    let mut client = world.client();
+    let first = world.start("latency_injection", &["delay=1s"]);
+    let second = world.start("duplicate_response", &[]);
+    assert_eq!(client.response("echo", world.now).len(), 2, "one after the other");
+    world.controller.stop(first.0, world.now).unwrap();
+    assert_eq!(client.response("echo", world.now).iter().map(|hit| hit.fault).collect::<Vec<_>>(), [second]);
+    assert_eq!(world.status(first), Status::Aborted);
+    world.pass(SECOND);
+    let error = world.controller.stop(first.0, world.now).unwrap_err();
+    assert_eq!(error.to_string(), format!("experiment {} is not running: expected one of [{}]", first.0, second.0));
+}
+
+#[test]
+fn what_one_fault_does_away_with_the_next_does_not_see() {
+    let mut world = World::new(Plan::default());
+    let mut client = world.client();
+    let loss = world.start("lost_response", &["every=2"]);
+    let copies = world.start("duplicate_response", &[]);
+    let hits: Vec<_> = (0..4).map(|_| client.response("echo", world.now)[0].fault).collect();
+    assert_eq!(hits, [copies, loss, copies, loss]);
+    world.pass(20 * SECOND);
+    let injection = |id: mcpscope_core::FaultId| world.controller.report(id.0, world.now).unwrap().injection;
+    assert_eq!((injection(loss).matched, injection(loss).injected), (4, 2));
+    assert_eq!((injection(copies).matched, injection(copies).injected), (2, 2));
+}
+
+#[test]
+fn an_emergency_stop_ends_everything_until_it_is_armed_again() {
+    let mut world = World::new(Plan::default());
+    let mut client = world.client();
+    let ids = [world.start("hang", &[]), world.start("packet_loss", &["intensity=1"])];
+    world.controller.emergency_stop(Cause::Person, world.now);
+    assert!(!world.injector.is_active() && client.response("echo", world.now).is_empty());
+    assert!(ids.iter().all(|id| world.status(*id) == Status::Aborted && !world.injector.is_live(*id, world.now)));
+    let refusal = world.controller.start(&request("hang", &[]), world.now).unwrap_err();
+    assert_eq!(refusal.to_string(), "everything was stopped by a person: expected it to be armed again");
+    let status = world.controller.status(world.now);
+    assert!(status.emergency_stop && status.rearm_at.is_none());
+    // What a person stopped, a person may arm again at any time.
+    world.controller.rearm(world.now).unwrap();
+    world.start("hang", &[]);
+    world.pass(SECOND);
+    let error = world.test(ids[0]).details.error;
+    assert_eq!(error.as_deref(), Some("emergency stop by a person"));
+    let events = world.controller.events_since(0, world.now);
+    assert!(events.iter().any(|event| event.what == Happened::EmergencyStop { cause: Cause::Person }));
+    assert!(events.iter().any(|event| matches!(&event.what, Happened::Refused { scenario, .. } if scenario == "hang")));
+}
+
+#[test]
+fn an_alert_needs_the_cooldown() {
+    for rearm in [Rearm::Manual, Rearm::Auto] {
+        let mut world = World::new(Plan { rearm, ..Plan::default() });
+        world.controller.emergency_stop(Cause::Alert("memory_critical".into()), world.now);
+        world.pass(299 * SECOND);
+        let error = world.controller.rearm(world.now).unwrap_err().to_string();
+        assert_eq!(error, "stopped by alert memory_critical: it can be armed again in 1 s");
+        assert!(matches!(world.controller.start(&request("hang", &[]), world.now), Err(Refusal::Stopped { .. })));
+        world.pass(SECOND + MS);
+        assert_eq!(world.controller.status(world.now).emergency_stop, rearm == Rearm::Manual);
+        assert_eq!(world.controller.rearm(world.now).is_ok(), rearm == Rearm::Manual);
+        world.start("hang", &[]);
+    }
+}
+
+/// An experiment that ends as failed, or as completed.
+fn experiment(world: &mut World, fails: bool) {
+    world.watched.set(10, 0);
+    let id = world.start("lost_request", &["duration=1s", "recovery_time=1s"]);
+    world.watched.set(10, if fails { 10 } else { 0 });
+    world.pass(10 * SECOND);
+    assert_eq!(world.status(id), if fails { Status::Failed } else { Status::Completed });
+}
+
+#[test]
+fn five_failures_in_a_row_stop_everything() {
+    let mut world = World::new(Plan::default());
+    for fails in [true, true, true, true, false, true, true, true, true] {
+        experiment(&mut world, fails);
+        assert!(!world.controller.status(world.now).emergency_stop);
+    }
+    experiment(&mut world, true);
+    let status = world.controller.status(world.now);
+    assert_eq!(status.stopped_by.as_deref(), Some("too many failures in a row"));
+    assert!(world.controller.rearm(world.now).is_err());
+    world.pass(300 * SECOND);
+    world.controller.rearm(world.now).unwrap();
+    experiment(&mut world, true);
+    assert!(!world.controller.status(world.now).emergency_stop, "it counts from the beginning");
+}
+
+#[test]
+fn the_automatic_stop_can_be_off_and_a_persons_never() {
+    let mut world = World::new(Plan { automatic_stop: false, ..Plan::default() });
+    (0..6).for_each(|_| experiment(&mut world, true));
+    assert!(!world.controller.status(world.now).emergency_stop);
+    world.controller.emergency_stop(Cause::Person, world.now);
+    assert!(world.controller.status(world.now).emergency_stop);
+}
+
+#[test]
+fn a_partition_is_about_whole_connections() {
+    let mut world = World::new(Plan::default());
+    let mut clients: Vec<_> = (0..5).map(|_| world.client()).collect();
+    world.start("network_partition", &["intensity=0.5", "duration=10s"]);
+    let now = world.now;
+    let cut: Vec<_> = clients.iter_mut().map(|client| !client.request("echo", now).is_empty()).collect();
+    assert_eq!(cut.iter().filter(|cut| **cut).count(), 3, "half of five, rounded up");
+    for (client, cut) in clients.iter_mut().zip(&cut) {
+        let hit = client.response("echo", now);
+        let held = Effect::Hold { until: Release::FaultEnd, on_end: OnEnd::Deliver };
+        assert_eq!(hit.first().map(|hit| &hit.effect), cut.then_some(&held));
+        assert_eq!(client.connection.standing(false, now), None, "it stays open");
+    }
+    let mut late: Vec<_> = (0..5).map(|_| world.client()).collect();
+    let late = late.iter_mut().filter_map(|client| client.request("echo", now).pop()).count();
+    assert_eq!(late + 3, 5, "half of ten");
+    // Nothing passes by which recovery could be judged, so its whole time is waited for.
+    world.pass(60 * SECOND);
+    let report = world.controller.history(1, world.now)[0].details.report.clone().unwrap();
+    assert_eq!((report.injection.connections, report.injection.connections_chosen), (10, 5));
+    assert_eq!(report.injection.achieved_intensity, Some(0.5));
+}
+
+#[test]
+fn a_connection_is_reset_once_also_when_it_is_idle() {
+    let world = World::new(Plan::default());
+    let (client, stdio) = (world.client(), world.injector.endpoint("local", Transport::Stdio, false));
+    let mut stdio = common::Client::new(&stdio);
+    let id = world.start("network_partition", &["mode=reset", "intensity=1"]);
+    let reset = client.connection.standing(false, world.now).unwrap();
+    assert_eq!((reset.fault, reset.effect), (id, Effect::Break(Break::Reset)));
+    assert_eq!(client.connection.standing(false, world.now), None);
+    assert!(stdio.request("echo", world.now).is_empty(), "a stdio pair cannot be reset");
+    world.controller.stop(id.0, world.now).unwrap();
+    world.start("network_partition", &["mode=refuse_new", "intensity=1"]);
+    let new = world.client().connection;
+    assert_eq!(new.standing(true, world.now).unwrap().effect, Effect::Break(Break::Refuse));
+    assert_eq!(client.connection.standing(false, world.now), None);
+}
+
+#[test]
+fn a_control_share_is_left_untouched() {
+    let world = World::new(Plan::default());
+    let mut clients: Vec<_> = (0..10).map(|_| world.client()).collect();
+    world.start("lost_request", &["control=0.3"]);
+    let hit = clients.iter_mut().filter_map(|client| client.request("echo", world.now).pop()).count();
+    assert_eq!(hit, 7);
+}
+
+#[test]
+fn critical_and_protected_servers_are_never_touched() {
+    let mut plan = Plan::default();
+    plan.blast_radius.protected = vec!["pay*".into()];
+    let world = World::new(plan);
+    let endpoints = [("payments", false), ("auth", true)]
+        .map(|(name, critical)| world.injector.endpoint(name, Transport::Http, critical));
+    for (endpoint, name) in endpoints.iter().zip(["server=payments", "server=auth"]) {
+        let refusal = world.controller.start(&request("hang", &[name]), world.now).unwrap_err().to_string();
+        assert!(refusal.contains("all servers that match are critical or protected"), "{refusal}");
+        let id = world.start("hang", &["duration=10s"]);
+        assert_eq!(world.test(id).details.targets, ["demo"]);
+        assert!(common::Client::new(endpoint).response("echo", world.now).is_empty());
+        world.controller.stop(id.0, world.now).unwrap();
+    }
+}
+
+#[test]
+fn a_stop_is_seen_by_whoever_watches() {
+    #[derive(Debug, Default)]
+    struct Watcher(std::sync::atomic::AtomicUsize);
+    impl mcpscope_chaos::Watch for Watcher {
+        fn changed(&self) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+    let world = World::new(Plan::default());
+    let watcher = std::sync::Arc::new(Watcher::default());
+    let watch: std::sync::Arc<dyn mcpscope_chaos::Watch> = watcher.clone();
+    world.injector.watch(&watch);
+    let seen = || watcher.0.load(std::sync::atomic::Ordering::Relaxed);
+    world.start("hang", &[]);
+    let started = seen();
+    assert!(started > 0);
+    world.controller.emergency_stop(Cause::Person, world.now);
+    assert!(seen() > started);
+}
+
+#[test]
+fn the_longest_experiment_is_a_minute_unless_the_plan_says_otherwise() {
+    let world = World::new(Plan { test_duration: Duration::from_secs(5), ..Plan::default() });
+    let refusal = world.controller.start(&request("hang", &["duration=6s"]), world.now).unwrap_err().to_string();
+    assert!(refusal.contains("expected at most 5s, which is the plan's test_duration"), "{refusal}");
+    let id = world.start("network_partition", &[]);
+    let test = world.test(id);
+    assert_eq!(test.end_time - test.start_time, 5000, "its own default is 30 s");
+}
