@@ -1,2 +1,92 @@
-//! What a decision costs.
-fn main() {}
+//! What a decision costs: with nothing active, and with faults that a message has nothing to do with, or is hit by.
+
+use std::error::Error;
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime};
+
+use mcpscope_chaos::{Injector, Lane, Message, MessageKind, Parts, Plan, Request};
+use mcpscope_core::{ClockAnchor, Direction, Protocol, Transport};
+use mcpscope_test_support::bench::{self, Race, Report};
+
+const MESSAGE: Message<'static> = Message {
+    kind: MessageKind::Request,
+    method: Some("tools/call"),
+    tool: Some("echo"),
+    protocol: Some(Protocol::V2025_11_25),
+};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    if !bench::wanted() {
+        return Ok(());
+    }
+    let mut report = Report::new("decision");
+    report.add(idle()?);
+    report.add(active()?);
+    Ok(report.finish(env!("CARGO_TARGET_TMPDIR"))?)
+}
+
+/// An engine in which these experiments are running, and what keeps it so.
+struct Engine {
+    injector: Injector,
+    endpoint: mcpscope_chaos::Endpoint,
+    now: Instant,
+    _controller: mcpscope_chaos::Controller,
+}
+
+impl Engine {
+    fn new(requests: &[Request]) -> Result<Self, Box<dyn Error>> {
+        let now = Instant::now();
+        let clock = ClockAnchor { mono: now, wall: SystemTime::now() };
+        let (controller, injector) = mcpscope_chaos::new(Parts::new(Plan::default(), 1, clock))?;
+        let endpoint = injector.endpoint("demo", Transport::Http, false);
+        for request in requests {
+            controller.start(request, now)?;
+        }
+        Ok(Self { injector, endpoint, now, _controller: controller })
+    }
+
+    fn lane(&self) -> Lane {
+        self.endpoint.connect(None).lane(Direction::ToServer)
+    }
+}
+
+fn idle() -> Result<bench::Table, Box<dyn Error>> {
+    let engine = Engine::new(&[])?;
+    let flag = AtomicBool::new(false);
+    let table = Race::new("B12 no active fault", 1)
+        .case("mcpscope: is anything active", || engine.injector.is_active())
+        .case("a relaxed atomic load", || black_box(&flag).load(Ordering::Relaxed))
+        .run();
+    Ok(table)
+}
+
+fn active() -> Result<bench::Table, Box<dyn Error>> {
+    let other = Request::new("latency_injection").with("tool", "other");
+    let hit = |scenario| Request::new(scenario).with("tool", "echo").with("duration", "60s");
+    let never = hit("rpc_error").with("probability", 0);
+    let engines = [
+        Engine::new(&[])?,
+        Engine::new(&[other])?,
+        Engine::new(std::slice::from_ref(&never))?,
+        Engine::new(&[never.clone(), never.clone(), never])?,
+        Engine::new(&[hit("latency_injection")])?,
+    ];
+    let lanes = engines.each_ref().map(|engine| std::sync::Mutex::new(engine.lane()));
+    let decide = |which: usize| {
+        let mut lane = lanes[which].lock().ok()?;
+        Some(lane.decide(black_box(&MESSAGE), engines[which].now).len())
+    };
+    let names = [
+        "a lane, no fault (with its mutex here)",
+        "1 fault, of another tool",
+        "1 fault, drawn and not hit",
+        "3 faults, drawn and not hit",
+        "1 fault, hit, its journal full",
+    ];
+    let race =
+        names.into_iter().enumerate().fold(Race::new("a message with active faults", 1), |race, (which, name)| {
+            race.case(name, move || decide(which))
+        });
+    Ok(race.run())
+}

@@ -56,8 +56,9 @@ pub fn new(parts: Parts) -> Result<(Controller, Injector), PlanError> {
     parts.plan.check()?;
     let (sender, hits) = sync_channel(WAITING);
     let shared = Arc::new(Shared::new(sender, Directory::new(&parts.plan.blast_radius.protected)));
+    let automatic_stop = parts.plan.automatic_stop;
     let state = Mutex::new(State::new(parts, hits));
-    Ok((Controller(Arc::new(Inner { shared: shared.clone(), state })), Injector(shared)))
+    Ok((Controller(Arc::new(Inner { shared: shared.clone(), automatic_stop, state })), Injector(shared)))
 }
 
 /// Starts, ends and shows experiments. Cheap to clone; every clone is the same.
@@ -67,6 +68,8 @@ pub struct Controller(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
+    /// Whether anything but a person may cause an emergency stop.
+    automatic_stop: bool,
     /// Never locked by the data path.
     state: Mutex<State>,
 }
@@ -121,9 +124,16 @@ impl Controller {
 
     /// Ends every fault, and refuses new ones until [`Controller::rearm`]. When this returns no new decision can come from
     /// any of them. It waits for nothing: what is to be written down is, when the controller is driven next.
-    pub fn emergency_stop(&self, cause: Cause, now: Instant) {
+    ///
+    /// A person can always do it; whether anything else can, the plan says ([`Plan::automatic_stop`]). Returns whether it
+    /// was done.
+    pub fn emergency_stop(&self, cause: Cause, now: Instant) -> bool {
+        if cause != Cause::Person && !self.0.automatic_stop {
+            return false;
+        }
         self.0.shared.end_all(Stop { cause, at: now });
         self.hear_of_stop(now);
+        true
     }
 
     /// Allows experiments again: a person wants it.

@@ -43,7 +43,7 @@ pub struct Plan {
     pub test_duration: Duration,
     /// After how many failures in a row everything is stopped; at least 1.
     pub emergency_threshold: u32,
-    /// Whether anything but a person and an alert may cause an emergency stop.
+    /// Whether anything but a person may cause an emergency stop: failures, a leak, an alert.
     pub automatic_stop: bool,
     /// How long after an automatic emergency stop nothing can be started.
     pub cooldown: Duration,

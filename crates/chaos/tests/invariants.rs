@@ -1,5 +1,7 @@
 //! Whatever is started, stopped, opened and sent, in whatever order: what must always hold. On made-up time.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -14,7 +16,7 @@ use proptest::prelude::*;
 const TOOLS: [&str; 2] = ["echo", "add"];
 
 /// What can happen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Start {
         scenario: usize,

@@ -1,5 +1,7 @@
 //! Journals: what they say is what happened, again and again, also after a crash.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! The life of experiments, from their start to their report, on made-up time.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod common;
 
 use std::time::Duration;
@@ -211,8 +213,9 @@ fn five_failures_in_a_row_stop_everything() {
 fn the_automatic_stop_can_be_off_and_a_persons_never() {
     let mut world = World::new(Plan { automatic_stop: false, ..Plan::default() });
     (0..6).for_each(|_| experiment(&mut world, true));
+    assert!(!world.controller.emergency_stop(Cause::Alert("high_error_rate".into()), world.now));
     assert!(!world.controller.status(world.now).emergency_stop);
-    world.controller.emergency_stop(Cause::Person, world.now);
+    assert!(world.controller.emergency_stop(Cause::Person, world.now));
     assert!(world.controller.status(world.now).emergency_stop);
 }
 

@@ -1,5 +1,7 @@
 //! What is started by itself, on made-up time.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod common;
 
 use common::{MS, SECOND, World, request};

@@ -1,5 +1,7 @@
 //! Decisions on several threads while others start, drive and stop: on real time, without waiting for any of it.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
