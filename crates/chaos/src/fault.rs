@@ -398,7 +398,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let fault = fault(Scenario::LatencyInjection, pairs).unwrap();
-        drawn(&fault, 20_000).into_iter().map(seconds).collect()
+        drawn(&fault, 10_000).into_iter().map(seconds).collect()
     }
 
     #[track_caller]
@@ -435,25 +435,25 @@ mod tests {
     fn intensities_0_and_1_are_exact() {
         for scenario in [Scenario::LatencyInjection, Scenario::PacketLoss] {
             let hits = |pairs: &[&str]| {
-                drawn(&fault(scenario, pairs).unwrap(), 10_000).iter().filter(|effect| effect.is_some()).count()
+                drawn(&fault(scenario, pairs).unwrap(), 5000).iter().filter(|effect| effect.is_some()).count()
             };
-            assert_eq!((hits(&["intensity=0"]), hits(&["intensity=1"])), (0, 10_000), "{scenario}");
+            assert_eq!((hits(&["intensity=0"]), hits(&["intensity=1"])), (0, 5000), "{scenario}");
         }
         let bursts = |pairs: &[&str]| {
             let fault = fault(Scenario::PacketLoss, &[&["model=gilbert_elliott"], pairs].concat()).unwrap();
-            drawn(&fault, 10_000).iter().filter(|effect| effect.is_some()).count()
+            drawn(&fault, 5000).iter().filter(|effect| effect.is_some()).count()
         };
-        assert_eq!((bursts(&["intensity=0"]), bursts(&["intensity=1"])), (0, 10_000));
+        assert_eq!((bursts(&["intensity=0"]), bursts(&["intensity=1"])), (0, 5000));
     }
 
     #[test]
     fn a_share_of_the_messages_is_lost_alone_or_in_bursts() {
         let runs = |pairs: &[&str]| {
             let lost: Vec<_> =
-                drawn(&fault(Scenario::PacketLoss, pairs).unwrap(), 100_000).iter().map(Option::is_some).collect();
+                drawn(&fault(Scenario::PacketLoss, pairs).unwrap(), 40_000).iter().map(Option::is_some).collect();
             let bursts = lost.windows(2).filter(|pair| !pair[0] && pair[1]).count();
             let count = lost.iter().filter(|lost| **lost).count();
-            (count as f64 / 1e5, count as f64 / bursts as f64)
+            (count as f64 / 4e4, count as f64 / bursts as f64)
         };
         let (share, length) = runs(&["intensity=0.2"]);
         assert!((share - 0.2).abs() < 0.01 && (length - 1.25).abs() < 0.05, "{share} {length}");

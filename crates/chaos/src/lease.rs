@@ -397,4 +397,42 @@ mod tests {
         assert_eq!(members.of(500), Member { ordinal: 10, chosen: true }, "the fourth of eleven");
         assert_eq!(members.of(501).ordinal, 11);
     }
+
+    fn shared() -> Shared {
+        Shared::new(std::sync::mpsc::sync_channel(10).0, Directory::new(&[]))
+    }
+
+    fn lease(shared: &Shared, now: Instant) -> Arc<Lease> {
+        let request = crate::Request::new("lost_request");
+        let experiment = Arc::new(Experiment::read(&request, std::time::Duration::from_secs(60), None).unwrap());
+        let terms = Terms { id: FaultId(1), experiment, seed: 1, scope: Ratio::ONE };
+        Arc::new(Lease::new(shared, terms, shared.epoch(), now))
+    }
+
+    /// As a thread asks that has the table of before.
+    fn decides(lease: &Lease, shared: &Shared, now: Instant) -> bool {
+        let message = Message { kind: crate::MessageKind::Request, method: Some("ping"), tool: None, protocol: None };
+        let member = &Member { ordinal: 0, chosen: true };
+        let place = Place { transport: mcpscope_core::Transport::Stdio, direction: Direction::ToServer, member };
+        let decided = lease.decide(shared, &mut Seen::default(), &place, &message, now).is_some();
+        assert!(lease.is_quiet());
+        decided
+    }
+
+    #[test]
+    fn a_lease_that_has_ended_decides_nothing_even_for_those_who_still_have_it() {
+        let (shared, now) = (shared(), Instant::now());
+        let one = lease(&shared, now);
+        assert!(decides(&one, &shared, now));
+        one.end();
+        assert!(!decides(&one, &shared, now), "it was ended");
+        let two = lease(&shared, now);
+        assert!(decides(&two, &shared, now) && !decides(&two, &shared, two.expires_at), "it expires");
+        shared.end_all(Stop { cause: Cause::Person, at: now });
+        assert!(!decides(&two, &shared, now), "all were ended");
+        shared.publish(vec![two]);
+        assert!(!shared.is_live(FaultId(1), now), "it was made before the stop, and came into the table after it");
+        let three = lease(&shared, now);
+        assert!(decides(&three, &shared, now), "it was made after the stop");
+    }
 }
