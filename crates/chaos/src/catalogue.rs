@@ -133,7 +133,7 @@ const CRASH: &[Parameter] = &[
 ];
 
 const MEMORY: &[Parameter] = &[
-    parameter("size", Kind::Text, Some("100MiB"), "How much memory is taken"),
+    parameter("size", Kind::Size { least: 1, most: 1 << 40 }, Some("100MiB"), "How much memory is taken"),
     parameter("share", Kind::Share, None, "How much memory is taken, as a share of the limit"),
 ];
 
@@ -154,7 +154,7 @@ const RPC_ERROR: &[Parameter] = &[
 const TOOL_ERROR: &[Parameter] = &[parameter("message", Kind::Text, Some("injected by mcpscope"), "The result's text")];
 const TRUNCATED: &[Parameter] = &[parameter("keep", Kind::Share, Some("0.5"), "Share of the bytes that is left")];
 const OVERSIZE: &[Parameter] =
-    &[parameter("bytes", Kind::Whole { least: 1, most: 64 << 20 }, Some("8388608"), "Size of the whole message")];
+    &[parameter("bytes", Kind::Size { least: 1, most: 64 << 20 }, Some("8MiB"), "Size of the whole message")];
 const SLOW: &[Parameter] = &[parameter(
     "bytes_per_second",
     Kind::Whole { least: 1, most: 1 << 30 },

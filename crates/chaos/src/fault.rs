@@ -8,7 +8,7 @@ use mcpscope_core::{Answer, Break, Change, Effect, OnEnd, Order, Ratio, Release,
 use crate::Scenario;
 use crate::catalogue::LONGEST_MS;
 use crate::draw::{Draws, Key};
-use crate::parameter::{ParameterError, Reader};
+use crate::parameter::{Kind, Parameter, ParameterError, Reader};
 
 /// What an experiment injects.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,19 +114,7 @@ impl Fault {
                 let intensity = share("intensity")?;
                 Ok(Self::Loss { intensity, model: LossModel::read(reader, intensity)? })
             }
-            scenario if scenario.is_out_of_process() => {
-                // Their values are checked here, and read by the target.
-                for parameter in scenario.parameters() {
-                    match parameter.kind {
-                        crate::parameter::Kind::Share => drop(reader.share(parameter.name)?),
-                        crate::parameter::Kind::Whole { .. } => drop(reader.whole(parameter.name)?),
-                        crate::parameter::Kind::Choice(_) => drop(reader.choice(parameter.name)?),
-                        crate::parameter::Kind::Text => drop(reader.text(parameter.name)?),
-                        _ => {}
-                    }
-                }
-                Ok(Self::OutOfProcess)
-            }
+            scenario if scenario.is_out_of_process() => check_only(reader).map(|()| Self::OutOfProcess),
             _ => Ok(Self::Fixed { probability: share("probability")?, effect: fixed(reader)? }),
         }
     }
@@ -251,6 +239,25 @@ impl LossModel {
     }
 }
 
+/// Checks the values of a fault that is carried out elsewhere, where they are read.
+fn check_only(reader: &Reader<'_>) -> Result<(), ParameterError> {
+    for Parameter { name, kind, .. } in reader.scenario.parameters() {
+        match kind {
+            Kind::Duration { .. } => drop(reader.duration(name)?),
+            Kind::Share => drop(reader.share(name)?),
+            Kind::Number { .. } => drop(reader.number(name)?),
+            Kind::Whole { .. } => drop(reader.whole(name)?),
+            Kind::Size { .. } => drop(reader.size(name)?),
+            Kind::Choice(_) => drop(reader.choice(name)?),
+            Kind::Text => drop(reader.text(name)?),
+        }
+    }
+    if reader.is_given("size") && reader.is_given("share") {
+        return Err(reader.contradiction("both size and share are given", "one of them"));
+    }
+    Ok(())
+}
+
 /// Which parameters belong to which distribution.
 const SHAPES: [(&str, &[&str]); 6] = [
     ("uniform", &["min", "max"]),
@@ -341,7 +348,10 @@ fn fixed(reader: &Reader<'_>) -> Result<Effect, ParameterError> {
             let keep = reader.share("keep")?;
             Effect::Change(Change::Truncate { keep: reader.required("keep", keep)? })
         }
-        Scenario::Oversize => Effect::Change(Change::Oversize { bytes: whole("bytes")?.unsigned_abs() }),
+        Scenario::Oversize => {
+            let bytes = reader.size("bytes")?;
+            Effect::Change(Change::Oversize { bytes: reader.required("bytes", bytes)? })
+        }
         Scenario::SlowStream => {
             let rate = u32::try_from(whole("bytes_per_second")?).unwrap_or(u32::MAX);
             Effect::Slow { bytes_per_second: rate }
@@ -475,6 +485,10 @@ mod tests {
             (Scenario::PacketLoss, &["model=gilbert_elliott", "burst=1", "intensity=0.9"], "intensity up to 0.500"),
             (Scenario::HttpStatus, &["status=401", "retry_after=1s"], "expected status=429 or status=503"),
             (Scenario::HttpStatus, &["status=200"], "a whole number from 400 to 599"),
+            (Scenario::MemoryPressure, &["size=lots"], "expected a size from 1 B to 1.0 TiB, such as 100MiB, or bytes"),
+            (Scenario::MemoryPressure, &["size=1GiB", "share=0.5"], "both size and share are given: expected one"),
+            (Scenario::CpuOverload, &["cores=0"], "a whole number from 1 to 4096"),
+            (Scenario::Oversize, &["bytes=65MiB"], "to 64.0 MiB"),
             (Scenario::ProcessCrash, &["signal=hup"], "expected kill, term, stop, close_stdin"),
         ] {
             let message = fault(scenario, pairs).unwrap_err().to_string();

@@ -4,7 +4,7 @@ mod record;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::report::{Injected, RecoveryReport, Report};
@@ -81,6 +81,8 @@ struct Open {
 const REPORTS: usize = 256;
 /// What a journal in memory keeps.
 const IN_MEMORY: JournalLimits = JournalLimits { experiments: 64, bytes: 64 << 20, experiment_bytes: 4 << 20 };
+/// How much of a file is looked at for its last line.
+const TAIL: u64 = 256 * 1024;
 /// How long the engine's own file grows before it makes room.
 const ENGINE_BYTES: u64 = 8 << 20;
 
@@ -179,12 +181,19 @@ impl Journal {
 
     fn load_reports(&mut self) {
         let newest: Vec<_> = self.ended.keys().rev().take(REPORTS).copied().collect();
-        for id in newest {
-            let last =
-                self.text(id).and_then(|text| text.lines().last().and_then(|line| serde_json::from_str(line).ok()));
-            if let Some(Record::End { report }) = last {
-                self.reports.push_back(*report);
-            }
+        self.reports = newest.into_iter().filter_map(|id| self.last_report(id)).collect();
+    }
+
+    /// The report at the end of an experiment's journal.
+    fn last_report(&self, id: u64) -> Option<Report> {
+        let tail = match &self.place {
+            Place::Memory { .. } => self.text(id)?.into_bytes(),
+            Place::Folder { path, .. } => tail(&path.join(format!("{id}.jsonl"))).ok()?,
+        };
+        let last = tail.trim_ascii_end().rsplit(|byte| *byte == b'\n').next()?;
+        match serde_json::from_slice(last) {
+            Ok(Record::End { report }) => Some(*report),
+            _ => None,
         }
     }
 
@@ -219,24 +228,24 @@ impl Journal {
 
     pub(crate) fn report(&self, id: u64) -> Option<Report> {
         let kept = self.reports.iter().find(|report| report.id == id).cloned();
-        kept.or_else(|| match serde_json::from_str(self.text(id)?.lines().last()?) {
-            Ok(Record::End { report }) => Some(*report),
-            _ => None,
-        })
+        kept.or_else(|| self.last_report(id))
     }
 
-    /// Begins an experiment.
+    /// Begins an experiment: its first line outlives this process.
     pub(crate) fn begin(&mut self, header: Header) -> Result<(), JournalError> {
         let id = header.id;
-        if let Place::Folder { path, open, .. } = &mut self.place {
-            let path = path.join(format!("{id}.running.jsonl"));
-            let file = OpenOptions::new().create_new(true).write(true).open(&path);
-            let file = file.map_err(|source| JournalError { path, what: "written", source })?;
-            open.insert(id, Open { file: BufWriter::new(file), bytes: 0 });
-        } else if let Place::Memory { texts } = &mut self.place {
-            texts.insert(id, Vec::new());
+        let line = line(&Record::Experiment(header));
+        match &mut self.place {
+            Place::Memory { texts } => drop(texts.insert(id, line)),
+            Place::Folder { path, open, .. } => {
+                let path = path.join(format!("{id}.running.jsonl"));
+                let begun = OpenOptions::new().create_new(true).write(true).open(&path).and_then(|mut file| {
+                    file.write_all(&line)?;
+                    Ok(Open { file: BufWriter::new(file), bytes: line.len() as u64 })
+                });
+                open.insert(id, begun.map_err(|source| JournalError { path, what: "written", source })?);
+            }
         }
-        self.append(id, &Record::Experiment(header), u64::MAX);
         Ok(())
     }
 
@@ -352,6 +361,16 @@ impl Journal {
         let written: io::Result<()> = written;
         self.errors += u64::from(written.is_err());
     }
+}
+
+/// The end of a file, in which its last line is: a report has at most so many bytes, as its parameters are checked.
+fn tail(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let start = file.metadata()?.len().saturating_sub(TAIL);
+    file.seek(SeekFrom::Start(start))?;
+    let mut tail = Vec::new();
+    file.take(TAIL).read_to_end(&mut tail)?;
+    Ok(tail)
 }
 
 fn line(record: &impl serde::Serialize) -> Vec<u8> {

@@ -17,7 +17,7 @@ use crate::fault::Chain;
 use crate::journal::Hit;
 use crate::status::Cause;
 
-/// Is told when a fault begins or ends, by the thread that does it: to be quick, and never to wait.
+/// Is told when a fault begins or ends, by the thread that does it: to be quick, never to wait, and not to call the controller.
 pub trait Watch: std::fmt::Debug + Send + Sync {
     /// The faults are not those of before: what is held may have to go on.
     fn changed(&self);

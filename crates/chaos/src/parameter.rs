@@ -41,6 +41,16 @@ impl Parameters {
         Self(all)
     }
 
+    /// What a record of a mistake keeps of them, which may be anything.
+    pub(crate) fn excerpt(&self) -> Self {
+        let short = |value: &Value| match value {
+            Value::String(text) => Value::from(excerpt(text)),
+            Value::Array(_) | Value::Object(_) => Value::Null,
+            scalar => scalar.clone(),
+        };
+        Self(self.0.iter().take(32).map(|(name, value)| (excerpt(name), short(value))).collect())
+    }
+
     /// Reads `key=value` texts, as a command line has them.
     ///
     /// # Errors
@@ -85,6 +95,13 @@ pub enum Kind {
         /// The largest.
         most: i64,
     },
+    /// A size: text such as `100MiB`, or a number of bytes.
+    Size {
+        /// The smallest, in bytes.
+        least: u64,
+        /// The largest, in bytes.
+        most: u64,
+    },
     /// One of some words.
     Choice(
         /// The words.
@@ -112,6 +129,10 @@ impl fmt::Display for Kind {
             Self::Share => f.write_str("a share from 0 to 1"),
             Self::Number { least, most } => write!(f, "a number from {least} to {most}"),
             Self::Whole { least, most } => write!(f, "a whole number from {least} to {most}"),
+            Self::Size { least, most } => {
+                let text = |bytes| bytesize::ByteSize(bytes).display().iec();
+                write!(f, "a size from {} to {}, such as 100MiB, or bytes", text(*least), text(*most))
+            }
             Self::Choice(words) => f.write_str(&words.join(", ")),
             Self::Text => write!(f, "a text of 1 to {MAX_TEXT} bytes"),
         }
@@ -291,6 +312,18 @@ impl<'a> Reader<'a> {
                 number => number.as_i64(),
             };
             whole.filter(|whole| (least..=most).contains(whole))
+        })
+    }
+
+    /// In bytes.
+    pub(crate) fn size(&self, name: &'static str) -> Result<Option<u64>, ParameterError> {
+        self.read(name, |value, kind| {
+            let Kind::Size { least, most } = kind else { return None };
+            let bytes = match value {
+                Value::String(text) => text.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64()),
+                number => number.as_u64(),
+            };
+            bytes.filter(|bytes| (least..=most).contains(bytes))
         })
     }
 

@@ -290,7 +290,7 @@ impl State {
         let started =
             self.admit(shared, request, by, now).and_then(|admitted| self.begin(shared, admitted, by, epoch, now));
         if let Err(refusal) = &started {
-            let (scenario, parameters) = (crate::parameter::excerpt(&request.scenario), request.parameters.clone());
+            let (scenario, parameters) = (crate::parameter::excerpt(&request.scenario), request.parameters.excerpt());
             self.happened(Happened::Refused { scenario, parameters, by, reason: reasons(refusal) }, now);
         }
         self.tell_changes();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mcpscope_core::Ratio;
 use serde::{Deserialize, Serialize};
 
-/// Tells how the watched system is doing.
+/// Tells how the watched system is doing. It is asked in the middle of the controller's commands, so it must not call it.
 pub trait SteadyState: fmt::Debug + Send + Sync {
     /// What was seen in this time. Calls that a fault touched are not in it: injected outcomes never count.
     fn sample(&self, window: &Window) -> Sample;

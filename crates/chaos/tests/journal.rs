@@ -246,6 +246,18 @@ fn what_finds_no_place_on_the_way_to_the_journal_is_counted() {
     assert!(written < 20_000);
 }
 
+#[test]
+fn what_cannot_be_written_down_is_not_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::with_journal(Plan::default(), 1, open(&folder.path().join("journal")));
+    fs::remove_dir(folder.path().join("journal")).unwrap();
+    let refusal = world.controller.start(&request("hang", &[]), world.now).unwrap_err();
+    assert!(matches!(refusal, Refusal::Journal(_)) && !world.injector.is_active());
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(Journal::open(&file, JournalLimits::default()).is_err());
+}
+
 /// A target that does what it is told, and remembers it.
 #[derive(Debug, Default)]
 struct Fake {

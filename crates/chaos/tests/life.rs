@@ -270,6 +270,33 @@ fn a_control_share_is_left_untouched() {
 }
 
 #[test]
+fn one_session_can_be_disturbed_alone() {
+    use mcpscope_chaos::MessageKind;
+    use mcpscope_core::Direction;
+    let world = World::new(Plan::default());
+    world.start("lost_request", &["session=abc*"]);
+    let hit = |session| {
+        let mut lane = world.endpoint.connect(session).lane(Direction::ToServer);
+        !lane.decide(&common::message(MessageKind::Request, "echo"), world.now).is_empty()
+    };
+    assert_eq!([Some("abc-1"), Some("xyz"), None].map(hit), [true, false, false]);
+}
+
+#[test]
+fn a_fault_of_one_era_is_refused_where_only_the_other_is_spoken() {
+    use mcpscope_core::Era;
+    let world = World::new(Plan::default());
+    // Until it is known what is spoken, it may be.
+    let id = world.start("input_required_loop", &[]);
+    world.controller.stop(id.0, world.now).unwrap();
+    world.endpoint.saw(Era::Legacy);
+    let refusal = world.controller.start(&request("input_required_loop", &[]), world.now).unwrap_err().to_string();
+    assert!(refusal.starts_with("input_required_loop means nothing over http, as demo speaks it"), "{refusal}");
+    world.endpoint.saw(Era::Modern);
+    world.start("input_required_loop", &[]);
+}
+
+#[test]
 fn critical_and_protected_servers_are_never_touched() {
     let mut plan = Plan::default();
     plan.blast_radius.protected = vec!["pay*".into()];
