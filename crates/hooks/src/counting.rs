@@ -1,7 +1,7 @@
 //! What a probe counts, and under which labels.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 use mcpscope_core::{Call, CallRecord, Component, Direction, ErrorType, Method, Outcome, Protocol, TraceId, Transport};
@@ -49,9 +49,13 @@ impl Alike {
 }
 
 impl Recent {
-    /// Calls `with` with the series of calls like this one.
+    /// Calls `with` with the series of calls like this one; with none where somebody else is at it, for whom nobody waits.
     fn with(&self, call: &Call, with: impl FnOnce(&mut Times)) {
-        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = match self.0.try_lock() {
+            Ok(recent) => recent,
+            Err(TryLockError::Poisoned(recent)) => recent.into_inner(),
+            Err(TryLockError::WouldBlock) => return with(&mut Times::default()),
+        };
         let found = recent.iter().position(|entry| entry.as_ref().is_some_and(|(alike, _)| alike.is(call)));
         let place = found.unwrap_or(RECENT - 1);
         // The last one used comes first, and the one that was used least lately makes room.

@@ -338,3 +338,17 @@ fn each_label_for_which_there_was_no_place_is_counted_however_often_it_comes() {
     (0..5).for_each(|_| bench.call(&probe, "tools/call", Some("299"), Outcome::Ok));
     assert_eq!(dropped() - before, 10, "of the operation and of the tool, each time");
 }
+
+#[test]
+fn many_threads_at_one_probe_are_counted_exactly() {
+    let bench = bench();
+    let probe = Probe::new(bench.parts.clone());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..500).for_each(|_| bench.call(&probe, "tools/call", Some("echo"), Outcome::Ok)));
+        }
+    });
+    let line =
+        "mcpscope_tool_call_duration_seconds_count{server=\"s\",tool=\"echo\",outcome=\"ok\",injected=\"false\"}";
+    bench.has(&format!("{line} 2000"));
+}
