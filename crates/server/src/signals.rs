@@ -23,15 +23,19 @@ pub(crate) fn cancel_on_end(token: CancellationToken, last: impl FnOnce() + Send
         }
         token.cancel();
         let first = Instant::now();
-        while first.elapsed() < INSIST {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+        let insisted = loop {
+            let number = tokio::select! {
+                _ = interrupt.recv() => Signal::INT.as_raw(),
+                _ = terminate.recv() => Signal::TERM.as_raw(),
+            };
+            if first.elapsed() >= INSIST {
+                break number;
             }
-        }
+        };
         last();
         crate::failure::say("mcpscope: ended at once by a second signal");
-        std::process::exit(130);
+        // As a shell has it for who is ended by that signal.
+        std::process::exit(128 + insisted);
     });
     Ok(())
 }

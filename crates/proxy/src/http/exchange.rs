@@ -68,6 +68,8 @@ struct State {
     /// Our context in place of the one in the request's head, if it is to be propagated there.
     onward: Option<TraceContext>,
     answer: Option<Answered>,
+    /// Whether the answer has a message that is too large to be looked at: that of a call that seems to have none.
+    is_oversized: bool,
     /// An error in the answer that names no request, as servers answer a request they refuse to look into.
     unaddressed: Option<(Option<Box<str>>, u64)>,
     /// Those of `begun` that its answer broke off without, and those of which that may be so.
@@ -175,6 +177,7 @@ impl Exchange {
         };
         let observed = probe.guarded(observe).unwrap_or(Observed::NOTHING);
         let mut state = self.state();
+        state.is_oversized |= direction == Direction::ToClient && seen == Seen::Oversized;
         match direction {
             Direction::ToServer => {
                 state.onward = observed.context;
@@ -283,7 +286,7 @@ impl Exchange {
             return;
         }
         let now = Instant::now();
-        let State { begun, onward: _, answer, unaddressed, lost: _, open: _, stream, endpoint } =
+        let State { begun, onward: _, answer, is_oversized, unaddressed, lost: _, open: _, stream, endpoint } =
             std::mem::take(&mut *self.state());
         let (message, bytes) = unaddressed.unwrap_or_default();
         if stream.is_some() {
@@ -298,6 +301,10 @@ impl Exchange {
         let (mut lost, mut open) = (Vec::new(), Vec::new());
         for id in begun {
             let ended = match self.unanswered(status, content, end) {
+                // Counted as such when it passed.
+                Unanswered::Pending | Unanswered::Ended(_) if is_oversized && end == End::Complete && is_success(status) => {
+                    self.conversation.end(Direction::ToServer, &id, Outcome::Ok, 0, now)
+                }
                 Unanswered::Ended(Outcome::Error { kind, message: None }) => {
                     let outcome = Outcome::Error { kind, message: message.clone() };
                     self.conversation.end(Direction::ToServer, &id, outcome, bytes, now)

@@ -284,3 +284,24 @@ async fn a_redirection_passes_and_its_call_counts_where_it_is_made_again() {
     stage.bench.becomes(&tool_calls("echo", "ok"), 1).await;
     assert_eq!(stage.bench.value(&operations("tools")), 1);
 }
+
+/// Nobody has looked at it, but it is there, and its status tells that it is good.
+#[tokio::test]
+async fn a_good_answer_that_is_too_large_to_be_looked_at_is_no_failure() {
+    let (bench, upstream) = (Bench::new(), Listener::bind().await);
+    let change = |config: &mut mcpscope_proxy::http::Config| config.limits.max_message = 1000;
+    let proxy = Proxy::start_with(upstream.address(), bench.probe(Transport::Http), change).await;
+    let stage = Stage { bench, proxy, upstream };
+    let large = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"text":"{}"}}}}"#, "x".repeat(2000));
+    stage.exchange(&post(&[], &call(1, "whole")), &json(&[], &large)).await;
+    stage.bench.becomes(&tool_calls("whole", "ok"), 1).await;
+    let stream = http::answer("200 OK", &[("Content-Type", "text/event-stream")], &event_bytes(&large));
+    stage.exchange(&post(&[("Mcp-Session-Id", "abc")], &call(1, "event")), &stream).await;
+    stage.bench.becomes(&tool_calls("event", "ok"), 1).await;
+    assert_eq!(stage.bench.value(&dropped("oversized_message")), 2);
+    assert_eq!(stage.bench.value(&errors("tools", "connection_lost")), 0);
+}
+
+fn event_bytes(data: &str) -> Vec<u8> {
+    format!("data: {data}\n\n").into_bytes()
+}

@@ -35,8 +35,8 @@ pub(super) async fn connect(asked: &Asked) -> Result<(Client, Peer), Failure> {
         ClientError::Unreachable { .. } | ClientError::Timeout { .. } => {
             let error = anyhow!(error);
             Failure::unavailable(anyhow!(
-                "no instance of mcpscope answers at {}: {}; start one with `mcpscope demo`, `mcpscope run` or \
-                 `mcpscope proxy`, or choose another with --addr",
+                "no instance of mcpscope answers at {}: {}; start one with `mcpscope demo`, `run`, `proxy` or \
+                 `serve`, or choose another with --addr",
                 clean(&addr),
                 clean(&error.root_cause().to_string())
             ))

@@ -278,5 +278,5 @@ def test_a_second_signal_leaves_no_server_behind(serve):
         instance.process.terminate()
         return instance.process.poll()
 
-    assert wait_until(insist, within=LONG, what="the end") == 130
+    assert wait_until(insist, within=LONG, what="the end") == 143
     settles_at(["X", "X"], lambda: [state(pid) for pid in pids])
