@@ -302,7 +302,9 @@ impl Exchange {
         for id in begun {
             let ended = match self.unanswered(status, content, end) {
                 // Counted as such when it passed.
-                Unanswered::Pending | Unanswered::Ended(_) if is_oversized && end == End::Complete && is_success(status) => {
+                Unanswered::Pending | Unanswered::Ended(_)
+                    if is_oversized && end == End::Complete && is_success(status) =>
+                {
                     self.conversation.end(Direction::ToServer, &id, Outcome::Ok, 0, now)
                 }
                 Unanswered::Ended(Outcome::Error { kind, message: None }) => {
