@@ -63,10 +63,21 @@ pub(crate) struct Travel<'a> {
     pub(crate) context: Option<TraceContext>,
     /// The `tracestate` that came with it, valid.
     pub(crate) tracestate: Option<&'a str>,
+    /// Whether it may answer what was not seen yet: a response to nothing is handed back then, and not counted.
+    pub(crate) is_early: bool,
 }
 
 /// The ids of requests: nearly always one.
 pub(crate) type Begun = SmallVec<[RequestId; 1]>;
+
+/// A response.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) id: Option<RequestId>,
+    outcome: Outcome,
+    protocol: Option<Protocol>,
+    bytes: u64,
+}
 
 /// What was seen in some bytes.
 #[derive(Debug)]
@@ -81,6 +92,8 @@ pub(crate) struct Observed {
     pub(crate) context: Option<TraceContext>,
     /// The message of an error that names no request, and its size in bytes.
     pub(crate) unaddressed: Option<(Option<Box<str>>, u64)>,
+    /// The responses to what was not seen yet.
+    pub(crate) early: Vec<Response>,
 }
 
 impl Observed {
@@ -91,6 +104,7 @@ impl Observed {
         splices: Vec::new(),
         context: None,
         unaddressed: None,
+        early: Vec::new(),
     };
 }
 
@@ -263,7 +277,8 @@ impl Conversation {
                     self.admit(travel, lane, None, None, None)
                 }
                 Message::Response { id, outcome, protocol } => {
-                    self.answer(id.as_ref(), outcome, protocol, size as u64, travel, lane)
+                    let response = Response { id, outcome, protocol, bytes: size as u64 };
+                    self.answer(response, travel, lane, &mut observed.early)
                 }
             };
             observed.passage = later(observed.passage, passage);
@@ -335,26 +350,40 @@ impl Conversation {
         (passage, onward)
     }
 
-    fn answer(
-        &self,
-        id: Option<&RequestId>,
-        outcome: Outcome,
-        protocol: Option<Protocol>,
-        bytes: u64,
-        travel: Travel<'_>,
-        lane: &mut Lane,
-    ) -> Passage {
+    fn answer(&self, response: Response, travel: Travel<'_>, lane: &mut Lane, early: &mut Vec<Response>) -> Passage {
         let asked = travel.direction.reverse();
         let pending = {
             let mut state = self.lock();
             state.seen(travel.at);
-            id.and_then(|id| state.pending.remove(asked, id))
+            response.id.as_ref().and_then(|id| state.pending.remove(asked, id))
         };
-        let Some(Pending { mut in_flight, client, .. }) = pending else {
-            self.relay.probe.lost(Loss::UnmatchedResponse, travel.at);
-            return self.admit(travel, lane, None, None, id);
+        let Some(mut pending) = pending else {
+            let passage = self.admit(travel, lane, None, None, response.id.as_ref());
+            if travel.is_early && response.id.is_some() {
+                early.push(response);
+            } else {
+                self.relay.probe.lost(Loss::UnmatchedResponse, travel.at);
+            }
+            return passage;
         };
-        let passage = in_flight.admit(travel.direction, lane, travel.at);
+        let passage = pending.in_flight.admit(travel.direction, lane, travel.at);
+        self.conclude(pending, response, travel.at);
+        passage
+    }
+
+    /// The client's request that this response came before was seen.
+    pub(crate) fn was_answered(&self, response: Response, at: Instant) {
+        let pending = response.id.as_ref().and_then(|id| self.lock().pending.remove(Direction::ToServer, id));
+        match pending {
+            Some(pending) => self.conclude(pending, response, at),
+            None => self.relay.probe.lost(Loss::UnmatchedResponse, at),
+        }
+    }
+
+    /// Ends a call with its response.
+    fn conclude(&self, pending: Pending, response: Response, at: Instant) {
+        let Pending { mut in_flight, client, .. } = pending;
+        let Response { outcome, protocol, bytes, .. } = response;
         // The head of the answer may have opened the session, or shown that it is known.
         if let Some(call) = in_flight.call_mut().filter(|call| call.session.is_none()) {
             call.session = self.id.get().cloned();
@@ -362,20 +391,13 @@ impl Conversation {
         let settled =
             matches!(outcome, Outcome::Ok | Outcome::InputRequired | Outcome::Error { kind: ErrorType::Tool, .. });
         if settled {
-            self.settle(&mut in_flight, protocol, client, travel);
+            self.settle(&mut in_flight, protocol, client, at);
         }
-        in_flight.finish(outcome, bytes, travel.at);
-        passage
+        in_flight.finish(outcome, bytes, at);
     }
 
     /// Learns from a result what it says of session and client.
-    fn settle(
-        &self,
-        in_flight: &mut InFlight,
-        settled: Option<Protocol>,
-        client: Option<Box<str>>,
-        travel: Travel<'_>,
-    ) {
+    fn settle(&self, in_flight: &mut InFlight, settled: Option<Protocol>, client: Option<Box<str>>, at: Instant) {
         let started = in_flight.started();
         let Some(call) = in_flight.call_mut() else { return };
         if call.method.as_str() == "initialize" {
@@ -384,7 +406,7 @@ impl Conversation {
             let mut state = self.lock();
             state.protocol = Some(protocol);
             if state.has_session {
-                let new = self.relay.probe.session(protocol, Some(started), travel.at);
+                let new = self.relay.probe.session(protocol, Some(started), at);
                 // A client that initializes again starts over.
                 if let Some(before) = state.session.replace(new) {
                     before.end(None, started);
@@ -392,7 +414,7 @@ impl Conversation {
             }
         }
         if let (Some(client), Some(protocol)) = (client, call.protocol) {
-            self.relay.clients.seen(&self.relay.probe, client, protocol, travel.at);
+            self.relay.clients.seen(&self.relay.probe, client, protocol, at);
         }
     }
 

@@ -1,5 +1,6 @@
 //! What is known of one request and its answer while their bodies pass.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use super::Shared;
 use super::body::End;
 use super::head::{Answer, Fields, Request, as_text};
 use super::sessions::Outside;
-use crate::conversation::{Begun, Conversation, Ending, Observed, Travel};
+use crate::conversation::{Begun, Conversation, Ending, Observed, Response, Travel};
 use crate::framing::{Framing, Seen, Tap};
 use crate::inject::Splice;
 
@@ -24,6 +25,9 @@ const CONTENT_ENCODING: &str = "content-encoding";
 
 /// Longest session name followed, in bytes.
 const MAX_SESSION_BYTES: usize = 1024;
+
+/// How many responses are kept that came before their requests: as many as a client may reasonably put into one body.
+const MAX_EARLY: usize = 64;
 
 /// One request and its answer.
 pub(super) struct Exchange {
@@ -41,6 +45,8 @@ pub(super) struct Exchange {
     tracestate: Option<Box<str>>,
     /// How the request's body is looked at.
     framing: Option<Framing>,
+    /// Whether the request's body may still begin calls.
+    is_asking: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -72,6 +78,10 @@ struct State {
     is_oversized: bool,
     /// An error in the answer that names no request, as servers answer a request they refuse to look into.
     unaddressed: Option<(Option<Box<str>>, u64)>,
+    /// What came in the answer before the requests did.
+    early: Vec<Response>,
+    /// How the answer ended, if it did so before the request.
+    over: Option<Over>,
     /// Those of `begun` that its answer broke off without, and those of which that may be so.
     lost: Vec<RequestId>,
     open: Vec<RequestId>,
@@ -86,6 +96,17 @@ struct State {
 struct Answered {
     status: u16,
     content: Content,
+}
+
+/// An answer that has ended.
+#[derive(Clone, Debug)]
+struct Over {
+    answered: Answered,
+    end: End,
+    is_oversized: bool,
+    /// What it says of a request that it does not name, and in how many bytes.
+    message: Option<Box<str>>,
+    bytes: u64,
 }
 
 /// What the body of an answer is.
@@ -118,6 +139,7 @@ impl Exchange {
         };
         let is_message = kind == Kind::Post && fields.text(CONTENT_TYPE).is_none_or(is_json);
         let (context, tracestate) = trace_context(fields);
+        let framing = (is_message && !is_encoded(fields)).then_some(Framing::Body);
         Self {
             conversation,
             kind,
@@ -127,7 +149,8 @@ impl Exchange {
             protocol: fields.text(PROTOCOL_VERSION).map(Protocol::parse),
             context,
             tracestate,
-            framing: (is_message && !is_encoded(fields)).then_some(Framing::Body),
+            framing,
+            is_asking: AtomicBool::new(framing.is_some()),
             state: Mutex::default(),
             shared: Arc::clone(shared),
         }
@@ -171,7 +194,8 @@ impl Exchange {
             }
             Seen::Message(bytes) => {
                 let (protocol, context, tracestate) = (self.protocol, self.context, self.tracestate.as_deref());
-                let travel = Travel { direction, at, protocol, context, tracestate };
+                let is_early = direction == Direction::ToClient && self.is_asking.load(Ordering::Relaxed);
+                let travel = Travel { direction, at, protocol, context, tracestate, is_early };
                 self.conversation.observe(bytes, travel, lane)
             }
         };
@@ -182,11 +206,44 @@ impl Exchange {
             Direction::ToServer => {
                 state.onward = observed.context;
                 state.begun.extend(observed.begun);
+                if !state.early.is_empty() || state.over.is_some() {
+                    drop(state);
+                    probe.guarded(|| self.catch_up(at));
+                }
             }
-            Direction::ToClient if observed.unaddressed.is_some() => state.unaddressed = observed.unaddressed,
-            Direction::ToClient => {}
+            Direction::ToClient => {
+                if observed.unaddressed.is_some() {
+                    state.unaddressed = observed.unaddressed;
+                }
+                for response in observed.early {
+                    if state.early.len() < MAX_EARLY {
+                        state.early.push(response);
+                    } else {
+                        probe.lost(Loss::UnmatchedResponse, at);
+                    }
+                }
+            }
         }
         (observed.passage, observed.splices)
+    }
+
+    /// Calls began behind their answer, or the end of it.
+    fn catch_up(&self, at: Instant) {
+        let (begun, early, over) = {
+            let mut state = self.state();
+            let State { begun, early, over, .. } = &mut *state;
+            let early: Vec<_> =
+                early.extract_if(.., |early| early.id.as_ref().is_some_and(|id| begun.contains(id))).collect();
+            // Without an end they are still waited for.
+            let begun = if over.is_some() { std::mem::take(begun) } else { Begun::new() };
+            (begun, early, over.clone())
+        };
+        for response in early {
+            self.conversation.was_answered(response, at);
+        }
+        if let Some(over) = over {
+            self.end_unanswered(begun, &over, at);
+        }
     }
 
     /// The `traceparent` header that the request goes on with instead of its own.
@@ -283,10 +340,11 @@ impl Exchange {
     /// A body has ended, one way or another.
     pub(super) fn ended(&self, direction: Direction, end: End) {
         if direction == Direction::ToServer {
+            self.is_asking.store(false, Ordering::Relaxed);
             return;
         }
         let now = Instant::now();
-        let State { begun, onward: _, answer, is_oversized, unaddressed, lost: _, open: _, stream, endpoint } =
+        let State { begun, answer, is_oversized, unaddressed, early, stream, endpoint, .. } =
             std::mem::take(&mut *self.state());
         let (message, bytes) = unaddressed.unwrap_or_default();
         if stream.is_some() {
@@ -297,7 +355,25 @@ impl Exchange {
             let ending = if end == End::Broken { Ending::Failed(ErrorType::ConnectionLost) } else { Ending::Well };
             self.shared.sessions.close(&endpoint, ending, now);
         }
-        let Some(Answered { status, content }) = answer else { return };
+        let Some(answered) = answer else { return };
+        let over = Over { answered, end, is_oversized, message, bytes };
+        let (lost, open) = self.end_unanswered(begun, &over, now);
+        let is_asking = self.is_asking.load(Ordering::Relaxed);
+        if end == End::Broken || is_asking || !early.is_empty() {
+            let mut state = self.state();
+            (state.lost, state.open, state.early) = (lost, open, early);
+            state.over = is_asking.then_some(over);
+        }
+        // The server does not know the session any more.
+        if let Some(name) = self.named.as_deref().filter(|_| answered.status == 404) {
+            self.shared.sessions.close(name, Ending::Well, now);
+        }
+    }
+
+    /// Does with each of these calls, which the answer did not answer, what becomes of it. Returns those that have ended with
+    /// this, and those whose answer may still come.
+    fn end_unanswered(&self, begun: Begun, over: &Over, at: Instant) -> (Vec<RequestId>, Vec<RequestId>) {
+        let Over { answered: Answered { status, content }, end, is_oversized, ref message, bytes } = *over;
         let (mut lost, mut open) = (Vec::new(), Vec::new());
         for id in begun {
             let ended = match self.unanswered(status, content, end) {
@@ -305,13 +381,13 @@ impl Exchange {
                 Unanswered::Pending | Unanswered::Ended(_)
                     if is_oversized && end == End::Complete && is_success(status) =>
                 {
-                    self.conversation.end(Direction::ToServer, &id, Outcome::Ok, 0, now)
+                    self.conversation.end(Direction::ToServer, &id, Outcome::Ok, 0, at)
                 }
                 Unanswered::Ended(Outcome::Error { kind, message: None }) => {
                     let outcome = Outcome::Error { kind, message: message.clone() };
-                    self.conversation.end(Direction::ToServer, &id, outcome, bytes, now)
+                    self.conversation.end(Direction::ToServer, &id, outcome, bytes, at)
                 }
-                Unanswered::Ended(outcome) => self.conversation.end(Direction::ToServer, &id, outcome, 0, now),
+                Unanswered::Ended(outcome) => self.conversation.end(Direction::ToServer, &id, outcome, 0, at),
                 Unanswered::Forgotten => {
                     self.conversation.forget(Direction::ToServer, &id);
                     false
@@ -321,22 +397,15 @@ impl Exchange {
                     continue;
                 }
                 Unanswered::Unseen => {
-                    self.shared.relay.probe.lost(Loss::EncodedMessage, now);
-                    self.conversation.end(Direction::ToServer, &id, Outcome::Ok, 0, now)
+                    self.shared.relay.probe.lost(Loss::EncodedMessage, at);
+                    self.conversation.end(Direction::ToServer, &id, Outcome::Ok, 0, at)
                 }
             };
             if ended {
                 lost.push(id);
             }
         }
-        if end == End::Broken {
-            let mut state = self.state();
-            (state.lost, state.open) = (lost, open);
-        }
-        // The server does not know the session any more.
-        if let Some(name) = self.named.as_deref().filter(|_| status == 404) {
-            self.shared.sessions.close(name, Ending::Well, now);
-        }
+        (lost, open)
     }
 
     /// What becomes of a call that this answer did not answer.
@@ -410,6 +479,9 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         // What is left began and saw no answer's head: the client went away.
         self.end_begun(&Outcome::Cancelled);
+        for _ in &self.state.get_mut().unwrap_or_else(PoisonError::into_inner).early {
+            self.shared.relay.probe.lost(Loss::UnmatchedResponse, Instant::now());
+        }
         if self.membership == Membership::Nameless && !self.conversation.is_named() {
             self.conversation.end_of_use();
         }

@@ -61,7 +61,7 @@ impl Watch {
                 if !self.is_for_the_other_side(direction, bytes, scanned.as_deref().unwrap_or_default()) {
                     return Observed { passage: Passage::Never, ..Observed::NOTHING };
                 }
-                let travel = Travel { direction, at, protocol: None, context: None, tracestate: None };
+                let travel = Travel { direction, at, protocol: None, context: None, tracestate: None, is_early: false };
                 self.conversation.follow(scanned, bytes.len(), travel, lane)
             }
             Seen::Oversized => {

@@ -10,6 +10,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod early;
 mod ends;
 mod failures;
 mod faults;

@@ -196,11 +196,11 @@ async fn a_client_of_a_session_may_leave_and_come_back_for_its_answer() {
     assert_eq!(stage.bench.value(&tool_calls("echo", "cancelled")), 0);
 }
 
-const ENDPOINT: &str = "/messages/?session_id=5f";
+pub(crate) const ENDPOINT: &str = "/messages/?session_id=5f";
 
 /// Opens a session of the HTTP+SSE transport; returns the client's stream, the server's end of it, and what has to live
 /// as long as the client does.
-async fn http_sse(stage: &Stage, endpoint: &str) -> (Events, Wire, WireWriter) {
+pub(crate) async fn http_sse(stage: &Stage, endpoint: &str) -> (Events, Wire, WireWriter) {
     let (client, mut server, _) = stage.asked(&http::request("GET", "/sse", &[], b"")).await;
     server.write(&http::stream_head("200 OK", &[])).await.unwrap();
     let announced = format!("event: endpoint\r\ndata: {endpoint}\r\n\r\n");
