@@ -297,6 +297,11 @@ impl Conversation {
         ends
     }
 
+    /// Whether a call is still to be answered.
+    pub(crate) fn awaits(&self, direction: Direction, id: &RequestId) -> bool {
+        self.lock().pending.contains(direction, id)
+    }
+
     /// Ends a call whose answer is not wanted any more.
     fn cancel(&self, direction: Direction, id: &RequestId, outcome: Outcome, at: Instant) {
         let pending = self.lock().pending.remove(direction, id);

@@ -45,6 +45,10 @@ impl Requests {
         self.by_id.is_empty()
     }
 
+    pub(crate) fn contains(&self, direction: Direction, id: &RequestId) -> bool {
+        self.by_id.contains_key(&Wanted(direction, id))
+    }
+
     /// Adds a request; returns the one that had its id.
     pub(crate) fn insert(&mut self, direction: Direction, id: RequestId, pending: Pending) -> Option<Pending> {
         let reused = self.remove(direction, &id);

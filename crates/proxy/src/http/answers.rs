@@ -21,8 +21,8 @@ use crate::framing::Framing;
 use crate::restarts::ServerState;
 use crate::{INTERNAL_ERROR, answer};
 
-/// How long after its connections have broken a process may take to be seen to have ended.
-const GONE: Duration = Duration::from_secs(5);
+/// How long after its connections have broken a process may take to be seen to have ended: the system tells of both at once.
+const GONE: Duration = Duration::from_millis(500);
 
 /// Why no answer came, or not all of it.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +139,7 @@ impl Answers<'_> {
         let (server, asked, exchange) = (self.shared.config.server.clone()?, asked?, self.exchange?);
         // Anything else is refused before anything is waited for.
         body.last_events(b"")?;
-        if !is_gone(server, asked).await {
+        if !exchange.is_unanswered() || !is_gone(server, asked).await {
             return None;
         }
         let message = "mcpscope: the server crashed before it answered";

@@ -428,6 +428,12 @@ impl Exchange {
         }
     }
 
+    /// Whether the answer broke off without that to a call.
+    pub(super) fn is_unanswered(&self) -> bool {
+        let state = self.state();
+        !state.lost.is_empty() || state.open.iter().any(|id| self.conversation.awaits(Direction::ToServer, id))
+    }
+
     /// The calls that the answer broke off without, now that their server is gone: nobody need wait for any of them elsewhere.
     pub(super) fn give_up(&self) -> Vec<RequestId> {
         let (mut lost, open) = {

@@ -3,8 +3,8 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant, SystemTime};
 
 use mcpscope_core::{CallRecord, ClockAnchor, Direction, Transport, Verdict};
 use mcpscope_hooks::{Injector, MessageFacts, Observer, Parts, Probe};
@@ -155,6 +155,29 @@ impl Injector for Faults {
 
     fn verdict(&self, message: &MessageFacts<'_>, _: Instant) -> Verdict {
         (self.0)(message)
+    }
+}
+
+/// A clock that stands still as long as this lives, but for [`tokio::time::advance`]: a test without progress fails after a
+/// minute.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    _held: mpsc::Sender<()>,
+}
+
+impl Frozen {
+    pub(crate) fn clock() -> Self {
+        tokio::time::pause();
+        let (held, let_go) = mpsc::channel();
+        // A paused clock goes on by itself when there is nothing to do, but not while anything blocks.
+        tokio::task::spawn_blocking(move || let_go.recv_timeout(Duration::from_secs(60)));
+        Self { _held: held }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        tokio::time::resume();
     }
 }
 

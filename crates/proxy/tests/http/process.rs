@@ -4,12 +4,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use mcpscope_core::Transport;
-use mcpscope_proxy::http::ServerProcess;
+use mcpscope_proxy::http::{Config, ServerProcess};
 use mcpscope_proxy::{RestartPolicy, ServerState};
-use mcpscope_test_support::within;
+use mcpscope_test_support::{Listener, http, within};
 use tokio::sync::{oneshot, watch};
 
-use super::common::Bench;
+use super::common::{Bench, Frozen, Proxy};
+use super::{Events, Stage, call, event, post, result};
 
 fn shell(script: &str, policy: Option<RestartPolicy>) -> ServerProcess {
     let mut command = Command::new("sh");
@@ -76,5 +77,28 @@ async fn what_cannot_be_started_crashes_at_once() {
         let is_last = |state: &ServerState| matches!(state, ServerState::GivenUp { .. } | ServerState::Ended { .. });
         assert_eq!(reaches(&mut state, is_last).await.to_string(), shown);
         running.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_owes_nobody_an_answer_breaks_off_at_once() {
+    let (bench, upstream) = (Bench::new(), Listener::bind().await);
+    // It closes the connection, and lives on.
+    let (_alive, state) = watch::channel(ServerState::Serving(Some(1)));
+    let change = |config: &mut Config| config.server = Some(state);
+    let proxy = Proxy::start_with(upstream.address(), bench.probe(Transport::Http), change).await;
+    let stage = Stage { bench, proxy, upstream };
+    let session = ("Mcp-Session-Id", "abc");
+    let get = http::request("GET", "/mcp", &[session], b"");
+    for (request, answer) in [(get, "{}".to_owned()), (post(&[session], &call(1, "echo")), result(1))] {
+        let (client, mut server, _) = stage.asked(&request).await;
+        server.write(&[http::stream_head("200 OK", &[session]), event(&answer)].concat()).await.unwrap();
+        let (_, mut events) = Events::open(client.reader).await;
+        events.expect(&answer).await;
+        let _frozen = Frozen::clock();
+        let began = tokio::time::Instant::now();
+        drop(server);
+        events.next().await.unwrap_err();
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 }
