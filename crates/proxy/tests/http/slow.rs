@@ -12,7 +12,7 @@ use mcpscope_proxy::http::Config;
 use mcpscope_test_support::{BodyReader, Listener, Wire, eventually, http};
 use tokio::time::timeout;
 
-use crate::common::{Bench, Faults, Proxy, connections, errors, queued, tool_calls};
+use crate::common::{Bench, Faults, Frozen, Proxy, connections, errors, queued, tool_calls};
 use crate::{Events, JSON, Stage, call, event, json, post, result};
 
 /// After so long without progress a writer is taken to be stuck; if it only is slow, a test sees less than it could.
@@ -148,7 +148,9 @@ async fn an_answer_that_comes_byte_by_byte_passes_byte_by_byte() {
 
 #[tokio::test]
 async fn a_body_that_comes_slowly_is_the_servers_to_refuse() {
-    let stage = with(|config| config.header_timeout = Duration::from_millis(100)).await;
+    let stage = Stage::new().await;
+    // A machine that stalls is not taken for a client that does.
+    let _frozen = Frozen::clock();
     let mut client = stage.proxy.connect().await;
     client.write(&http::request_head("POST", "/mcp", &[JSON, ("Content-Length", "1000")])).await.unwrap();
     let mut server = stage.upstream.accept().await;
@@ -157,8 +159,8 @@ async fn a_body_that_comes_slowly_is_the_servers_to_refuse() {
     for _ in 0..5 {
         client.write(b" ").await.unwrap();
         assert_eq!(body.part(&mut server.reader).await.unwrap().unwrap(), b" ");
-        // Longer than a head may take.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // All of them longer than a head may take.
+        tokio::time::advance(Config::DEFAULT_HEADER_TIMEOUT / 2).await;
     }
     server.write(&http::answer("408 Request Timeout", &[("Connection", "close")], b"")).await.unwrap();
     drop(server);
