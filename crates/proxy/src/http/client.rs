@@ -130,9 +130,9 @@ impl Client {
         self.close().await;
     }
 
-    /// Says that this is the end, where that has to be said.
+    /// Says that this is the end, where that has to be said and is not what a whole answer would end with.
     async fn close(&mut self) {
-        if self.peer.stream.says_its_end() {
+        if self.peer.stream.says_its_end() && !*self.ends_silently.get_mut() {
             // Who is gone, or takes nothing, is not told.
             let _ = timeout(LINGER, self.peer.stream.shutdown()).await;
         }

@@ -146,6 +146,19 @@ async fn an_answer_that_ends_with_its_connection_ends_as_the_server_ended_it() {
 }
 
 #[tokio::test]
+async fn half_an_answer_has_no_end_for_half_a_client_either() {
+    const HALF: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nhalf of it";
+    let secure = Secure::new().await;
+    let (mut client, mut server) = secure.asked(&http::request("GET", "/mcp", &[], b"")).await;
+    server.write_all(HALF).await.unwrap();
+    assert_eq!(read(&mut client, HALF.len()).await, HALF);
+    // It says that it sends no more, and reads on.
+    client.shutdown().await.unwrap();
+    within(client.read(&mut [0])).await.unwrap_err();
+    within(server.read(&mut [0])).await.unwrap_err();
+}
+
+#[tokio::test]
 async fn a_server_that_nobody_vouches_for_is_sent_nothing() {
     let (ours, theirs) = (Certificate::new(), Certificate::new());
     let foreign = Certificate::new().client();
