@@ -277,7 +277,7 @@ impl Client {
             let Peer { stream, input } = &mut self.peer;
             let connected = tokio::select! {
                 biased;
-                connected = reach(config) => connected,
+                connected = reach(config, &self.shared.retries) => connected,
                 _ = input.gone(stream) => return Next::Close,
             };
             match connected {

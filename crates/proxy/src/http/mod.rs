@@ -38,6 +38,7 @@ use crate::{Limits, SWEEP, ServerState, Traffic};
 use check::check_upstream;
 use client::Client;
 use handshake::Handshakes;
+use reach::Retries;
 use sessions::Sessions;
 use stream::Stream;
 
@@ -149,6 +150,7 @@ struct Shared {
     relay: Arc<Relay>,
     sessions: Arc<Sessions>,
     handshakes: Arc<Handshakes>,
+    retries: Arc<Retries>,
 }
 
 /// Relays what comes in on `listeners` until `stop`, then lets exchanges under way end within [`Config::grace`]. A failure to
@@ -161,8 +163,13 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, st
         (Some(traffic), Some(server)) => traffic.awaits_server(&server.borrow().to_string()),
         (None, _) => {}
     }
-    let shared =
-        Arc::new(Shared { config: Arc::new(config), relay, sessions: Arc::default(), handshakes: Arc::default() });
+    let shared = Arc::new(Shared {
+        config: Arc::new(config),
+        relay,
+        sessions: Arc::default(),
+        handshakes: Arc::default(),
+        retries: Arc::default(),
+    });
     let mut door = Door::new("the proxy", listeners, MAX_CONNECTIONS);
     let (stopping, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -170,12 +177,15 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, st
     probing.spawn(check_upstream(Arc::clone(&shared)));
     let mut sweep = tokio::time::interval(SWEEP);
     let following = Arc::clone(&shared);
-    let mut following = Box::pin(async move { reach::follow(&following.config).await });
+    let mut following = Box::pin(async move { reach::follow(&following.config, &following.retries).await });
+    let retrying = Arc::clone(&shared);
+    let mut retrying = Box::pin(async move { reach::retry(&retrying.config, &retrying.retries).await });
     tokio::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
             never = &mut following => match never {},
+            never = &mut retrying => match never {},
             _ = sweep.tick() => {
                 shared.sweep(Instant::now());
                 if shared.config.traffic.as_ref().is_some_and(|traffic| !traffic.is_working()) && probing.is_empty() {
@@ -193,6 +203,13 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, st
     drop((door, following));
     let _ = stopping.send(true);
     let all_ended = async { while connections.join_next().await.is_some() {} };
+    // Some may still wait for the server.
+    let all_ended = async {
+        tokio::select! {
+            never = retrying => match never {},
+            () = all_ended => {}
+        }
+    };
     if tokio::time::timeout(shared.config.grace, all_ended).await.is_err() {
         tracing::info!("exchanges still under way were cut off");
     }
@@ -224,7 +241,7 @@ impl Shared {
     fn for_connection(&self) -> Arc<Self> {
         let (config, relay) = (Arc::clone(&self.config), self.relay.for_connection());
         let (sessions, handshakes) = (Arc::clone(&self.sessions), Arc::clone(&self.handshakes));
-        Arc::new(Self { config, relay, sessions, handshakes })
+        Arc::new(Self { config, relay, sessions, handshakes, retries: Arc::clone(&self.retries) })
     }
 
     /// Counts a request that is not passed on.
