@@ -139,7 +139,7 @@ impl Body {
             if self.decoder.is_done() || !self.due.is_empty() {
                 return Ok(());
             }
-            self.fill(from, input, usize::MAX).await?;
+            self.fill(from, input, || usize::MAX).await?;
         }
     }
 
@@ -165,7 +165,7 @@ impl Body {
             input.advance(taken);
             self.due.clear();
             if taken == 0 {
-                self.fill(from, input, usize::MAX).await?;
+                self.fill(from, input, || usize::MAX).await?;
             }
         }
         Ok(())
@@ -199,7 +199,7 @@ impl Body {
             }
             // It may have stopped where its messages begin to be held.
             if taken == 0 || input.bytes().is_empty() {
-                self.fill(from, input, queue.room()).await?;
+                self.fill(from, input, || queue.room()).await?;
             }
         }
     }
@@ -209,7 +209,7 @@ impl Body {
         &mut self,
         from: &mut R,
         input: &mut Input,
-        most: usize,
+        most: impl Fn() -> usize,
     ) -> Result<(), Stopped> {
         let read = match self.patience() {
             None => input.read_some(from, most).await,
