@@ -10,6 +10,7 @@ use mcpscope_health::Reporter;
 use mcpscope_hooks::Probe;
 use mcpscope_proxy::Traffic;
 use mcpscope_proxy::http::{self, Config, Tls, Upstream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, say};
@@ -35,12 +36,12 @@ pub(crate) fn relay(
     probe: Probe,
     traffic: Arc<Traffic>,
     config: Config,
-    bound: Bound,
+    (addr, listeners): (SocketAddr, Vec<TcpListener>),
     stop: CancellationToken,
-) -> Result<impl Future<Output = ()> + Send + use<>, Failure> {
+) -> impl Future<Output = ()> + Send + use<> {
     let proxy = &instance.settings.proxy;
     let config = Config {
-        hosts: instance.proxy_hosts(bound.addr),
+        hosts: instance.proxy_hosts(addr),
         limits: instance.limits(),
         connect_timeout: proxy.connect_timeout,
         header_timeout: proxy.header_timeout,
@@ -48,8 +49,7 @@ pub(crate) fn relay(
         traffic: Some(traffic),
         ..config
     };
-    let listeners = bound.into_tokio().map_err(Failure::internal)?;
-    Ok(http::serve(listeners, config, probe, stop.cancelled_owned()))
+    http::serve(listeners, config, probe, stop.cancelled_owned())
 }
 
 /// The relay that is all there is of the instance: it is ready only until `stop`.
@@ -61,7 +61,8 @@ pub(crate) fn only_relay(
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + use<>, Failure> {
     let probe = instance.probe(name, Transport::Http);
-    let relay = relay(instance, probe, Arc::new(instance.traffic()), config, bound, stop.clone())?;
+    let listeners = (bound.addr, bound.into_tokio().map_err(Failure::internal)?);
+    let relay = relay(instance, probe, Arc::new(instance.traffic()), config, listeners, stop.clone());
     Ok(until_stopping(instance.reporter(), stop, relay))
 }
 

@@ -1,6 +1,7 @@
 //! `mcpscope serve`: in front of many Streamable HTTP MCP servers.
 
 mod fleet;
+mod seats;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,7 +44,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
     let mut listeners = Listeners { proxies: prepared.urls(), ..Listeners::new(&bindings) };
     let ready_file = args.common.ready_file.as_deref();
     let announcement = listeners.clone().prepare(ready_file)?;
-    fleet.change_to(prepared)?;
+    fleet.change_to(prepared);
     let observing = Observing::start(&instance, bindings, std::io::stdout())?;
     let _running = announcement.publish(&name, Mode::Serve)?;
 
@@ -57,7 +58,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
             reloads.say_what_waits(&settings);
             let changed = match settings.servers.as_slice() {
                 [] => Err(no_servers()),
-                servers => fleet.prepare(servers).and_then(|prepared| fleet.change_to(prepared)),
+                servers => fleet.prepare(servers).map(|prepared| fleet.change_to(prepared)),
             };
             match changed {
                 Ok(changes) if changes.is_empty() => {}

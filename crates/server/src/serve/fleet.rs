@@ -11,13 +11,15 @@ use mcpscope_core::Transport;
 use mcpscope_health::Requirement;
 use mcpscope_proxy::http::{Config, ServerProcess, Tls, Upstream};
 use mcpscope_proxy::{Paths, RestartPolicy, Traffic};
+use tokio::net::TcpListener;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::Processes;
+use super::seats::{Left, Seat};
 use crate::failure::Failure;
 use crate::instance::Instance;
-use crate::listen::{Address, Bound, bind_or_fail};
+use crate::listen::{Address, Bound};
 use crate::tls::tls;
 use crate::{relay, supervise};
 
@@ -39,9 +41,7 @@ pub(super) struct Fleet<'a> {
 struct Member {
     server: Server,
     url: String,
-    address: Address,
-    /// The listening sockets once more, for whoever takes its place.
-    bound: Bound,
+    seat: Seat,
     traffic: Arc<Traffic>,
     stop: CancellationToken,
     task: Id,
@@ -68,8 +68,8 @@ struct Wanted {
 struct Start {
     upstream: Upstream,
     tls: Tls,
-    address: Address,
-    bound: Bound,
+    seat: Seat,
+    listeners: Vec<TcpListener>,
 }
 
 /// What has changed.
@@ -100,9 +100,17 @@ impl<'a> Fleet<'a> {
 
     /// Makes ready to run these servers and no others. All that can fail fails here, while everything runs on as it is.
     pub(super) fn prepare(&self, servers: &[Server]) -> Result<Prepared, Failure> {
+        let is_left = |member: &&Member| !servers.iter().any(|server| is_untouched(&member.server, server));
+        let mut left = Left::new(self.members.iter().filter(is_left).map(|member| &member.seat));
+        let is_any_port = |server: &Server| server.listen.parse().is_ok_and(|address: Address| address.port == 0);
+        let mut in_order: Vec<(usize, &Server)> = servers.iter().enumerate().collect();
+        in_order.sort_by_key(|(_, server)| is_any_port(server));
+        let mut prepared: Vec<_> =
+            in_order.into_iter().map(|(at, server)| (at, server, self.prepare_one(server, &mut left))).collect();
+        prepared.sort_by_key(|(at, ..)| *at);
         let (mut wanted, mut failures) = (Vec::new(), Vec::new());
-        for server in servers {
-            match self.prepare_one(server, servers) {
+        for (_, server, prepared) in prepared {
+            match prepared {
                 Ok(one) => wanted.push(one),
                 Err(failure) => failures.push(failure.of(&format!("server {:?}", server.name))),
             }
@@ -113,25 +121,22 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    fn prepare_one(&self, server: &Server, servers: &[Server]) -> Result<Wanted, Failure> {
+    fn prepare_one(&self, server: &Server, left: &mut Left<'_>) -> Result<Wanted, Failure> {
         if let Some(member) = self.members.iter().find(|member| is_untouched(&member.server, server)) {
             return Ok(Wanted { server: server.clone(), start: None, url: member.url.clone() });
         }
         let upstream = Upstream::parse(&server.upstream).map_err(Failure::usage)?;
         let tls = tls(self.instance, &upstream)?;
-        let is_left = |member: &&Member| !servers.iter().any(|server| is_untouched(&member.server, server));
         let address: Address = server.listen.parse().map_err(Failure::usage)?;
-        let bound = match self.members.iter().filter(is_left).find(|member| member.is_at(&address, &server.name)) {
-            // Nobody who connects in the meantime is turned away.
-            Some(member) => member.bound.try_clone().map_err(Failure::internal)?,
-            None => bind_or_fail(&address, "listen:")?,
-        };
+        let bound = left.take(&server.name, &address)?;
         let url = relay::url(bound.addr, &tls, &upstream);
-        Ok(Wanted { server: server.clone(), start: Some(Start { upstream, tls, address, bound }), url })
+        let listeners = bound.try_clone().and_then(Bound::into_tokio).map_err(Failure::internal)?;
+        let seat = Seat { name: server.name.clone(), address, bound };
+        Ok(Wanted { server: server.clone(), start: Some(Start { upstream, tls, seat, listeners }), url })
     }
 
     /// Runs what was prepared: ends those that are not wanted any more, and starts those that do not run yet.
-    pub(super) fn change_to(&mut self, Prepared(wanted): Prepared) -> Result<Changes, Failure> {
+    pub(super) fn change_to(&mut self, Prepared(wanted): Prepared) -> Changes {
         self.ending.retain(|ending| !ending.ended.is_cancelled());
         let mut changes = Changes::default();
         let mut running: BTreeMap<String, Member> =
@@ -160,34 +165,27 @@ impl<'a> Fleet<'a> {
             }
             self.ending.push(member.end());
         }
-        let mut failures = Vec::new();
         for (Wanted { server, start, url }, member) in wanted.into_iter().zip(members) {
             let member = match (member, start) {
-                (Some(member), _) => Ok(member),
+                (Some(member), _) => member,
                 (None, Some(start)) => self.start(server, start, url),
                 (None, None) => continue,
             };
-            match member {
-                Ok(member) => self.members.push(member),
-                Err(failure) => failures.push(failure),
-            }
+            self.members.push(member);
         }
-        match Failure::all(&failures) {
-            Some(failure) => Err(failure),
-            None => Ok(changes),
-        }
+        changes
     }
 
-    fn start(&mut self, server: Server, start: Start, url: String) -> Result<Member, Failure> {
-        let Start { upstream, tls, address, bound } = start;
+    fn start(&mut self, server: Server, start: Start, url: String) -> Member {
+        let Start { upstream, tls, seat, listeners } = start;
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
-        let kept = bound.try_clone().map_err(Failure::internal)?;
         let traffic = Arc::new(self.paths.add(&server.name, server.critical));
         let probe = self.instance.probe(&server.name, Transport::Http);
         let process = self.process(&server, &probe);
         let config = Config { tls, server: process.as_ref().map(ServerProcess::state), ..Config::new(upstream) };
-        relay::warn_of_any_host(&self.instance.settings, bound.addr);
-        let relay = relay::relay(self.instance, probe, Arc::clone(&traffic), config, bound, stop.clone())?;
+        let addr = seat.bound.addr;
+        relay::warn_of_any_host(&self.instance.settings, addr);
+        let relay = relay::relay(self.instance, probe, Arc::clone(&traffic), config, (addr, listeners), stop.clone());
         // A port has room for one of them.
         let before: Vec<CancellationToken> = self
             .ending
@@ -217,7 +215,7 @@ impl<'a> Fleet<'a> {
                 never = followed => match never {},
             }
         });
-        Ok(Member { server, url, address, bound: kept, traffic, stop, task: task.id(), ended })
+        Member { server, url, seat, traffic, stop, task: task.id(), ended }
     }
 
     /// The process of a server that is to be started.
@@ -261,15 +259,6 @@ impl<'a> Fleet<'a> {
 }
 
 impl Member {
-    /// Whether it listens where a server of this name is to listen.
-    fn is_at(&self, wanted: &Address, name: &str) -> bool {
-        let is_its_port = match wanted.port {
-            0 => self.server.name == name && self.address.port == 0,
-            port => self.bound.addr.port() == port,
-        };
-        self.address.host.eq_ignore_ascii_case(&wanted.host) && is_its_port
-    }
-
     fn end(self) -> Ending {
         self.traffic.retire();
         self.stop.cancel();
@@ -313,5 +302,44 @@ fn is_untouched(running: &Server, wanted: &Server) -> bool {
 async fn all(tokens: &[CancellationToken]) {
     for token in tokens {
         token.cancelled().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command as Chosen};
+
+    fn instance() -> Instance {
+        let Chosen::Serve(args) = Cli::parse_from(["mcpscope", "serve"]).command else { panic!("no serve") };
+        Instance::new(&args.common).unwrap()
+    }
+
+    fn server(name: &str, upstream: &str, listen: &str) -> Server {
+        let (name, upstream, listen) = (name.to_owned(), upstream.to_owned(), listen.to_owned());
+        Server { name, command: Vec::new(), upstream, listen, critical: false }
+    }
+
+    fn change(fleet: &mut Fleet<'_>, servers: &[Server]) -> Vec<String> {
+        let prepared = fleet.prepare(servers).unwrap();
+        fleet.change_to(prepared);
+        fleet.urls().into_iter().map(|(_, url)| url).collect()
+    }
+
+    #[tokio::test]
+    async fn no_two_servers_share_a_socket() {
+        let instance = instance();
+        let mut fleet = Fleet::new(&instance, None, Processes::default());
+        let before = change(&mut fleet, &[server("x", "http://127.0.0.1:1/", "127.0.0.1:0")]);
+        let port = fleet.members[0].seat.bound.addr.port();
+        // Whoever asks for the port gets it, though another one that had it comes first.
+        let x = server("x", "http://127.0.0.1:2/", "127.0.0.1:0");
+        let y = server("y", "http://127.0.0.1:2/", &format!("127.0.0.1:{port}"));
+        let after = change(&mut fleet, &[x, y]);
+        assert_eq!(after[1], before[0]);
+        assert_ne!(after[0], before[0]);
+        fleet.end().await;
     }
 }
