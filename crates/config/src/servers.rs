@@ -9,6 +9,7 @@ use url::Url;
 use crate::{
     error::{Problem, excerpt},
     kind::{Address, Kind, Name, Switch, described},
+    place::Place,
     tree::most_similar,
 };
 
@@ -39,6 +40,14 @@ pub struct Server {
     pub listen: String,
     /// Whether the instance is no good without it. Default: false.
     pub critical: bool,
+}
+
+impl Server {
+    /// Where `upstream` is.
+    #[must_use]
+    pub fn upstream_place(&self) -> Option<Place> {
+        Place::of_url(&self.upstream)
+    }
 }
 
 /// Reads a list of servers, no two of which have the same name or address.
@@ -175,18 +184,35 @@ impl Draft {
             return Err(format!("expected {EXPECTED}; missing: {}", missing.join(", ")));
         }
         let (Some(upstream), Some(listen)) = (&self.upstream, &self.listen) else { return Ok(()) };
-        let authority = authority(upstream);
-        if authority.as_ref().is_some_and(|upstream| upstream.eq_ignore_ascii_case(listen)) {
-            return Err(format!(
-                "upstream and listen are both {listen}: clients would be passed on to where they came from"
-            ));
+        let (Some(to), Some(at)) = (self.leads_to(), self.is_at()) else { return self.is_alone(upstream, others) };
+        let back = "clients would be passed on to where they came from";
+        if to == at {
+            return Err(format!("upstream {upstream} and listen {listen} are the same place: {back}"));
         }
-        let is_there =
-            |other: &Draft| other.command.is_some() && other.upstream.as_deref().and_then(self::authority) == authority;
+        match way(&to, &at, others, &mut BTreeSet::new()) {
+            Some(way) => {
+                let way: Vec<String> = way.into_iter().map(|at| format!("{KEY}[{at}]")).collect();
+                Err(format!("upstream {upstream} leads back to listen {listen} by way of {}: {back}", way.join(", ")))
+            }
+            None => self.is_alone(upstream, others),
+        }
+    }
+
+    /// Whether no other one is started where this one is to be.
+    fn is_alone(&self, upstream: &str, others: &[Self]) -> Result<(), String> {
+        let is_there = |other: &Draft| other.command.is_some() && other.leads_to() == self.leads_to();
         match others.iter().position(is_there).filter(|_| self.command.is_some()) {
             Some(at) => Err(format!("{KEY}[{at}] is started there already, at {upstream}")),
             None => Ok(()),
         }
+    }
+
+    fn leads_to(&self) -> Option<Place> {
+        Place::of_url(self.upstream.as_deref()?)
+    }
+
+    fn is_at(&self) -> Option<Place> {
+        Place::of_listener(self.listen.as_deref()?)
     }
 
     fn into_server(self) -> Option<Server> {
@@ -199,6 +225,15 @@ impl Draft {
             critical: critical.unwrap_or(false),
         })
     }
+}
+
+/// The servers by way of which a request to `from` comes to `to`, if it does; those of `seen` are known not to lead there.
+fn way(from: &Place, to: &Place, drafts: &[Draft], seen: &mut BTreeSet<usize>) -> Option<Vec<usize>> {
+    drafts.iter().enumerate().filter(|(_, draft)| draft.is_at().as_ref() == Some(from)).find_map(|(at, draft)| {
+        let next = draft.leads_to().filter(|_| seen.insert(at))?;
+        let further = if next == *to { Vec::new() } else { way(&next, to, drafts, seen)? };
+        Some([vec![at], further].concat())
+    })
 }
 
 fn accepted<K: Kind>(value: &Value) -> Result<K::Setting, String> {
@@ -255,10 +290,4 @@ fn is_upstream(text: &str) -> bool {
             && url.query().is_none()
             && url.fragment().is_none()
     })
-}
-
-/// Host and port of an upstream.
-fn authority(upstream: &str) -> Option<String> {
-    let url = Url::parse(upstream).ok()?;
-    Some(format!("{}:{}", url.host()?, url.port_or_known_default()?))
 }

@@ -165,9 +165,32 @@ servers:
   - { name: five, upstream: 'http://[::1]/', listen: '[::1]:80' }
 ",
         &expect![[r#"
-            a.yaml:3:5: servers[0]: upstream and listen are both H:1: clients would be passed on to where they came from
+            a.yaml:3:5: servers[0]: upstream http://h:1/mcp and listen H:1 are the same place: clients would be passed on to where they came from
             a.yaml:5:5: servers[2]: servers[1] is started there already, at http://h:2/b
-            a.yaml:7:5: servers[4]: upstream and listen are both [::1]:80: clients would be passed on to where they came from"#]],
+            a.yaml:7:5: servers[4]: upstream http://[::1]/ and listen [::1]:80 are the same place: clients would be passed on to where they came from"#]],
+    );
+}
+
+#[test]
+fn nobody_leads_back_to_where_requests_came_from() {
+    bad(
+        "
+servers:
+  - { name: itself, upstream: 'http://localhost:1/mcp', listen: '127.0.0.1:1' }
+  - { name: all, upstream: 'http://127.0.0.1:2/mcp', listen: '0.0.0.0:2' }
+  - { name: a, upstream: 'http://127.0.0.1:4/', listen: 'localhost:3' }
+  - { name: b, upstream: 'http://[::1]:5/', listen: '127.0.0.1:4' }
+  - { name: c, upstream: 'http://localhost:3/', listen: '[::]:5' }
+  - { name: d, upstream: 'http://localhost:3/', listen: 'localhost:6' }
+  - { name: e, upstream: 'http://h:7/', listen: '127.0.0.1:7' }
+  - { name: f, upstream: 'http://127.0.0.1:8/', command: [f], listen: 'h:0' }
+  - { name: g, upstream: 'http://localhost:8/', command: [g], listen: 'h:0' }
+",
+        &expect![[r#"
+            a.yaml:3:5: servers[0]: upstream http://localhost:1/mcp and listen 127.0.0.1:1 are the same place: clients would be passed on to where they came from
+            a.yaml:4:5: servers[1]: upstream http://127.0.0.1:2/mcp and listen 0.0.0.0:2 are the same place: clients would be passed on to where they came from
+            a.yaml:7:5: servers[4]: upstream http://localhost:3/ leads back to listen [::]:5 by way of servers[2], servers[3]: clients would be passed on to where they came from
+            a.yaml:11:5: servers[8]: servers[7] is started there already, at http://localhost:8/"#]],
     );
 }
 
