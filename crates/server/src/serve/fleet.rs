@@ -190,7 +190,7 @@ impl<'a> Fleet<'a> {
         let before: Vec<CancellationToken> = self
             .ending
             .iter()
-            .filter(|other| other.server.name == server.name || other.server.upstream == server.upstream)
+            .filter(|other| is_in_the_way(&other.server, &server))
             .map(|other| other.ended.clone())
             .collect();
         let (reporter, name, guard) =
@@ -299,6 +299,11 @@ fn is_untouched(running: &Server, wanted: &Server) -> bool {
     *running == Server { critical: running.critical, ..wanted.clone() }
 }
 
+/// Whether the process of a server that ends has to be gone before that of another one is started.
+fn is_in_the_way(before: &Server, next: &Server) -> bool {
+    before.name == next.name || before.upstream_place() == next.upstream_place()
+}
+
 async fn all(tokens: &[CancellationToken]) {
     for token in tokens {
         token.cancelled().await;
@@ -326,6 +331,21 @@ mod tests {
         let prepared = fleet.prepare(servers).unwrap();
         fleet.change_to(prepared);
         fleet.urls().into_iter().map(|(_, url)| url).collect()
+    }
+
+    #[test]
+    fn a_port_has_room_for_one_process_however_it_is_written() {
+        let before = server("before", "http://127.0.0.1:1/mcp", "h:0");
+        for (name, upstream, waits) in [
+            ("after", "http://127.0.0.1:1/mcp", true),
+            ("after", "http://localhost:1/other", true),
+            ("after", "http://[::1]:1", true),
+            ("after", "http://127.0.0.1:2/mcp", false),
+            ("after", "http://h:1/mcp", false),
+            ("before", "http://127.0.0.1:2/mcp", true),
+        ] {
+            assert_eq!(is_in_the_way(&before, &server(name, upstream, "h:0")), waits, "{name} {upstream}");
+        }
     }
 
     #[tokio::test]

@@ -102,6 +102,24 @@ def test_who_connects_during_a_change_is_not_turned_away(serve, upstream):
     assert instance.metrics().sum("mcpscope_restarts_total") == 0
 
 
+def test_a_renamed_one_waits_for_the_process_that_has_its_port(serve, upstream):
+    before = started("before")
+    instance = serve(before)
+    pid = pid_of(instance, "before")
+    elsewhere = before["upstream"].replace("127.0.0.1", "localhost").replace("/mcp", "/other")
+    # The process goes on as long as this may take to end.
+    held = http.client.HTTPConnection("127.0.0.1", port_of(instance, "before"), timeout=LONG)
+    with contextlib.closing(held):
+        held.request("POST", "/mcp", json.dumps(call("hang")), HEADERS)
+        says(instance, "asked hang\n")
+        serve.rewrite(before | {"name": "after", "upstream": elsewhere})
+        says(instance, "mcpscope: servers added: after; removed: before\n")
+        settles_at({"after"}, lambda: set(read_again(instance)), within=LONG)
+        assert pid_of(instance, "after") != pid
+    settles_at((200, ""), lambda: readiness(instance), within=LONG)
+    assert instance.metrics().sum("mcpscope_restarts_total") == 0
+
+
 def test_one_may_become_critical_without_being_touched(serve, upstream):
     bad = server("bad", f"http://127.0.0.1:{free_port()}/mcp")
     good = started("good")
