@@ -8,7 +8,9 @@ use std::time::SystemTime;
 use mcpscope_health::{Reporter, Requirement, State};
 
 /// The components that the traffic path carries.
-const COMPONENTS: [&str; 3] = ["registry", "sessions", "transports"];
+const COMPONENTS: [&str; 3] = ["registry", "sessions", TRANSPORTS];
+
+const TRANSPORTS: &str = "transports";
 
 const RUNNING: [&str; 3] = ["Registry running", "Sessions running", "Transports running"];
 
@@ -39,6 +41,8 @@ struct Shared {
 struct Table {
     next: u64,
     paths: BTreeMap<u64, Path>,
+    /// What `transports` was told last, if it was told something.
+    told: Option<State>,
 }
 
 #[derive(Debug)]
@@ -84,7 +88,7 @@ impl Paths {
         let id = table.next;
         table.next += 1;
         table.paths.insert(id, Path { name, is_critical, state, failed: None, crowded: None, is_held: false });
-        self.0.tell(&table);
+        self.0.tell(&mut table);
         Traffic { paths: self.clone(), id, works: AtomicBool::default(), unanswered: AtomicU32::default() }
     }
 }
@@ -96,9 +100,10 @@ impl Shared {
     }
 
     /// Tells health what there is now.
-    fn tell(&self, table: &Table) {
-        match table.unmet() {
-            Some(reason) => self.ready.unmet(&reason),
+    fn tell(&self, table: &mut Table) {
+        let unmet = table.unmet();
+        match &unmet {
+            Some(reason) => self.ready.unmet(reason),
             None => self.ready.met(),
         }
         let failing: Vec<&Path> = table.paths.values().filter(|path| path.reason_to_fail().is_some()).collect();
@@ -110,8 +115,11 @@ impl Shared {
         let critical = [(State::Critical, "Registry not running"), (State::Critical, "Session manager not running")];
         let running = [(State::Healthy, registry), (State::Healthy, sessions)];
         let ([registry, sessions], transports) = if failing.is_empty() {
-            // As long as nothing is known of any, nothing is said.
+            // As long as nothing is known of any, it stays as it was, but not for the reason of a path that may be gone.
             if !one_works {
+                if let (Some(reason), Some(state @ (State::Warning | State::Critical))) = (unmet, table.told) {
+                    self.reporter.set(TRANSPORTS, state, &reason, SystemTime::now());
+                }
                 return;
             }
             let state = if crowded.is_empty() { State::Healthy } else { State::Warning };
@@ -125,6 +133,7 @@ impl Shared {
         for (component, (state, message)) in COMPONENTS.into_iter().zip([registry, sessions, transports]) {
             self.reporter.set(component, state, message, at);
         }
+        table.told = Some(transports.0);
     }
 }
 
@@ -258,7 +267,7 @@ impl Traffic {
         let shared = &self.paths.0;
         let mut table = shared.lock();
         if table.paths.remove(&self.id).is_some() && !table.paths.is_empty() {
-            shared.tell(&table);
+            shared.tell(&mut table);
         }
     }
 
@@ -297,7 +306,7 @@ impl Traffic {
             // As loud as the failure was: whoever read that wants to know.
             tracing::warn!(server, failed, "the traffic path works again");
         }
-        shared.tell(&table);
+        shared.tell(&mut table);
     }
 }
 
@@ -401,6 +410,35 @@ mod tests {
         assert!(!view.readiness().ready);
         path.works();
         assert!(view.readiness().ready);
+    }
+
+    #[test]
+    fn the_reason_is_never_that_of_a_path_that_is_gone() {
+        let (reporter, view) = mcpscope_health::channel(Instant::now());
+        let paths = Paths::new(reporter);
+        let one = paths.add("one", false);
+        one.lost_server("server given up");
+        assert_eq!(transports(&view), (State::Critical, "one: server given up".to_owned()));
+        one.retire();
+        let two = paths.add("two", false);
+        two.awaits_server("server starting");
+        assert_eq!(
+            transports(&view),
+            (State::Critical, "two: server starting".to_owned()),
+            "it is none the better yet"
+        );
+        let three = paths.add("three", false);
+        three.works();
+        two.lost_server("gone");
+        assert_eq!(transports(&view), (State::Warning, "two: gone".to_owned()));
+        three.awaits_server("server starting");
+        two.retire();
+        assert_eq!(transports(&view), (State::Warning, "three: server starting".to_owned()));
+        three.has_server();
+        three.works();
+        assert_eq!(components(&view), expected(State::Healthy, RUNNING));
+        three.awaits_server("server starting");
+        assert_eq!(transports(&view).0, State::Healthy, "nothing is known against it");
     }
 
     #[test]
