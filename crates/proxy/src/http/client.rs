@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use mcpscope_core::{Component, Direction, ErrorType};
 use tokio::io::AsyncWriteExt as _;
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::answers::{Answers, Failure};
@@ -32,6 +33,10 @@ const MAX_IDLE: Duration = Duration::from_secs(300);
 
 /// How long a client may go on sending what nobody reads any more, so that it gets the answer and not a reset.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// How long after the end of the relay a request that has begun to come, or the first one of a client that was let in before,
+/// may take to send its head. Less than [`super::Config::DEFAULT_GRACE`], so that there is time to answer.
+const LAST_HEAD: Duration = Duration::from_secs(2);
 
 /// One side of the relay.
 struct Peer {
@@ -107,13 +112,13 @@ impl Client {
         }
     }
 
-    /// Relays requests and answers until either side ends it, or after the exchange under way once `stopped`.
-    pub(super) async fn serve(mut self, stopped: tokio::sync::watch::Receiver<bool>) {
-        let mut watched = stopped.clone();
-        let mut asked_to_stop = Box::pin(async move { drop(watched.wait_for(|stopped| *stopped).await) });
-        let mut limit = self.shared.config.header_timeout;
-        while !*stopped.borrow() {
-            let next = match self.head(limit, asked_to_stop.as_mut()).await {
+    /// Relays requests and answers until either side ends it, or until there is no request under way once `stopped`. The first one
+    /// always is: who was let in is answered.
+    pub(super) async fn serve(mut self, stopped: watch::Receiver<bool>) {
+        let mut end = End::new(stopped);
+        let mut is_first = true;
+        loop {
+            let next = match self.head(is_first, &mut end).await {
                 Ok(None) => Next::Close,
                 Ok(Some(end)) => match self.admit(end) {
                     Admission::Onward(asked) => self.exchange(*asked).await,
@@ -122,12 +127,11 @@ impl Client {
                 Err(bad) => self.refuse(self.unread(bad)).await,
             };
             match next {
-                Next::Another => limit = MAX_IDLE,
+                Next::Another => is_first = false,
                 Next::Close => return self.close().await,
                 Next::CutOff => return,
             }
         }
-        self.close().await;
     }
 
     /// Says that this is the end, where that has to be said and is not what a whole answer would end with.
@@ -139,11 +143,8 @@ impl Client {
     }
 
     /// Waits for the head of a request, and says where it ends; nothing if there is none to come.
-    async fn head(
-        &mut self,
-        limit: Duration,
-        mut stopped: Pin<&mut impl Future<Output = ()>>,
-    ) -> Result<Option<usize>, BadHead> {
+    async fn head(&mut self, is_first: bool, end: &mut End) -> Result<Option<usize>, BadHead> {
+        let limit = if is_first { self.shared.config.header_timeout } else { MAX_IDLE };
         let (idle, mut begun) = (Instant::now() + limit, None);
         let mut seen = 0;
         loop {
@@ -165,6 +166,8 @@ impl Client {
                 begun.get_or_insert_with(|| Instant::now() + self.shared.config.header_timeout);
             }
             let deadline = begun.unwrap_or(idle);
+            let deadline = end.last_head.map_or(deadline, |last| last.min(deadline));
+            let is_idle = seen == 0 && !is_first;
             let Peer { stream, input } = &mut self.peer;
             tokio::select! {
                 biased;
@@ -173,7 +176,7 @@ impl Client {
                     Ok(_) => {}
                 },
                 () = unasked(&mut self.upstream) => self.upstream = None,
-                () = stopped.as_mut(), if seen == 0 => return Ok(None),
+                () = end.comes(), if is_idle || end.last_head.is_none() => if is_idle { return Ok(None) },
                 () = self.timer.until(deadline) => return if seen == 0 { Ok(None) } else { Err(BadHead::TooSlow) },
             }
         }
@@ -508,6 +511,28 @@ async fn is_over(upstream: &mut Peer) -> bool {
     }
     let mut read = pin!(input.read(stream));
     poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx).is_ready())).await
+}
+
+/// The end of the relay, as a connection is told of it.
+struct End {
+    stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// By when the head of the last request has to be there; nothing before the relay ends.
+    last_head: Option<Instant>,
+}
+
+impl End {
+    fn new(mut stopped: watch::Receiver<bool>) -> Self {
+        let stopped = Box::pin(async move { drop(stopped.wait_for(|stopped| *stopped).await) });
+        Self { stopped, last_head: None }
+    }
+
+    /// Waits for it, if it has not come yet.
+    async fn comes(&mut self) {
+        if self.last_head.is_none() {
+            self.stopped.as_mut().await;
+            self.last_head = Some(Instant::now() + LAST_HEAD);
+        }
+    }
 }
 
 /// A timer that is set anew only when it has run out: it mostly never does.

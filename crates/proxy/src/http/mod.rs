@@ -153,8 +153,8 @@ struct Shared {
     retries: Arc<Retries>,
 }
 
-/// Relays what comes in on `listeners` until `stop`, then lets exchanges under way end within [`Config::grace`]. A failure to
-/// accept does not end it.
+/// Relays what comes in on `listeners` until `stop`, then lets exchanges under way end within [`Config::grace`], and the first
+/// one of each client that was let in before. A failure to accept does not end it.
 pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, stop: impl Future<Output = ()>) {
     let relay = Relay::new(probe, config.limits);
     match (&config.traffic, &config.server) {
@@ -183,6 +183,8 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, st
     tokio::pin!(stop);
     loop {
         tokio::select! {
+            // Who comes from now on is somebody else's, if there is anybody else on these sockets.
+            biased;
             () = &mut stop => break,
             never = &mut following => match never {},
             never = &mut retrying => match never {},

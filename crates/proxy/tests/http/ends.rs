@@ -109,7 +109,12 @@ async fn a_graceful_stop_lets_an_exchange_end() {
     client.write(&post(&[], &call(1, "echo"))).await.unwrap();
     let mut server = upstream.accept().await;
     server.reader.message().await.unwrap().unwrap();
-    let idle = proxy.connect().await;
+    let mut idle = proxy.connect().await;
+    idle.write(&post(&[], &call(2, "echo"))).await.unwrap();
+    let mut other = upstream.accept().await;
+    other.reader.message().await.unwrap().unwrap();
+    other.write(&json(&[], &result(2))).await.unwrap();
+    idle.reader.message().await.unwrap().unwrap();
     bench.becomes(&connections(Transport::Http), 2).await;
     proxy.stop();
     assert_eq!(idle.reader.closed().await.unwrap(), b"", "a connection without an exchange ends at once");
@@ -118,8 +123,34 @@ async fn a_graceful_stop_lets_an_exchange_end() {
     assert_eq!(client.reader.message().await.unwrap().unwrap().body, result(1).as_bytes());
     proxy.ended().await;
     assert_eq!(client.reader.closed().await.unwrap(), b"");
-    bench.becomes(&tool_calls("echo", "ok"), 1).await;
+    bench.becomes(&tool_calls("echo", "ok"), 2).await;
     assert_eq!(bench.value(&connections(Transport::Http)), 0);
+}
+
+#[tokio::test]
+async fn who_was_let_in_before_a_graceful_stop_is_answered() {
+    let Stage { bench, mut proxy, upstream } = Stage::new().await;
+    let mut silent = proxy.connect().await;
+    let mut begun = proxy.connect().await;
+    let request = post(&[], &call(1, "echo"));
+    begun.write(&request[..10]).await.unwrap();
+    bench.becomes(&connections(Transport::Http), 2).await;
+    let address = proxy.address;
+    proxy.stop();
+    // The listener is closed once the relay knows of its end.
+    while mcpscope_test_support::Wire::connect(address).await.is_ok() {}
+    begun.write(&request[10..]).await.unwrap();
+    silent.write(&request).await.unwrap();
+    for _ in 0..2 {
+        let mut server = upstream.accept().await;
+        server.reader.message().await.unwrap().unwrap();
+        server.write(&json(&[], &result(1))).await.unwrap();
+    }
+    for mut client in [begun, silent] {
+        assert_eq!(client.reader.message().await.unwrap().unwrap().body, result(1).as_bytes());
+        assert_eq!(client.reader.closed().await.unwrap(), b"", "it is asked for no more");
+    }
+    proxy.ended().await;
 }
 
 #[tokio::test]

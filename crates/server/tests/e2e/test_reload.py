@@ -1,5 +1,8 @@
 """The configuration is read again while mcpscope runs: a good one changes what it is about, a bad one nothing."""
 
+import concurrent.futures
+import contextlib
+import http.client
 import json
 import signal
 import socket
@@ -9,7 +12,7 @@ import time
 import pytest
 
 from harness import connects, free_port, settles_at, wait_until
-from serving import LONG, in_background, pid_of, post, readiness, server, started, state, transports
+from serving import HEADERS, LONG, in_background, pid_of, post, readiness, server, started, state, transports
 from upstream import call, result_for
 
 
@@ -90,14 +93,39 @@ def test_a_removed_one_finishes_what_is_in_flight(serve, upstream):
 
 
 def test_who_connects_during_a_change_is_not_turned_away(serve, upstream):
-    port = free_port()
-    one = started("one", listen=f"127.0.0.1:{port}", critical=True)
-    instance = serve(one)
-    pid = pid_of(instance, "one")
-    # The same port for the next process: it is started when the first has ended.
-    serve.rewrite(one | {"command": [*one["command"], "again"]})
-    says(instance, "mcpscope: servers changed: one\n")
-    assert pid_of(instance, "one") != pid
+    ours, theirs = started("ours", critical=True), server("theirs", upstream.url)
+    instance = serve(ours, theirs)
+    elsewhere = theirs | {"upstream": upstream.url.replace("127.0.0.1", "localhost")}
+    done, wrong = threading.Event(), []
+
+    def ask(name):
+        while not done.is_set():
+            # A connection of its own each time.
+            connection = http.client.HTTPConnection("127.0.0.1", port_of(instance, name), timeout=LONG)
+            with contextlib.closing(connection):
+                try:
+                    connection.request("POST", "/mcp", json.dumps(call("pid")), HEADERS)
+                    answer = connection.getresponse()
+                    if answer.status != 200:
+                        wrong.append((name, answer.status, answer.read()))
+                except (OSError, http.client.HTTPException) as error:
+                    wrong.append((name, repr(error)))
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask, name) for name in ("ours", "theirs") * 2]
+        try:
+            for change in range(1, 5):
+                pid = pid_of(instance, "ours")
+                # The same ports for the next ones, and for the next process, which is started when the first has ended.
+                command = [*ours["command"], str(change)]
+                serve.rewrite(ours | {"command": command}, elsewhere if change % 2 else theirs)
+                says(instance, "mcpscope: servers changed: ours, theirs\n", times=change)
+                assert pid_of(instance, "ours") != pid
+        finally:
+            done.set()
+        for each in asking:
+            each.result(LONG)
+    assert not wrong
     settles_at((200, ""), lambda: readiness(instance), within=LONG)
     assert instance.metrics().sum("mcpscope_restarts_total") == 0
 
