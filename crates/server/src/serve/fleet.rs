@@ -10,6 +10,7 @@ use mcpscope_config::Server;
 use mcpscope_core::Transport;
 use mcpscope_health::Requirement;
 use mcpscope_proxy::http::{Config, ServerProcess, Tls, Upstream};
+use mcpscope_proxy::stdio::ChildHandle;
 use mcpscope_proxy::{Paths, RestartPolicy, Traffic};
 use tokio::net::TcpListener;
 use tokio::task::{Id, JoinSet};
@@ -43,6 +44,8 @@ struct Member {
     url: String,
     seat: Seat,
     traffic: Arc<Traffic>,
+    /// Its process, if it is one of ours.
+    process: Option<ChildHandle>,
     stop: CancellationToken,
     task: Id,
     ended: CancellationToken,
@@ -51,6 +54,7 @@ struct Member {
 /// One that ends.
 struct Ending {
     server: Server,
+    process: Option<ChildHandle>,
     ended: CancellationToken,
 }
 
@@ -138,6 +142,9 @@ impl<'a> Fleet<'a> {
     /// Runs what was prepared: ends those that are not wanted any more, and starts those that do not run yet.
     pub(super) fn change_to(&mut self, Prepared(wanted): Prepared) -> Changes {
         self.ending.retain(|ending| !ending.ended.is_cancelled());
+        let processes = self.members.iter().map(|member| &member.process);
+        let processes = processes.chain(self.ending.iter().map(|ending| &ending.process)).flatten().cloned().collect();
+        *self.processes.lock().unwrap_or_else(PoisonError::into_inner) = processes;
         let mut changes = Changes::default();
         let mut running: BTreeMap<String, Member> =
             self.members.drain(..).map(|member| (member.server.name.clone(), member)).collect();
@@ -182,6 +189,7 @@ impl<'a> Fleet<'a> {
         let traffic = Arc::new(self.paths.add(&server.name, server.critical));
         let probe = self.instance.probe(&server.name, Transport::Http);
         let process = self.process(&server, &probe);
+        let child = process.as_ref().map(ServerProcess::child);
         let config = Config { tls, server: process.as_ref().map(ServerProcess::state), ..Config::new(upstream) };
         let addr = seat.bound.addr;
         relay::warn_of_any_host(&self.instance.settings, addr);
@@ -215,7 +223,7 @@ impl<'a> Fleet<'a> {
                 never = followed => match never {},
             }
         });
-        Member { server, url, seat, traffic, stop, task: task.id(), ended }
+        Member { server, url, seat, traffic, process: child, stop, task: task.id(), ended }
     }
 
     /// The process of a server that is to be started.
@@ -262,7 +270,7 @@ impl Member {
     fn end(self) -> Ending {
         self.traffic.retire();
         self.stop.cancel();
-        Ending { server: self.server, ended: self.ended }
+        Ending { server: self.server, process: self.process, ended: self.ended }
     }
 }
 
@@ -346,6 +354,24 @@ mod tests {
         ] {
             assert_eq!(is_in_the_way(&before, &server(name, upstream, "h:0")), waits, "{name} {upstream}");
         }
+    }
+
+    #[tokio::test]
+    async fn whose_process_has_ended_is_forgotten() {
+        let (instance, processes) = (instance(), Processes::default());
+        let mut fleet = Fleet::new(&instance, None, Arc::clone(&processes));
+        let started = |argument: &str| {
+            let command = ["sleep", argument].map(str::to_owned).into();
+            Server { command, ..server("x", "http://127.0.0.1:1/", "127.0.0.1:0") }
+        };
+        for change_no in 1..10 {
+            change(&mut fleet, &[started(&(1000 + change_no).to_string())]);
+            let before: Vec<_> = fleet.ending.iter().map(|ending| ending.ended.clone()).collect();
+            assert_eq!(processes.lock().unwrap().len(), 1 + before.len());
+            assert!(before.len() < 2, "only the last one may not have ended");
+            all(&before).await;
+        }
+        fleet.end().await;
     }
 
     #[tokio::test]
