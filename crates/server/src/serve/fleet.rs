@@ -24,6 +24,9 @@ use crate::listen::{Address, Bound};
 use crate::tls::tls;
 use crate::{relay, supervise};
 
+/// What is said of a server whose relay is gone.
+const BROKEN: &str = "the relay ended";
+
 /// The servers that run.
 pub(super) struct Fleet<'a> {
     instance: &'a Instance,
@@ -34,7 +37,7 @@ pub(super) struct Fleet<'a> {
     /// Those that were told to end and may not have.
     ending: Vec<Ending>,
     tasks: JoinSet<()>,
-    /// Dropped, the instance is not ready any more.
+    /// Whether all relays run. Dropped, the instance is not ready any more.
     whole: Requirement,
 }
 
@@ -48,6 +51,8 @@ struct Member {
     process: Option<ChildHandle>,
     stop: CancellationToken,
     task: Id,
+    /// Whether its relay ended though it was not told to.
+    is_broken: bool,
     ended: CancellationToken,
 }
 
@@ -180,6 +185,7 @@ impl<'a> Fleet<'a> {
             };
             self.members.push(member);
         }
+        self.tell_whole();
         changes
     }
 
@@ -223,7 +229,7 @@ impl<'a> Fleet<'a> {
                 never = followed => match never {},
             }
         });
-        Member { server, url, seat, traffic, process: child, stop, task: task.id(), ended }
+        Member { server, url, seat, traffic, process: child, stop, task: task.id(), is_broken: false, ended }
     }
 
     /// The process of a server that is to be started.
@@ -242,18 +248,26 @@ impl<'a> Fleet<'a> {
         self.members.iter().map(|member| (member.server.name.clone(), member.url.clone())).collect()
     }
 
-    /// Waits until a relay has ended; if it was not told to, the instance is not ready any more. May be given up at any time.
+    /// Waits until a relay has ended; if it was not told to, the instance is not ready until the server is changed or removed. May
+    /// be given up at any time.
     pub(super) async fn broken(&mut self) {
         let Some(ended) = self.tasks.join_next_with_id().await else { return std::future::pending().await };
         let (id, why) = match ended {
             Ok((id, ())) => (id, "it ended".to_owned()),
             Err(error) => (error.id(), error.to_string()),
         };
-        if let Some(member) = self.members.iter().find(|member| member.task == id) {
-            let reason = format!("{}: the relay ended", member.server.name);
+        if let Some(member) = self.members.iter_mut().find(|member| member.task == id) {
             tracing::error!(server = member.server.name, why, "a relay ended");
-            member.traffic.lost_server("the relay ended");
-            self.whole.unmet(&reason);
+            member.traffic.lost_server(BROKEN);
+            member.is_broken = true;
+            self.tell_whole();
+        }
+    }
+
+    fn tell_whole(&self) {
+        match self.members.iter().find(|member| member.is_broken) {
+            Some(member) => self.whole.unmet(&format!("{}: {BROKEN}", member.server.name)),
+            None => self.whole.met(),
         }
     }
 
@@ -354,6 +368,25 @@ mod tests {
         ] {
             assert_eq!(is_in_the_way(&before, &server(name, upstream, "h:0")), waits, "{name} {upstream}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_fleet_is_whole_again_without_the_one_that_broke() {
+        let instance = instance();
+        let is_whole = || {
+            !instance.sources().health.readiness().missing.iter().any(|missing| missing.reason == "x: the relay ended")
+        };
+        let mut fleet = Fleet::new(&instance, None, Processes::default());
+        let other = server("other", "http://127.0.0.1:1/", "127.0.0.1:0");
+        change(&mut fleet, &[server("x", "http://127.0.0.1:1/", "127.0.0.1:0")]);
+        fleet.tasks.abort_all();
+        fleet.broken().await;
+        assert!(!is_whole());
+        change(&mut fleet, &[server("x", "http://127.0.0.1:1/", "127.0.0.1:0"), other.clone()]);
+        assert!(!is_whole(), "it was not changed");
+        change(&mut fleet, &[server("x", "http://127.0.0.1:2/", "127.0.0.1:0"), other]);
+        assert!(is_whole());
+        fleet.end().await;
     }
 
     #[tokio::test]
