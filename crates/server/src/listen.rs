@@ -134,6 +134,15 @@ impl Bound {
         Ok(Self { sockets, addr: self.addr })
     }
 
+    /// Whether nobody else can be bound to one of these.
+    pub(crate) fn is_in_the_way_of(&self, addresses: &[SocketAddr]) -> bool {
+        let own = || self.sockets.iter().filter_map(|socket| socket.local_addr().ok());
+        addresses.iter().any(|wanted| {
+            let is_same = |ip: IpAddr| ip == wanted.ip() || ip.is_unspecified() || wanted.ip().is_unspecified();
+            own().any(|own| own.port() == wanted.port() && is_same(own.ip()))
+        })
+    }
+
     /// The sockets for the runtime that this is called in.
     ///
     /// # Errors

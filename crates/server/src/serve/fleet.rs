@@ -17,7 +17,7 @@ use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::Processes;
-use super::seats::{Left, Seat};
+use super::seats::{Seat, Seats};
 use crate::failure::Failure;
 use crate::instance::Instance;
 use crate::listen::{Address, Bound};
@@ -109,13 +109,13 @@ impl<'a> Fleet<'a> {
 
     /// Makes ready to run these servers and no others. All that can fail fails here, while everything runs on as it is.
     pub(super) fn prepare(&self, servers: &[Server]) -> Result<Prepared, Failure> {
-        let is_left = |member: &&Member| !servers.iter().any(|server| is_untouched(&member.server, server));
-        let mut left = Left::new(self.members.iter().filter(is_left).map(|member| &member.seat));
+        let is_left = |member: &Member| !servers.iter().any(|server| is_untouched(&member.server, server));
+        let mut seats = Seats::new(self.members.iter().map(|member| (&member.seat, is_left(member))));
         let is_any_port = |server: &Server| server.listen.parse().is_ok_and(|address: Address| address.port == 0);
         let mut in_order: Vec<(usize, &Server)> = servers.iter().enumerate().collect();
         in_order.sort_by_key(|(_, server)| is_any_port(server));
         let mut prepared: Vec<_> =
-            in_order.into_iter().map(|(at, server)| (at, server, self.prepare_one(server, &mut left))).collect();
+            in_order.into_iter().map(|(at, server)| (at, server, self.prepare_one(server, &mut seats))).collect();
         prepared.sort_by_key(|(at, ..)| *at);
         let (mut wanted, mut failures) = (Vec::new(), Vec::new());
         for (_, server, prepared) in prepared {
@@ -130,14 +130,14 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    fn prepare_one(&self, server: &Server, left: &mut Left<'_>) -> Result<Wanted, Failure> {
+    fn prepare_one(&self, server: &Server, seats: &mut Seats<'_>) -> Result<Wanted, Failure> {
         if let Some(member) = self.members.iter().find(|member| is_untouched(&member.server, server)) {
             return Ok(Wanted { server: server.clone(), start: None, url: member.url.clone() });
         }
         let upstream = Upstream::parse(&server.upstream).map_err(Failure::usage)?;
         let tls = tls(self.instance, &upstream)?;
         let address: Address = server.listen.parse().map_err(Failure::usage)?;
-        let bound = left.take(&server.name, &address)?;
+        let bound = seats.take(&server.name, &address)?;
         let url = relay::url(bound.addr, &tls, &upstream);
         let listeners = bound.try_clone().and_then(Bound::into_tokio).map_err(Failure::internal)?;
         let seat = Seat { name: server.name.clone(), address, bound };
