@@ -124,8 +124,8 @@ def ask_and_leave(url: str):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def calls_without_a_window(address: str, path: str, message: bytes):
-    """As many as a connection may have, none of which may send a byte of data."""
+def calls_without_a_window(address: str, path: str, message: bytes, patience=4.0, quiet=2.0, over=stop):
+    """As many as a connection may have, none of which may send a byte of data. Leaves when nothing more comes."""
     literal = lambda text: bytes([len(text)]) + text.encode()  # noqa: E731
     # POST, http; then names from the static table (path, authority, content-type), and one of our own.
     fields = b"\x83\x86\x04" + literal(path) + b"\x01" + literal(address)
@@ -138,12 +138,14 @@ def calls_without_a_window(address: str, path: str, message: bytes):
             data = struct.pack("!I", len(body))[1:] + b"\0\x01" + struct.pack("!I", stream) + body
             client.sendall(head + data)
             done["streams"] += 1
-        client.settimeout(2)
+        client.settimeout(0.2)
         # Heads come as long as calls wait for their turn, which with many who ask is long.
-        until = time.monotonic() + 4
-        with contextlib.suppress(TimeoutError):
-            while time.monotonic() < until and client.recv(1 << 16) and not stop.is_set():
-                pass
+        began = heard = time.monotonic()
+        while time.monotonic() < min(began + patience, heard + quiet) and not over.is_set():
+            with contextlib.suppress(TimeoutError):
+                if not client.recv(1 << 16):
+                    break
+                heard = time.monotonic()
 
 
 def attack(dashboard: str, grpc_address: str, probe: str):
