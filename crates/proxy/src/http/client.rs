@@ -398,7 +398,14 @@ impl Client {
         self.upstream = None;
         let config = &self.shared.config;
         let message = format!("upstream {} gave no answer: {failure}", config.upstream.origin());
-        tracing::warn!("{message}");
+        let server = &**self.shared.relay.probe.server();
+        match self.shared.unanswered.tell(Instant::now()) {
+            Some(0) => tracing::warn!(server, "{message}"),
+            Some(untold) => {
+                tracing::warn!(server, "{message}; {untold} others got none since this was last said");
+            }
+            None => tracing::debug!(server, "{message}"),
+        }
         // The rest of the request tells which calls it holds, whose ids the answer repeats.
         let Peer { stream, input } = &mut self.peer;
         // A client that waits for leave to send it waits for this answer.

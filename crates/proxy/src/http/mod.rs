@@ -6,6 +6,7 @@ mod check;
 mod client;
 mod decode;
 mod exchange;
+mod failures;
 #[cfg(feature = "_fuzz")]
 pub(crate) mod fuzzing;
 mod handshake;
@@ -37,6 +38,7 @@ use crate::relay::Relay;
 use crate::{Limits, SWEEP, ServerState, Traffic};
 use check::check_upstream;
 use client::Client;
+use failures::Failures;
 use handshake::Handshakes;
 use reach::Retries;
 use sessions::Sessions;
@@ -150,6 +152,8 @@ struct Shared {
     relay: Arc<Relay>,
     sessions: Arc<Sessions>,
     handshakes: Arc<Handshakes>,
+    /// Requests that got no answer.
+    unanswered: Arc<Failures>,
     retries: Arc<Retries>,
 }
 
@@ -168,6 +172,7 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, st
         relay,
         sessions: Arc::default(),
         handshakes: Arc::default(),
+        unanswered: Arc::default(),
         retries: Arc::default(),
     });
     let mut door = Door::new("the proxy", listeners, MAX_CONNECTIONS);
@@ -243,7 +248,8 @@ impl Shared {
     fn for_connection(&self) -> Arc<Self> {
         let (config, relay) = (Arc::clone(&self.config), self.relay.for_connection());
         let (sessions, handshakes) = (Arc::clone(&self.sessions), Arc::clone(&self.handshakes));
-        Arc::new(Self { config, relay, sessions, handshakes, retries: Arc::clone(&self.retries) })
+        let (unanswered, retries) = (Arc::clone(&self.unanswered), Arc::clone(&self.retries));
+        Arc::new(Self { config, relay, sessions, handshakes, unanswered, retries })
     }
 
     /// Counts a request that is not passed on.
