@@ -244,7 +244,7 @@ enum Command {}
 
 impl Kind for Command {
     type Setting = Vec<String>;
-    const EXPECTED: &str = "a list of a program and its arguments such as [npx, -y, my-server]";
+    const EXPECTED: &str = "a list, not an empty one, of a program and its arguments such as [npx, -y, my-server]";
 
     fn read(value: &Value) -> Result<Vec<String>, &Value> {
         let Value::Sequence(words) = value else { return Err(value) };

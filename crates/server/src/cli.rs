@@ -34,6 +34,11 @@ pub(crate) enum Command {
     DemoServer(DemoServerArgs),
 }
 
+/// As in the configuration's `servers`: an empty label is none.
+fn name(given: &str) -> Result<String, &'static str> {
+    if (1..=128).contains(&given.len()) { Ok(given.to_owned()) } else { Err("expected a name of 1 to 128 bytes") }
+}
+
 /// Options of demo, run, proxy and serve.
 #[derive(Args, Debug)]
 pub(crate) struct Common {
@@ -42,7 +47,7 @@ pub(crate) struct Common {
     pub(crate) config: Vec<PathBuf>,
     /// Name of the instance, and in labels and traces that of the server, where there is one of them [default: the command's
     /// file name, the upstream's host and port, `serve` or `demo`]
-    #[arg(long)]
+    #[arg(long, value_parser = name)]
     pub(crate) name: Option<String>,
     /// Where the dashboard listens (loopback only), or `off` [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR|off")]

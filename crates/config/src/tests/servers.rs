@@ -90,15 +90,15 @@ tracing: { max_traces: 0 }
             a.yaml:4:15: servers[0].upstream: expected a URL http[s]://HOST[:PORT][/PATH] such as http://127.0.0.1:3001/mcp, found "localhost:3001"
             a.yaml:5:13: servers[0].listen: expected an address HOST:PORT such as 127.0.0.1:50051, localhost:0 or [::1]:50051, found 9001
             a.yaml:6:65: servers[1].critical: expected true or false, found "yes"
-            a.yaml:6:79: servers[1].command: expected a list of a program and its arguments such as [npx, -y, my-server], found a list
+            a.yaml:6:79: servers[1].command: expected a list, not an empty one, of a program and its arguments such as [npx, -y, my-server], found a list
             a.yaml:7:13: servers[2].name: "two" is the name of servers[1] already
             a.yaml:7:48: servers[2].listen: "H:1" is the address of servers[1] already
             a.yaml:7:55: servers[2].restart: unknown key
-            a.yaml:8:44: servers[3].command: expected a list of a program and its arguments such as [npx, -y, my-server], found "run me"
+            a.yaml:8:44: servers[3].command: expected a list, not an empty one, of a program and its arguments such as [npx, -y, my-server], found "run me"
             a.yaml:8:5: servers[3]: expected a mapping of name, upstream and listen, and of command and critical where they are wanted; missing: upstream
             a.yaml:9:5: servers[4]: expected a mapping of name, upstream and listen, and of command and critical where they are wanted, found "just a name"
             a.yaml:10:13: servers[5].name: expected a name of 1 to 128 bytes, found ""
-            a.yaml:10:26: servers[5].command: expected a list of a program and its arguments such as [npx, -y, my-server], found 1
+            a.yaml:10:26: servers[5].command: expected a list, not an empty one, of a program and its arguments such as [npx, -y, my-server], found 1
             a.yaml:10:42: servers[5].listen: expected an address HOST:PORT such as 127.0.0.1:50051, localhost:0 or [::1]:50051, found "h"
             a.yaml:10:55: servers[5].upstream: expected a URL http[s]://HOST[:PORT][/PATH] such as http://127.0.0.1:3001/mcp, found "http://u@h"
             a.yaml:11:19: servers[6].name: given twice

@@ -117,6 +117,7 @@ def test_the_ready_file_without_a_dashboard(instances):
     [
         (["run", "--dashbord", "off", "--", "cat"], "--dashboard"),
         (["run", "--nmae", "x", "--", "cat"], "--name"),
+        (["run", "--name", "", "--", "cat"], "expected a name of 1 to 128 bytes"),
         (["run"], "CMD"),
         (["run", "--dashboard", "nonsense", "--", "cat"], "nonsense"),
         (["proxy", "--listen", "127.0.0.1:0"], "--upstream"),
