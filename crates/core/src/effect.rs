@@ -20,12 +20,14 @@ pub struct Injection {
 /// What a fault does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Arrives later by this much, counted from its arrival; at the fault's end at once.
+    /// Arrives later by this much, counted from its arrival; when the fault ends, at once or never.
     Delay {
         /// How much later.
         by: Duration,
         /// What becomes of the messages behind it.
         order: Order,
+        /// What becomes of it if the fault ends before that.
+        on_end: OnEnd,
     },
     /// Stays where it is until something happens, or until the fault's end.
     Hold {

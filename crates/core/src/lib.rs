@@ -3,6 +3,7 @@
 mod call;
 mod component;
 mod effect;
+mod fault;
 mod host;
 mod id;
 mod labels;
@@ -12,11 +13,11 @@ mod protocol;
 mod ratio;
 mod text;
 mod time;
-mod verdict;
 
 pub use call::{Call, CallEvent, CallEventKind, CallRecord, Direction, Forwarded, Transport};
 pub use component::Component;
 pub use effect::{Answer, Break, Change, Effect, Injection, OnEnd, Order, Release, ToolsList};
+pub use fault::FaultId;
 pub use host::{HostPolicy, Origins, Refusal};
 pub use id::{RequestId, SpanId, TraceContext, TraceId};
 pub use labels::Labels;
@@ -26,4 +27,3 @@ pub use protocol::{Era, Protocol};
 pub use ratio::{InvalidRatio, Ratio};
 pub use text::bounded;
 pub use time::ClockAnchor;
-pub use verdict::{FaultId, Verdict};

@@ -57,8 +57,8 @@ impl Method {
     /// Takes a method name as it came over the wire.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        match KNOWN.into_iter().find(|known| *known == name) {
-            Some(known) => Self(known.into()),
+        match KNOWN.iter().find(|known| **known == name) {
+            Some(known) => Self((*known).into()),
             None => Self(bounded(name, Self::MAX_BYTES).to_owned().into()),
         }
     }

@@ -60,6 +60,25 @@ impl Departure {
     }
 }
 
+/// One direction of one connection, on which calls leave.
+#[derive(Debug, Default)]
+pub struct Lane {
+    /// That of the calls that are to go on together next.
+    departure: Option<Departure>,
+}
+
+impl Lane {
+    /// The departure of the calls since [`Lane::depart`], the first of which arrived at `at`.
+    pub(crate) fn departure(&mut self, at: Instant) -> &Departure {
+        self.departure.get_or_insert_with(|| Departure::new(at))
+    }
+
+    /// The calls until now go on together; nothing if there is none among them that wants to know when.
+    pub fn depart(&mut self) -> Option<Departure> {
+        self.departure.take()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

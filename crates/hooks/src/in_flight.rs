@@ -2,13 +2,15 @@
 
 use std::time::Instant;
 
-use mcpscope_core::{Call, CallEvent, Direction, FaultId, Outcome, SpanId, TraceContext, Verdict};
+use mcpscope_chaos::{Message, MessageKind};
+use mcpscope_core::{Call, CallEvent, Direction, FaultId, Method, Outcome, Protocol, SpanId, TraceContext};
 use mcpscope_tracing::Root;
 
 use crate::Probe;
-use crate::departure::Departure;
-use crate::fault::{Lane, MessageFacts, Passage};
+use crate::departure::{Departure, Lane};
+use crate::link::Link;
 use crate::probe::{NO_TRACE, record};
+use crate::touch::Passage;
 
 /// Events kept of one call.
 const MAX_EVENTS: usize = 32;
@@ -41,18 +43,22 @@ impl InFlight {
         self.call.as_mut()
     }
 
-    /// Asks for a verdict on a message of the call, its request or its answer, that travels in this direction and arrived
-    /// at `at`. Says when its bytes may go on; the call is marked as touched if a fault has its hand in.
-    pub fn admit(&mut self, direction: Direction, lane: &mut Lane, at: Instant) -> Passage {
-        let verdict = match self.call.as_ref().filter(|_| self.probe.0.injector.is_some()) {
-            Some(Call { method, target, id, .. }) => {
-                let (server, method, target) = (self.probe.server(), Some(method.as_str()), target.as_deref());
-                self.probe.verdict(&MessageFacts { server, direction, method, target, id: id.as_ref() }, at)
-            }
-            None => Verdict::Pass,
-        };
-        self.injected = verdict.fault().or(self.injected);
-        lane.pass(verdict, at)
+    /// What faults do to a message of the call, its request or its answer, that travels in this direction and arrived at
+    /// `at`. The call is marked as touched if a fault has its hand in.
+    pub fn admit(&mut self, link: &Link, direction: Direction, at: Instant) -> Passage {
+        let Some(call) = self.call.as_ref().filter(|_| self.probe.holds()) else { return Passage::Now };
+        let kind = if direction == call.direction { MessageKind::Request } else { MessageKind::Response };
+        let message = message(kind, &call.method, call.target.as_deref(), call.protocol);
+        let passage = self.probe.admit(link, direction, &message, at);
+        if let Passage::Touched(touch) = &passage {
+            self.injected = touch.injections().first().map(|injection| injection.fault).or(self.injected);
+        }
+        passage
+    }
+
+    /// A fault has its hand in, though in none of its messages.
+    pub fn touched_by(&mut self, fault: FaultId) {
+        self.injected.get_or_insert(fault);
     }
 
     /// When it began.
@@ -103,6 +109,17 @@ impl InFlight {
         record.dropped_events = self.dropped_events;
         self.probe.end(&record, root);
     }
+}
+
+/// A message as a decision about it sees it.
+fn message<'a>(
+    kind: MessageKind,
+    method: &'a Method,
+    target: Option<&'a str>,
+    protocol: Option<Protocol>,
+) -> Message<'a> {
+    let method = method.as_str();
+    Message { kind, method: Some(method), tool: target.filter(|_| method == "tools/call"), protocol }
 }
 
 impl Drop for InFlight {

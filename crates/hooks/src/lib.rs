@@ -1,19 +1,28 @@
 #![doc = include_str!("../README.md")]
 
+mod alter;
+mod answer;
+mod backlog;
 mod counting;
 mod departure;
-mod fault;
 mod in_flight;
 mod instrumentation;
+mod link;
 mod open;
 mod probe;
+mod touch;
 
-pub use departure::Departure;
-pub use fault::{Injector, Lane, MessageFacts, Passage};
+pub use alter::{Altered, Instead, Place};
+pub use answer::{Asked, Reply, id_as_json};
+pub use backlog::{Backlog, Next};
+pub use departure::{Departure, Lane};
 pub use in_flight::InFlight;
 pub use instrumentation::{DEFAULT_COMPONENTS, InstrumentError, Instrumentation};
+pub use link::Link;
+pub use mcpscope_chaos::{Message, MessageKind, Watch};
 pub use open::{Connection, Queued, Session};
 pub use probe::{Loss, Observer, Parts, Probe};
+pub use touch::{Fate, Passage, Touch};
 
 /// Reads the trace context that a message carries as `traceparent`; nothing if it is not valid.
 #[must_use]

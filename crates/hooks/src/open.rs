@@ -105,6 +105,12 @@ impl Queued {
         self.since = self.since.max(due);
     }
 
+    /// They are lost: they take no time, and are not counted.
+    pub fn lost(mut self) {
+        self.change(-(self.messages as f64), Instant::now());
+        self.messages = 0;
+    }
+
     /// All that had to be done with them was done, with these calls among them.
     pub fn wait<'a>(&self, calls: impl IntoIterator<Item = &'a Departure>) {
         let mut now = None;

@@ -6,17 +6,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use mcpscope_chaos::{Endpoint, Injector, Message, Watch};
 use mcpscope_core::{
-    Call, CallRecord, Component, Direction, ErrorType, Outcome, Protocol, SpanId, TraceId, Transport, Verdict,
+    Call, CallRecord, Component, Direction, ErrorType, FaultId, Injection, Outcome, Protocol, SpanId, TraceId,
+    Transport,
 };
 use mcpscope_metrics::Metrics;
 use mcpscope_tracing::{Root, Tracer};
 
 use crate::counting::{Handles, Recent};
-use crate::fault::{Injector, Lane, MessageFacts, Passage};
 use crate::in_flight::InFlight;
 use crate::instrumentation::Instrumentation;
+use crate::link::Link;
 use crate::open::{Connection, Queued, Session};
+use crate::touch::{Fate, Passage, Touch};
 
 /// Sees every call that has ended, after it was counted.
 pub trait Observer: fmt::Debug + Send + Sync {
@@ -117,7 +120,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Option<Handles>,
     pub(crate) tracer: Option<Tracer>,
     propagate: bool,
-    pub(crate) injector: Option<Arc<dyn Injector>>,
+    /// Who decides what faults do, and this server as he knows it.
+    chaos: Option<(Injector, Endpoint)>,
     observer: Option<Arc<dyn Observer>>,
     pub(crate) instrumentation: Option<Instrumentation>,
 }
@@ -135,8 +139,10 @@ pub struct Parts {
     pub tracer: Option<Tracer>,
     /// Whether requests that go on are to carry our trace context; only with a tracer.
     pub propagate: bool,
-    /// Who is asked for a verdict on every message.
-    pub injector: Option<Arc<dyn Injector>>,
+    /// Who decides what faults do to messages.
+    pub injector: Option<Injector>,
+    /// Whether no fault may do anything to this server.
+    pub critical: bool,
     /// Who sees every call that has ended.
     pub observer: Option<Arc<dyn Observer>>,
     /// Which components are counted; without one, all are.
@@ -154,6 +160,7 @@ impl Parts {
             tracer: None,
             propagate: false,
             injector: None,
+            critical: false,
             observer: None,
             instrumentation: None,
         }
@@ -164,10 +171,15 @@ impl Probe {
     /// Puts a probe together.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { server, transport, metrics, tracer, propagate, injector, observer, instrumentation } = parts;
+        let Parts { server, transport, metrics, tracer, propagate, injector, critical, observer, instrumentation } =
+            parts;
         let metrics = metrics.map(|metrics| Handles::new(metrics, &server, transport));
         let propagate = propagate && tracer.is_some();
-        let inner = Inner { server, transport, metrics, tracer, propagate, injector, observer, instrumentation };
+        let chaos = injector.map(|injector| {
+            let endpoint = injector.endpoint(&server, transport, critical);
+            (injector, endpoint)
+        });
+        let inner = Inner { server, transport, metrics, tracer, propagate, chaos, observer, instrumentation };
         Self(Arc::new(Local::new(Arc::new(inner))))
     }
 
@@ -193,13 +205,13 @@ impl Probe {
     /// Whether anything is recorded or decided at all; if not, a relay need not look at its messages.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.0.metrics.is_some() || self.0.tracer.is_some() || self.0.injector.is_some() || self.0.observer.is_some()
+        self.0.metrics.is_some() || self.0.tracer.is_some() || self.0.chaos.is_some() || self.0.observer.is_some()
     }
 
     /// Whether messages must be held until they are complete, because a fault may want to touch them.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.0.injector.as_ref().is_some_and(|injector| self.guarded(|| injector.is_active()).unwrap_or(false))
+        self.0.chaos.as_ref().is_some_and(|(injector, _)| injector.is_active())
     }
 
     /// Whether requests that go on are to carry our trace context, for which they must be held until they are complete.
@@ -208,19 +220,65 @@ impl Probe {
         self.0.propagate
     }
 
-    /// Asks for a verdict on a message that belongs to no call and arrived at `at`, and says when its bytes may go on.
-    /// [`InFlight::admit`] is for those of a call.
-    pub fn admit(&self, facts: &MessageFacts<'_>, lane: &mut Lane, at: Instant) -> Passage {
-        lane.pass(self.verdict(facts, at), at)
+    /// A connection of this server, as faults see it: of this session, if it has a name.
+    #[must_use]
+    pub fn link(&self, session: Option<&str>) -> Link {
+        let endpoint = self.0.chaos.as_ref().map(|(_, endpoint)| endpoint);
+        self.guarded(|| Link::new(endpoint, session)).unwrap_or_default()
     }
 
-    pub(crate) fn verdict(&self, facts: &MessageFacts<'_>, at: Instant) -> Verdict {
-        match &self.0.injector {
-            Some(injector) => self
-                .guarded(|| if injector.is_active() { injector.verdict(facts, at) } else { Verdict::Pass })
-                .unwrap_or(Verdict::Pass),
-            None => Verdict::Pass,
+    /// What faults do to a message that belongs to no call, travels in this direction and arrived at `at`.
+    /// [`InFlight::admit`] is for those of a call.
+    pub fn admit(&self, link: &Link, direction: Direction, message: &Message<'_>, at: Instant) -> Passage {
+        if !self.holds() {
+            return Passage::Now;
         }
+        let injections = self.guarded(|| link.decide(direction, message, at)).unwrap_or_default();
+        Passage::new(injections, at)
+    }
+
+    /// What becomes at `now` of a message that faults have touched; `is_cancelled` tells whether the call that it answers was
+    /// given up by its caller.
+    pub fn fate(&self, touch: &Touch, now: Instant, is_cancelled: impl Fn() -> bool) -> Fate {
+        touch.fate(
+            now,
+            |fault| self.0.chaos.as_ref().is_some_and(|(injector, _)| injector.is_live(fault, now)),
+            is_cancelled,
+        )
+    }
+
+    /// Whether the fault of an injection is still active at `now`.
+    #[must_use]
+    pub fn is_live(&self, injection: &Injection, now: Instant) -> bool {
+        let is_live = |(injector, _): &(Injector, Endpoint)| injector.is_live(injection.fault, now);
+        now < injection.ends && self.0.chaos.as_ref().is_some_and(is_live)
+    }
+
+    /// These were acted on.
+    pub fn acted<'i>(&self, injections: impl IntoIterator<Item = &'i Injection>) {
+        if let Some((injector, _)) = &self.0.chaos {
+            injections.into_iter().for_each(|injection| injector.acted(injection));
+        }
+    }
+
+    /// `watcher` is told whenever faults begin or end, as long as it lives; not when one expires, which is told before.
+    pub fn watch(&self, watcher: &Arc<dyn Watch>) {
+        if let Some((injector, _)) = &self.0.chaos {
+            injector.watch(watcher);
+        }
+    }
+
+    /// Marks the server as critical, or takes the mark away: no fault may do anything to it then.
+    pub fn set_critical(&self, critical: bool) {
+        if let Some((_, endpoint)) = &self.0.chaos {
+            endpoint.set_critical(critical);
+        }
+    }
+
+    /// Whether faults can be injected here.
+    #[must_use]
+    pub fn has_faults(&self) -> bool {
+        self.0.chaos.is_some()
     }
 
     /// Begins a call whose message was first seen at `at`.
@@ -256,6 +314,17 @@ impl Probe {
     /// Counts an operation of a component, and its error if it had one.
     pub fn operation(&self, component: Component, error: Option<ErrorType>, at: Instant) {
         self.guarded(|| self.count(component, error, false, None, at));
+    }
+
+    /// Counts the end of the server, in an error or not, and by a fault or not.
+    pub fn server_ended(&self, error: Option<ErrorType>, fault: Option<FaultId>, at: Instant) {
+        self.guarded(|| self.count(Component::Server, error, fault.is_some(), None, at));
+    }
+
+    /// Counts that a call was lost with its connection, by a fault or not.
+    pub fn broke_off(&self, fault: Option<FaultId>, at: Instant) {
+        let error = Some(ErrorType::ConnectionLost);
+        self.guarded(|| self.count(Component::Transport, error, fault.is_some(), None, at));
     }
 
     /// Counts something that the observation lost.

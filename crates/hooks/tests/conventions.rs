@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use mcpscope_core::{
-    Call, CallRecord, ClockAnchor, Component, Direction, ErrorType, FaultId, Method, Outcome, Protocol, Ratio, TraceId,
-    Transport, Verdict,
+    Call, CallRecord, ClockAnchor, Component, Direction, ErrorType, Method, Outcome, Protocol, Ratio, TraceId,
+    Transport,
 };
-use mcpscope_hooks::{Injector, Instrumentation, Lane, MessageFacts, Observer, Parts, Probe};
+use mcpscope_hooks::{Instrumentation, Observer, Parts, Probe};
 use mcpscope_metrics::{Desc, HistogramSnapshot, Metrics, SeriesSnapshot, Value, desc};
 use mcpscope_tracing::{Filter, Tracer};
 
@@ -168,23 +168,15 @@ fn tools_and_prompts_are_named_and_resources_are_not() {
 
 #[test]
 fn revision_transport_and_faults_are_told() {
-    #[derive(Debug)]
-    struct Drops;
-    impl Injector for Drops {
-        fn is_active(&self) -> bool {
-            true
-        }
-
-        fn verdict(&self, _: &MessageFacts<'_>, _: Instant) -> Verdict {
-            Verdict::Drop { fault: FaultId(1) }
-        }
-    }
-
     let bench = Bench::new();
-    let probe = Probe::new(Parts { injector: Some(Arc::new(Drops)), ..bench.parts(Transport::Http) });
+    let clock = mcpscope_core::ClockAnchor { mono: bench.now, wall: std::time::SystemTime::UNIX_EPOCH };
+    let parts = mcpscope_chaos::Parts::new(mcpscope_chaos::Plan::default(), 1, clock);
+    let (controller, injector) = mcpscope_chaos::new(parts).unwrap();
+    let probe = Probe::new(Parts { injector: Some(injector), ..bench.parts(Transport::Http) });
+    controller.start(&mcpscope_chaos::Request::new("lost_request"), bench.now).unwrap();
     let asked = Call { transport: Transport::Http, protocol: None, ..call(Direction::ToServer, "ping", None) };
     let mut in_flight = probe.begin(asked, bench.now);
-    let _passage = in_flight.admit(Direction::ToServer, &mut Lane::default(), bench.now);
+    let _passage = in_flight.admit(&probe.link(None), Direction::ToServer, bench.now);
     in_flight.finish(Outcome::Timeout, 0, bench.now);
     let labels = "server=s mcp_method_name=ping error_type=timeout network_transport=tcp injected=true";
     assert_eq!(bench.recorded(&desc::SERVER_OPERATIONS), [(labels.to_owned(), 1)]);

@@ -5,11 +5,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use mcpscope_chaos::{Cause, Controller, Injector, Plan, Request};
 use mcpscope_core::{
-    Call, CallEvent, CallEventKind, CallRecord, ClockAnchor, Direction, ErrorType, FaultId, Method, Outcome, Protocol,
-    Ratio, Transport, Verdict,
+    Call, CallEvent, CallEventKind, CallRecord, ClockAnchor, Direction, ErrorType, Method, Outcome, Protocol, Ratio,
+    Transport,
 };
-use mcpscope_hooks::{InFlight, Injector, Instrumentation, Lane, MessageFacts, Observer, Parts, Passage, Probe};
+use mcpscope_hooks::{Fate, InFlight, Instrumentation, Lane, Observer, Parts, Passage, Probe};
 use mcpscope_metrics::Metrics;
 use mcpscope_tracing::{Config, Filter, SpanKind, Status, Tracer};
 
@@ -150,53 +151,42 @@ impl Observer for Panics {
     }
 }
 
-impl Injector for Panics {
-    fn is_active(&self) -> bool {
-        true
-    }
-
-    fn verdict(&self, _: &MessageFacts<'_>, _: Instant) -> Verdict {
-        panic!("provoked inside a decision");
-    }
-}
-
-fn facts() -> MessageFacts<'static> {
-    MessageFacts { server: "s", direction: Direction::ToServer, method: Some("ping"), target: None, id: None }
+/// An engine in which this fault is active for a minute.
+fn chaos(now: Instant) -> (Controller, Injector) {
+    let clock = ClockAnchor { mono: now, wall: SystemTime::UNIX_EPOCH };
+    mcpscope_chaos::new(mcpscope_chaos::Parts::new(Plan::default(), 1, clock)).unwrap()
 }
 
 #[test]
 fn a_panic_inside_ends_inside_and_is_counted() {
     let bench = bench();
-    let probe =
-        Probe::new(Parts { observer: Some(Arc::new(Panics)), injector: Some(Arc::new(Panics)), ..bench.parts.clone() });
-    assert_eq!(probe.admit(&facts(), &mut Lane::default(), bench.now), Passage::Now);
+    let probe = Probe::new(Parts { observer: Some(Arc::new(Panics)), ..bench.parts.clone() });
     bench.call(&probe, "ping", None, Outcome::Ok);
-    bench.has("mcpscope_dropped_total{what=\"panic\"} 2");
+    bench.has("mcpscope_dropped_total{what=\"panic\"} 1");
     bench.has("mcpscope_component_operations_total{component=\"json_rpc\",injected=\"false\"} 1");
     assert_eq!(bench.tracer.traces(&Filter::default()).len(), 1, "recorded before the observer had its look");
-}
-
-#[derive(Debug)]
-struct Drops;
-
-impl Injector for Drops {
-    fn is_active(&self) -> bool {
-        true
-    }
-
-    fn verdict(&self, facts: &MessageFacts<'_>, _: Instant) -> Verdict {
-        if facts.method == Some("tools/call") { Verdict::Drop { fault: FaultId(9) } } else { Verdict::Pass }
-    }
 }
 
 #[test]
 fn what_a_fault_touched_is_labelled_injected() {
     let bench = bench();
-    let probe = Probe::new(Parts { injector: Some(Arc::new(Drops)), ..bench.parts.clone() });
+    let (controller, injector) = chaos(bench.now);
+    let probe = Probe::new(Parts { injector: Some(injector), ..bench.parts.clone() });
+    let link = probe.link(None);
+    assert!(!probe.holds());
+    let fault = controller.start(&Request::new("lost_request").with("tool", "echo"), bench.now).unwrap();
     assert!(probe.holds());
+    let mut other = probe.begin(call("tools/call", Some("other")), bench.now);
+    assert_eq!(other.admit(&link, Direction::ToServer, bench.now), Passage::Now);
+    other.discard();
     let mut in_flight = probe.begin(call("tools/call", Some("echo")), bench.now);
-    let passage = in_flight.admit(Direction::ToServer, &mut Lane::default(), bench.now);
-    assert_eq!(passage, Passage::Never);
+    let Passage::Touched(touch) = in_flight.admit(&link, Direction::ToServer, bench.now) else { panic!("it was hit") };
+    assert_eq!(probe.fate(&touch, bench.now, || false), Fate::Lost);
+    probe.acted(touch.injections());
+    controller.emergency_stop(Cause::Person, bench.now);
+    controller.drive(bench.now);
+    let injected = controller.report(fault.0, bench.now).unwrap().injection;
+    assert_eq!((injected.matched, injected.injected, injected.observed), (1, 1, 1));
     in_flight.finish(Outcome::Timeout, 0, bench.now + Duration::from_secs(1));
     bench.has("mcpscope_component_operations_total{component=\"tools\",injected=\"true\"} 1");
     bench.has("mcpscope_component_errors_total{component=\"tools\",error_type=\"timeout\",injected=\"true\"} 1");
