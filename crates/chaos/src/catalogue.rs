@@ -52,6 +52,8 @@ const MESSAGES: &[Parameter] = &[
     parameter("max_hits", COUNT, None, "At most so many"),
 ];
 
+const HEAL: Parameter =
+    parameter("heal", Kind::Choice(&["deliver", "drop"]), Some("deliver"), "What becomes of held messages at the end");
 const KIND: Parameter = parameter(
     "kind",
     Kind::Choice(&["request", "response", "notification", "any"]),
@@ -91,6 +93,7 @@ const LATENCY: &[Parameter] = &[
         Some("preserve"),
         "Whether what follows a delayed message stays behind it",
     ),
+    HEAL,
 ];
 
 const PARTITION: &[Parameter] = &[
@@ -101,7 +104,7 @@ const PARTITION: &[Parameter] = &[
         Some("silent"),
         "What becomes of the connections",
     ),
-    parameter("heal", Kind::Choice(&["deliver", "drop"]), Some("deliver"), "What becomes of held messages at the end"),
+    HEAL,
 ];
 
 const LOSS: &[Parameter] = &[
@@ -152,7 +155,8 @@ const RPC_ERROR: &[Parameter] = &[
     parameter("message", Kind::Text, Some("injected by mcpscope"), "The error's message"),
 ];
 const TOOL_ERROR: &[Parameter] = &[parameter("message", Kind::Text, Some("injected by mcpscope"), "The result's text")];
-const TRUNCATED: &[Parameter] = &[parameter("keep", Kind::Share, Some("0.5"), "Share of the bytes that is left")];
+const TRUNCATED: &[Parameter] =
+    &[parameter("keep", Kind::Share, Some("0.5"), "Share of the bytes that is left, less than 1")];
 const OVERSIZE: &[Parameter] =
     &[parameter("bytes", Kind::Size { least: 1, most: 64 << 20 }, Some("8MiB"), "Size of the whole message")];
 const SLOW: &[Parameter] = &[parameter(

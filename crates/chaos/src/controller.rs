@@ -1,11 +1,13 @@
 //! The commands: what starts, ends and shows experiments.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Instant;
 
 use mcpscope_core::{ClockAnchor, FaultId};
 
+use crate::audit::LeakAudit;
 use crate::directory::Directory;
 use crate::experiment::Request;
 use crate::injector::Injector;
@@ -33,13 +35,15 @@ pub struct Parts {
     pub journal: Journal,
     /// Who tells how the watched system is doing. Without one, recovery is not observed.
     pub steady_state: Option<Arc<dyn SteadyState>>,
+    /// Who sees what a fault could leave behind in this program. Without one, the fault table, queues and targets are looked at.
+    pub leak_audit: Option<Arc<dyn LeakAudit>>,
 }
 
 impl Parts {
     /// An engine that keeps its journal in memory and does not see the watched system.
     #[must_use]
     pub fn new(plan: Plan, seed: u64, clock: ClockAnchor) -> Self {
-        Self { plan, seed, clock, journal: Journal::in_memory(), steady_state: None }
+        Self { plan, seed, clock, journal: Journal::in_memory(), steady_state: None, leak_audit: None }
     }
 }
 
@@ -56,7 +60,7 @@ pub fn new(parts: Parts) -> Result<(Controller, Injector), PlanError> {
     parts.plan.check()?;
     let (sender, hits) = sync_channel(WAITING);
     let shared = Arc::new(Shared::new(sender, Directory::new(&parts.plan.blast_radius.protected)));
-    let automatic_stop = parts.plan.automatic_stop;
+    let automatic_stop = AtomicBool::new(parts.plan.automatic_stop);
     let state = Mutex::new(State::new(parts, hits));
     Ok((Controller(Arc::new(Inner { shared: shared.clone(), automatic_stop, state })), Injector(shared)))
 }
@@ -69,7 +73,7 @@ pub struct Controller(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     /// Whether anything but a person may cause an emergency stop.
-    automatic_stop: bool,
+    automatic_stop: AtomicBool,
     /// Never locked by the data path.
     state: Mutex<State>,
 }
@@ -128,7 +132,7 @@ impl Controller {
     /// A person can always do it; whether anything else can, the plan says ([`Plan::automatic_stop`]). Returns whether it
     /// was done.
     pub fn emergency_stop(&self, cause: Cause, now: Instant) -> bool {
-        if cause != Cause::Person && !self.0.automatic_stop {
+        if cause != Cause::Person && !self.0.automatic_stop.load(Ordering::Relaxed) {
             return false;
         }
         self.0.shared.end_all(Stop { cause, at: now });
@@ -150,9 +154,37 @@ impl Controller {
         self.with(now, |state, shared| state.drive(shared, now))
     }
 
+    /// Goes on under another plan. Limits, scheduler and scenarios are the new ones from now on; experiments that are
+    /// running keep the terms that they were started with. Two things end them: the mode [`Off`](crate::Mode::Off) ends all,
+    /// and a name that is protected now those that could touch it. The scheduler ticks on; its draws are those that it would
+    /// have had.
+    ///
+    /// # Errors
+    /// The plan has a value that is out of range. Nothing has changed.
+    pub fn replace_plan(&self, plan: Plan, now: Instant) -> Result<(), PlanError> {
+        plan.check()?;
+        self.with(now, |state, shared| {
+            self.0.automatic_stop.store(plan.automatic_stop, Ordering::Relaxed);
+            state.replace_plan(shared, plan, now);
+        });
+        Ok(())
+    }
+
     /// Something that faults outside of messages can be done to.
     pub fn register(&self, target: Arc<dyn ChaosTarget>, now: Instant) {
         self.with(now, |state, _| state.register(target));
+    }
+
+    /// It is not there any more: no experiment begins to do anything to it.
+    pub fn unregister(&self, target: &Arc<dyn ChaosTarget>, now: Instant) {
+        self.with(now, |state, _| state.unregister(target));
+    }
+
+    /// Ends with the instance: what has not ended is aborted, targets are undone, journals closed with what is known, and
+    /// nothing can be started any more. When this returns, all of it is written. It waits for nothing, so it is not looked
+    /// for what was left over.
+    pub fn shut_down(&self, now: Instant) {
+        self.with(now, |state, shared| state.shut_down(shared, now));
     }
 
     /// The state of everything.
@@ -161,7 +193,8 @@ impl Controller {
         self.with(now, |state, _| state.status(now))
     }
 
-    /// The newest experiments that have ended, newest first, at most so many.
+    /// The newest experiments that have ended, newest first, at most so many. Of the very newest it may not be decided yet
+    /// what they have left over.
     #[must_use]
     pub fn history(&self, most: usize, now: Instant) -> Vec<Test> {
         self.with(now, |state, _| state.history(most))

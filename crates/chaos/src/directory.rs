@@ -2,25 +2,31 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use mcpscope_core::{Era, Transport};
 
-use crate::matcher::{Matcher, Pattern};
+use crate::ProtectedNames;
+use crate::matcher::Matcher;
 
 /// A server whose messages can be touched.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) name: Arc<str>,
     pub(crate) transport: Transport,
+    critical: AtomicBool,
     /// Marked as critical, or of a protected name: nothing is ever done to it.
-    pub(crate) protected: bool,
+    protected: AtomicBool,
     eras: AtomicU8,
 }
 
 const ERAS: [(Era, u8); 2] = [(Era::Legacy, 1), (Era::Modern, 2)];
 
 impl Server {
+    pub(crate) fn is_protected(&self) -> bool {
+        self.protected.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn saw(&self, era: Era) {
         let bit = ERAS.into_iter().find(|(known, _)| *known == era).map_or(0, |(_, bit)| bit);
         if self.eras.load(Ordering::Relaxed) & bit == 0 {
@@ -44,7 +50,7 @@ struct Open {
 /// The servers and their open connections.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    protected: Vec<Pattern>,
+    protected: ProtectedNames,
     servers: BTreeMap<u64, Arc<Server>>,
     connections: BTreeMap<u64, Open>,
     next: u64,
@@ -52,12 +58,27 @@ pub(crate) struct Directory {
 
 impl Directory {
     pub(crate) fn new(protected: &[String]) -> Self {
-        let protected = protected.iter().map(|text| Pattern::new(text)).collect();
+        let protected = ProtectedNames::new(protected);
         Self { protected, servers: BTreeMap::new(), connections: BTreeMap::new(), next: 0 }
     }
 
     pub(crate) fn is_protected(&self, name: &str) -> bool {
-        self.protected.iter().any(|pattern| pattern.matches(name))
+        self.protected.covers(name)
+    }
+
+    pub(crate) fn protected(&self) -> &ProtectedNames {
+        &self.protected
+    }
+
+    /// These names are protected, and no others. The servers that are now and were not before.
+    pub(crate) fn protect(&mut self, names: &[String]) -> Vec<Arc<Server>> {
+        self.protected = ProtectedNames::new(names);
+        let is_new = |server: &&Arc<Server>| {
+            let protected = server.critical.load(Ordering::SeqCst) || self.is_protected(&server.name);
+            let was_protected = server.protected.swap(protected, Ordering::SeqCst);
+            protected && !was_protected
+        };
+        self.servers.values().filter(is_new).cloned().collect()
     }
 
     fn number(&mut self) -> u64 {
@@ -66,11 +87,17 @@ impl Directory {
     }
 
     pub(crate) fn add_server(&mut self, name: &str, transport: Transport, critical: bool) -> (u64, Arc<Server>) {
-        let protected = critical || self.is_protected(name);
-        let server = Arc::new(Server { name: name.into(), transport, protected, eras: AtomicU8::new(0) });
+        let (protected, critical) = (AtomicBool::new(critical || self.is_protected(name)), AtomicBool::new(critical));
+        let server = Arc::new(Server { name: name.into(), transport, critical, protected, eras: AtomicU8::new(0) });
         let number = self.number();
         self.servers.insert(number, server.clone());
         (number, server)
+    }
+
+    /// Whether it is marked as critical from here on.
+    pub(crate) fn mark(&self, server: &Server, critical: bool) {
+        server.critical.store(critical, Ordering::SeqCst);
+        server.protected.store(critical || self.is_protected(&server.name), Ordering::SeqCst);
     }
 
     pub(crate) fn remove_server(&mut self, number: u64) {
@@ -100,5 +127,5 @@ impl Directory {
 
 /// Whether a fault is about the connections of this session to this server.
 pub(crate) fn takes(matcher: &Matcher, server: &Server, session: Option<&str>) -> bool {
-    !server.protected && matcher.takes_server(&server.name, server.transport) && matcher.takes_session(session)
+    !server.is_protected() && matcher.takes_server(&server.name, server.transport) && matcher.takes_session(session)
 }

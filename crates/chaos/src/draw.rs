@@ -25,6 +25,7 @@ impl fmt::Debug for Key {
 const EXPERIMENT: u64 = 1 << 32;
 const SCHEDULER: u64 = 2 << 32;
 const CONNECTIONS: u64 = 3 << 32;
+const CRASHES: u64 = 4 << 32;
 
 impl Key {
     /// The messages that travel this way on the so-many-th connection that an experiment saw.
@@ -35,6 +36,11 @@ impl Key {
     /// The choice among the connections that are there when an experiment starts.
     pub(crate) fn connections(seed: u64) -> Self {
         Self([seed, CONNECTIONS, 0, 0])
+    }
+
+    /// The crashes of the so-many-th target of an experiment.
+    pub(crate) fn crashes(seed: u64, target: u64) -> Self {
+        Self([seed, CRASHES, target, 0])
     }
 
     /// The ticks of a scheduler.

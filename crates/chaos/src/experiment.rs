@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::Fault;
 use crate::matcher::Matcher;
 use crate::parameter::{ParameterError, Reader};
-use crate::steady::{Check, CheckError};
+use crate::steady::{CHECKS, Check, CheckError};
 use crate::{Parameters, Scenario};
 
 /// An experiment as it is asked for.
@@ -45,6 +45,8 @@ pub(crate) struct Experiment {
     pub(crate) matcher: Matcher,
     pub(crate) duration: Duration,
     pub(crate) recovery_time: Duration,
+    /// The chance of each target to crash, every second; none if one of them is to, once.
+    pub(crate) crash_rate: Option<Ratio>,
     /// Share of the connections that is left untouched.
     pub(crate) control: Ratio,
     /// None: what the plan says.
@@ -77,8 +79,9 @@ impl Experiment {
         };
         let checks = |name| {
             let text = reader.text(name)?;
-            text.map(|text| Check::parse_all(&text)).transpose().map_err(|error: CheckError| reader.bad(name, error))
+            text.map(|text| Check::parse_all(&text)).transpose().map_err(|_: CheckError| reader.bad(name, CHECKS))
         };
+        let crash_rate = if scenario == Scenario::ProcessCrash { reader.share("crash_rate")? } else { None };
         Ok(Self {
             scenario,
             parameters: request.parameters.clone(),
@@ -86,6 +89,7 @@ impl Experiment {
             matcher,
             duration,
             recovery_time: reader.duration("recovery_time")?.or(recovery_time).unwrap_or(defaults.recovery_time),
+            crash_rate,
             control: reader.share("control")?.unwrap_or(Ratio::ZERO),
             steady_state: checks("steady_state")?,
             abort_when: checks("abort_when")?.unwrap_or_default(),
@@ -130,7 +134,10 @@ mod tests {
                 "duration is \"soon\": expected a duration from 1ms",
             ),
             (Request::new("packet_loss").with("intensity", -1), "intensity is -1: expected a share from 0 to 1"),
-            (Request::new("packet_loss").with("steady_state", "p42 < 3"), "`p42 < 3` is no check: expected error_rate"),
+            (
+                Request::new("packet_loss").with("steady_state", "p42 < 3"),
+                "steady_state is \"p42 < 3\": expected error_rate, p50",
+            ),
             (Request::new("packet_loss").with("tool", serde_json::json!([])), "tool is a list: expected a text"),
         ] {
             let message = Experiment::read(&request, MINUTE, None).unwrap_err().to_string();

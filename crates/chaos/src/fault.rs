@@ -17,6 +17,7 @@ pub(crate) enum Fault {
         intensity: Ratio,
         distribution: Distribution,
         order: Order,
+        heal: OnEnd,
     },
     Partition(Partition),
     Loss {
@@ -107,7 +108,8 @@ impl Fault {
                     Some("independent") => Order::Independent,
                     _ => Order::Preserve,
                 };
-                Ok(Self::Latency { intensity: share("intensity")?, distribution: Distribution::read(reader)?, order })
+                let (intensity, distribution) = (share("intensity")?, Distribution::read(reader)?);
+                Ok(Self::Latency { intensity, distribution, order, heal: heal(reader)? })
             }
             Scenario::NetworkPartition => Partition::read(reader).map(Self::Partition),
             Scenario::PacketLoss => {
@@ -139,8 +141,9 @@ impl Fault {
         let draw = draws.unit();
         let chosen = |share: Ratio| draw < share.get();
         let effect = match self {
-            Self::Latency { intensity, distribution, order } => {
-                chosen(*intensity).then(|| Effect::Delay { by: distribution.sample(&mut draws), order: *order })
+            Self::Latency { intensity, distribution, order, heal } => {
+                let delay = || Effect::Delay { by: distribution.sample(&mut draws), order: *order, on_end: *heal };
+                chosen(*intensity).then(delay)
             }
             Self::Partition(partition) => Some(partition.effect()),
             Self::Loss { intensity, model: LossModel::Bernoulli } => chosen(*intensity).then_some(Effect::Drop),
@@ -192,9 +195,8 @@ impl Partition {
             let what = "direction is given, but a connection is refused, reset or half open as a whole";
             return Err(reader.contradiction(what, "mode=silent, or direction=both"));
         }
-        let heal = if reader.choice("heal")? == Some("drop") { OnEnd::Drop } else { OnEnd::Deliver };
         let intensity = reader.share("intensity")?;
-        Ok(Self { intensity: reader.required("intensity", intensity)?, mode, heal })
+        Ok(Self { intensity: reader.required("intensity", intensity)?, mode, heal: heal(reader)? })
     }
 
     /// Whether it can be done to this transport.
@@ -237,6 +239,11 @@ impl LossModel {
         }
         Ok(Self::GilbertElliott { enter, leave })
     }
+}
+
+/// What becomes of what is held at the end.
+fn heal(reader: &Reader<'_>) -> Result<OnEnd, ParameterError> {
+    Ok(if reader.choice("heal")? == Some("drop") { OnEnd::Drop } else { OnEnd::Deliver })
 }
 
 /// Checks the values of a fault that is carried out elsewhere, where they are read.
@@ -346,7 +353,11 @@ fn fixed(reader: &Reader<'_>) -> Result<Effect, ParameterError> {
         Scenario::VersionReject => Effect::Answer(Answer::VersionReject),
         Scenario::Truncated => {
             let keep = reader.share("keep")?;
-            Effect::Change(Change::Truncate { keep: reader.required("keep", keep)? })
+            let keep = reader.required("keep", keep)?;
+            if keep >= Ratio::ONE {
+                return Err(reader.bad("keep", "a share from 0, and less than 1"));
+            }
+            Effect::Change(Change::Truncate { keep })
         }
         Scenario::Oversize => {
             let bytes = reader.size("bytes")?;
@@ -488,6 +499,7 @@ mod tests {
             (Scenario::MemoryPressure, &["size=lots"], "expected a size from 1 B to 1.0 TiB, such as 100MiB, or bytes"),
             (Scenario::MemoryPressure, &["size=1GiB", "share=0.5"], "both size and share are given: expected one"),
             (Scenario::CpuOverload, &["cores=0"], "a whole number from 1 to 4096"),
+            (Scenario::Truncated, &["keep=1"], "keep is \"1\": expected a share from 0, and less than 1"),
             (Scenario::Oversize, &["bytes=65MiB"], "to 64.0 MiB"),
             (Scenario::ProcessCrash, &["signal=hup"], "expected kill, term, stop, close_stdin"),
         ] {

@@ -69,6 +69,12 @@ impl Endpoint {
         self.0.server.saw(era);
     }
 
+    /// Marks it as critical, or takes the mark away. From here on nothing is done to a critical one; what a fault holds there
+    /// already goes on when that ends.
+    pub fn set_critical(&self, critical: bool) {
+        self.0.shared.directory().mark(&self.0.server, critical);
+    }
+
     /// A connection, until the value is dropped: a stdio pair; over HTTP a session, where the revision has them, else a
     /// client's connection. Shares of connections, and the blast radius, count these.
     #[must_use]
@@ -115,7 +121,8 @@ impl Inner {
         }
         let table = self.endpoint.0.shared.table();
         members.retain(|(id, _)| table.iter().any(|lease| lease.id == *id));
-        let taken = directory::takes(&lease.experiment.matcher, &self.endpoint.0.server, self.session.as_deref());
+        let taken = directory::takes(&lease.experiment.matcher, &self.endpoint.0.server, self.session.as_deref())
+            && lease.takes_connection(self.number);
         let mut known = Known { member: taken.then(|| lease.meet(self.number)), said: false };
         let result = use_it(&mut known);
         members.push((lease.id, known));
@@ -135,7 +142,7 @@ impl Connection {
     #[must_use]
     pub fn standing(&self, is_new: bool, now: Instant) -> Option<Injection> {
         let shared = &self.0.endpoint.0.shared;
-        if !shared.is_active() {
+        if !shared.is_active() || self.0.endpoint.0.server.is_protected() {
             return None;
         }
         let table = shared.table();
@@ -180,6 +187,9 @@ impl Lane {
         let (shared, server) = (&endpoint.0.shared, &endpoint.0.server);
         if let Some(protocol) = message.protocol {
             server.saw(protocol.era());
+        }
+        if server.is_protected() {
+            return Vec::new();
         }
         let table = shared.table();
         let mut injections = Vec::new();

@@ -2,13 +2,16 @@
 
 mod record;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::audit::Audit;
 use crate::report::{Injected, RecoveryReport, Report};
 use crate::status::{Event, Status};
+use crate::target::ProcessId;
 
 pub use record::{Header, HitRecord, Record, VERSION};
 pub(crate) use record::{Hit, amount, micros};
@@ -51,6 +54,8 @@ pub struct Swept {
     pub ids: Vec<u64>,
     /// What was done outside of the process and not taken back: the experiment and the target's name.
     pub intents: Vec<(u64, String)>,
+    /// The processes that were started for those, with the experiment and the target's name.
+    pub processes: Vec<(u64, String, ProcessId)>,
 }
 
 /// Where experiments are written down. It may touch the disk whenever the controller is driven, never on the data path.
@@ -81,8 +86,8 @@ struct Open {
 const REPORTS: usize = 256;
 /// What a journal in memory keeps.
 const IN_MEMORY: JournalLimits = JournalLimits { experiments: 64, bytes: 64 << 20, experiment_bytes: 4 << 20 };
-/// How much of a file is looked at for its last line.
-const TAIL: u64 = 256 * 1024;
+/// How much of a file is looked at for its last line: first so much, which mostly is enough, then so much.
+const TAILS: [u64; 2] = [16 * 1024, 512 * 1024];
 /// How long the engine's own file grows before it makes room.
 const ENGINE_BYTES: u64 = 8 << 20;
 
@@ -152,12 +157,15 @@ impl Journal {
             // Nothing was done before the first line was whole.
             return fs::remove_file(path);
         };
-        let injected = records.iter().filter(|record| matches!(record, Record::Hit(_))).count() as u64;
-        let mut open = Vec::new();
+        let (mut open, mut processes) = (Vec::new(), Vec::new());
         for record in &records {
             match record {
-                Record::Intent { target, .. } => open.push(target.clone()),
-                Record::Undone { target, .. } => open.retain(|intent| intent != target),
+                Record::Intent { target, .. } if !open.contains(target) => open.push(target.clone()),
+                Record::Process { target, process, .. } => processes.push((id, target.clone(), *process)),
+                Record::Undone { target, .. } => {
+                    open.retain(|intent| intent != target);
+                    processes.retain(|(_, by, _)| by != target);
+                }
                 _ => {}
             }
         }
@@ -166,7 +174,7 @@ impl Journal {
         if !text.ends_with(b"\n") {
             file.write_all(b"\n")?;
         }
-        let report = Box::new(unfinished(header, injected));
+        let report = Box::new(unfinished(header, &records));
         if !matches!(records.last(), Some(Record::End { .. })) {
             file.write_all(&line(&Record::End { report }))?;
         }
@@ -175,20 +183,21 @@ impl Journal {
         fs::rename(path, path.with_file_name(format!("{id}.jsonl")))?;
         self.ended.insert(id, bytes);
         self.swept.ids.push(id);
+        self.swept.processes.extend(processes);
         self.swept.intents.extend(open.into_iter().map(|target| (id, target)));
         Ok(())
     }
 
     fn load_reports(&mut self) {
         let newest: Vec<_> = self.ended.keys().rev().take(REPORTS).copied().collect();
-        self.reports = newest.into_iter().filter_map(|id| self.last_report(id)).collect();
+        self.reports = newest.into_iter().filter_map(|id| self.last_report(id)).map(short).collect();
     }
 
     /// The report at the end of an experiment's journal.
     fn last_report(&self, id: u64) -> Option<Report> {
         let tail = match &self.place {
-            Place::Memory { .. } => self.text(id)?.into_bytes(),
-            Place::Folder { path, .. } => tail(&path.join(format!("{id}.jsonl"))).ok()?,
+            Place::Memory { texts } => Cow::from(texts.get(&id).filter(|_| self.ended.contains_key(&id))?),
+            Place::Folder { path, .. } => Cow::from(tail(&path.join(format!("{id}.jsonl"))).ok()?),
         };
         let last = tail.trim_ascii_end().rsplit(|byte| *byte == b'\n').next()?;
         match serde_json::from_slice(last) {
@@ -206,9 +215,17 @@ impl Journal {
         self.errors
     }
 
-    /// The newest reports, newest first.
+    /// The newest reports, newest first, without their samples.
     pub(crate) fn reports(&self) -> impl Iterator<Item = &Report> {
         self.reports.iter()
+    }
+
+    /// So many reports, newest first, without their samples. What is not kept in memory is read from disk.
+    pub(crate) fn history(&self, most: usize) -> Vec<Report> {
+        let newest = self.reports.iter().take(most).cloned();
+        let kept: BTreeSet<_> = self.reports.iter().map(|report| report.id).collect();
+        let older = self.ended.keys().rev().filter(|id| !kept.contains(*id));
+        newest.chain(older.filter_map(|id| self.last_report(*id)).map(short)).take(most).collect()
     }
 
     pub(crate) fn ended(&self) -> usize {
@@ -227,8 +244,8 @@ impl Journal {
     }
 
     pub(crate) fn report(&self, id: u64) -> Option<Report> {
-        let kept = self.reports.iter().find(|report| report.id == id).cloned();
-        kept.or_else(|| self.last_report(id))
+        let kept = || self.reports.iter().find(|report| report.id == id).cloned();
+        self.last_report(id).or_else(kept)
     }
 
     /// Begins an experiment: its first line outlives this process.
@@ -305,7 +322,8 @@ impl Journal {
     /// Ends an experiment.
     pub(crate) fn end(&mut self, report: Report) {
         let id = report.id;
-        self.append(id, &Record::End { report: Box::new(report.clone()) }, u64::MAX);
+        let record = Record::End { report: Box::new(report) };
+        self.append(id, &record, u64::MAX);
         let bytes = match &mut self.place {
             Place::Memory { texts } => texts.get(&id).map_or(0, |text| text.len() as u64),
             Place::Folder { path, open, .. } => {
@@ -318,8 +336,10 @@ impl Journal {
             }
         };
         self.ended.insert(id, bytes);
-        self.reports.push_front(report);
-        self.reports.truncate(REPORTS);
+        if let Record::End { report } = record {
+            self.reports.push_front(short(*report));
+            self.reports.truncate(REPORTS);
+        }
         self.make_room();
     }
 
@@ -366,11 +386,22 @@ impl Journal {
 /// The end of a file, in which its last line is: a report has at most so many bytes, as its parameters are checked.
 fn tail(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
-    let start = file.metadata()?.len().saturating_sub(TAIL);
-    file.seek(SeekFrom::Start(start))?;
+    let bytes = file.metadata()?.len();
     let mut tail = Vec::new();
-    file.take(TAIL).read_to_end(&mut tail)?;
+    for most in TAILS {
+        tail.clear();
+        file.seek(SeekFrom::Start(bytes.saturating_sub(most)))?;
+        (&mut file).take(most).read_to_end(&mut tail)?;
+        if tail.trim_ascii_end().contains(&b'\n') {
+            break;
+        }
+    }
     Ok(tail)
+}
+
+/// A report as lists have it.
+fn short(report: Report) -> Report {
+    Report { samples: Vec::new(), ..report }
 }
 
 fn line(record: &impl serde::Serialize) -> Vec<u8> {
@@ -380,8 +411,14 @@ fn line(record: &impl serde::Serialize) -> Vec<u8> {
     line
 }
 
-/// What can be said of an experiment whose process ended without notice.
-fn unfinished(header: &Header, injected: u64) -> Report {
+/// What can be said of an experiment whose process ended without notice, by its records.
+fn unfinished(header: &Header, records: &[Record]) -> Report {
+    let count = |which: fn(&Record) -> bool| records.iter().filter(|record| which(record)).count() as u64;
+    let hits = count(|record| matches!(record, Record::Hit(_)));
+    // What is written down before it is done was done at once.
+    let observed = count(|record| matches!(record, Record::Intent { .. }));
+    // Nothing was written later, so nothing is known later.
+    let lasted = records.iter().filter_map(Record::t_us).max().unwrap_or(0);
     Report {
         id: header.id,
         scenario: header.scenario.clone(),
@@ -392,13 +429,18 @@ fn unfinished(header: &Header, injected: u64) -> Report {
         seed: header.seed,
         targets: header.targets.clone(),
         start_time: header.time,
-        end_time: header.time,
+        end_time: header.time.saturating_add(lasted / 1000),
         before: None,
         during: None,
         after: None,
-        injection: Injected { injected, ..Injected::default() },
+        injection: Injected { injected: hits + observed, observed, ..Injected::default() },
+        steady_state: Vec::new(),
+        guard: None,
         time_to_detect: None,
         recovery: RecoveryReport { limit: 0, time: None, observed: false },
         leak: None,
+        audit: Audit::default(),
+        replay: None,
+        samples: Vec::new(),
     }
 }

@@ -21,6 +21,13 @@ use crate::status::Cause;
 pub trait Watch: std::fmt::Debug + Send + Sync {
     /// The faults are not those of before: what is held may have to go on.
     fn changed(&self);
+
+    /// How many messages it still holds back because of this fault; none if it does not know. After the end of a fault
+    /// anything but zero is a leak.
+    fn holds(&self, fault: FaultId) -> Option<u64> {
+        let _ = fault;
+        None
+    }
 }
 
 /// An emergency stop as it was asked for.
@@ -179,6 +186,11 @@ impl Lease {
     /// Whether no decision can come from it any more, nor one be on its way into the journal.
     pub(crate) fn is_quiet(&self) -> bool {
         self.deciding.load(Ordering::SeqCst) == 0
+    }
+
+    /// Whether it can be about a connection that it has not met; what it takes is known from the start in some cases.
+    pub(crate) fn takes_connection(&self, connection: u64) -> bool {
+        !self.experiment.matcher.takes_known_only() || self.members.first.contains_key(&connection)
     }
 
     fn is_alive(&self, shared: &Shared, now: Instant) -> bool {
@@ -345,6 +357,12 @@ impl Shared {
 
     fn changed(&self) {
         self.watchers.load().iter().filter_map(Weak::upgrade).for_each(|watcher| watcher.changed());
+    }
+
+    /// How many messages are held back because of this fault, as far as whoever holds them says so.
+    pub(crate) fn held(&self, fault: FaultId) -> Option<u64> {
+        let watchers = self.watchers.load();
+        watchers.iter().filter_map(Weak::upgrade).filter_map(|watcher| watcher.holds(fault)).reduce(u64::saturating_add)
     }
 
     pub(crate) fn watch(&self, watcher: &Arc<dyn Watch>) {

@@ -1,11 +1,14 @@
 #![doc = include_str!("../README.md")]
 
+mod audit;
 mod catalogue;
 mod controller;
 mod directory;
 mod draw;
 mod experiment;
 mod fault;
+pub mod guardian;
+pub mod helper;
 mod injector;
 mod journal;
 mod lease;
@@ -14,17 +17,20 @@ mod message;
 mod outlook;
 mod parameter;
 mod plan;
+pub mod process;
 mod refusal;
 mod replay;
 mod report;
 mod run;
 mod scenario;
 mod scheduler;
+mod series;
 mod state;
 mod status;
 mod steady;
 mod target;
 
+pub use audit::{Audit, Child, ChildRole, Footprint, LeakAudit};
 pub use controller::{Controller, Parts, new};
 pub use experiment::Request;
 pub use injector::{Connection, Endpoint, Injector, Lane};
@@ -38,6 +44,7 @@ pub use refusal::{NotRunning, RearmError, Refusal};
 pub use replay::{Divergence, Recording, ReplayError};
 pub use report::{Injected, RecoveryReport, Report, Slot};
 pub use scenario::{Defaults, Impact, Scenario};
+pub use series::Point;
 pub use status::{Cause, ChaosStatus, Details, Event, Happened, StartedBy, Status, Test};
-pub use steady::{Check, CheckError, Comparison, Sample, SteadyState, Subject, Window};
-pub use target::{ChaosTarget, Order, TargetError};
+pub use steady::{Check, CheckError, Comparison, Sample, SteadyState, Subject, Touched, Window};
+pub use target::{Achieved, ChaosTarget, Crash, Ended, Order, ProcessId, Progress, ProtectedNames, TargetError, Unit};

@@ -76,7 +76,7 @@ impl Matcher {
     pub(crate) fn read(reader: &Reader<'_>) -> Result<Self, ParameterError> {
         let scenario = reader.scenario;
         let reach = scenario.reach();
-        let transport = match reader.choice("transport")? {
+        let mut transport = match reader.choice("transport")? {
             Some("stdio") => Some(Transport::Stdio),
             Some(_) => Some(Transport::Http),
             None => None,
@@ -92,6 +92,18 @@ impl Matcher {
             Some(_) => None,
             None => reach.direction,
         };
+        if let Some(own) = reach.direction.filter(|own| direction != Some(*own)) {
+            if scenario.is_one_way() {
+                return Err(reader.bad("direction", own.as_str()));
+            }
+            if scenario.is_one_way_over_http() && transport == Some(Transport::Http) {
+                let what = "over HTTP it cannot be done in this direction";
+                return Err(reader.contradiction(what, format!("direction={}, or transport=stdio", own.as_str())));
+            }
+            if scenario.is_one_way_over_http() {
+                transport = Some(Transport::Stdio);
+            }
+        }
         let kind = reader.choice("kind")?.or(reader.choice("what")?).and_then(message_kind);
         let pattern = |name| Ok::<_, ParameterError>(reader.text(name)?.map(|text| Pattern::new(&text)));
         let method = pattern("method")?;
@@ -117,6 +129,9 @@ impl Matcher {
             return Err(reader.contradiction(what, "nth alone, or one that the others take"));
         }
         let (server, session) = (pattern("server")?, pattern("session")?);
+        if session.is_some() && transport == Some(Transport::Stdio) {
+            return Err(reader.contradiction("session is given, but stdio has none", "transport=http, or no session"));
+        }
         Ok(Self { scenario, reach, server, transport, direction, session, kind, method, tool, count })
     }
 
@@ -124,6 +139,7 @@ impl Matcher {
     pub(crate) fn takes_server(&self, server: &str, transport: Transport) -> bool {
         self.server.as_ref().is_none_or(|pattern| pattern.matches(server))
             && self.transport.is_none_or(|wanted| wanted == transport)
+            && (self.session.is_none() || transport == Transport::Http)
             && self.reach.places.iter().any(|(place, _)| *place == transport)
     }
 
@@ -133,7 +149,23 @@ impl Matcher {
     }
 
     pub(crate) fn takes_session(&self, session: Option<&str>) -> bool {
-        self.session.as_ref().is_none_or(|pattern| session.is_some_and(|session| pattern.matches(session)))
+        match (&self.session, session) {
+            (Some(pattern), Some(session)) => pattern.matches(session),
+            (Some(_), None) => false,
+            (None, Some(_)) => true,
+            // Where there is no session yet, none can be stale.
+            (None, None) => self.scenario != Scenario::StaleSession,
+        }
+    }
+
+    /// Whether it is about sessions that must be there already: a session that is named, and not any that may come.
+    pub(crate) fn wants_open_session(&self) -> bool {
+        self.takes_known_only() || self.session.as_ref().is_some_and(|pattern| &*pattern.0 != "*")
+    }
+
+    /// Whether it leaves alone the connections that open while it is active.
+    pub(crate) fn takes_known_only(&self) -> bool {
+        self.scenario == Scenario::StaleSession
     }
 
     pub(crate) fn takes_direction(&self, direction: Direction) -> bool {
@@ -223,6 +255,14 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_done_over_http_in_a_direction_is_about_stdio() {
+        let asked = matcher(Scenario::RpcError, &["direction=to_client"]).unwrap();
+        assert_eq!([Transport::Stdio, Transport::Http].map(|place| asked.takes_server("s", place)), [true, false]);
+        let both = matcher(Scenario::LostRequest, &["direction=both"]).unwrap();
+        assert!(both.takes_server("s", Transport::Http));
+    }
+
+    #[test]
     fn counts_choose_among_those_that_match() {
         let taken = |pairs: &[&str]| {
             let count = matcher(Scenario::RpcError, pairs).unwrap().count;
@@ -243,6 +283,10 @@ mod tests {
             (Scenario::RpcError, &["nth=3", "every=2"], "nth=3 is never reached"),
             (Scenario::RpcError, &["nth=0"], "a whole number from 1"),
             (Scenario::NetworkPartition, &["tool=echo"], "expected one of intensity, mode, heal"),
+            (Scenario::HttpStatus, &["direction=to_client"], "direction is \"to_client\": expected to_server"),
+            (Scenario::StdoutNoise, &["direction=both"], "direction is \"both\": expected to_client"),
+            (Scenario::RpcError, &["direction=to_client", "transport=http"], "direction=to_server, or transport=stdio"),
+            (Scenario::Hang, &["session=a", "transport=stdio"], "expected transport=http, or no session"),
         ] {
             let message = matcher(scenario, pairs).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");

@@ -54,9 +54,13 @@ pub struct Outlook {
 pub struct ExpectedHits {
     /// The server.
     pub server: String,
-    /// The method.
+    /// Which way: `to_server` or `to_client`.
+    pub direction: String,
+    /// `request`, `response` or `notification`.
+    pub kind: String,
+    /// The method, or that of the request that is answered.
     pub method: Option<String>,
-    /// The tool.
+    /// The tool, likewise.
     pub tool: Option<String>,
     /// How many.
     pub hits: f64,
@@ -71,6 +75,9 @@ pub(crate) fn outlook(
     traffic: &[Traffic],
 ) -> Outlook {
     let (matcher, fault) = (&experiment.matcher, &experiment.fault);
+    // What is done to processes or to the machine is done to no message.
+    let is_of_messages = !experiment.scenario.is_out_of_process();
+    let traffic = if is_of_messages { traffic } else { &[] };
     let seconds = experiment.duration.as_secs_f64();
     let messages = |row: &Traffic| {
         let message = Message {
@@ -82,7 +89,7 @@ pub(crate) fn outlook(
         let server =
             directory.servers().find(|server| *server.name == *row.server && server.transport == row.transport)?;
         // Which session it belongs to is not known here.
-        let taken = !server.protected
+        let taken = !server.is_protected()
             && matcher.takes_server(&server.name, server.transport)
             && matcher.takes_direction(row.direction)
             && matcher.takes_message(row.transport, &message);
@@ -93,6 +100,8 @@ pub(crate) fn outlook(
     let expected = matcher.count.expected(total, fault.intensity().get());
     let part = |(row, messages): &(&Traffic, f64)| ExpectedHits {
         server: row.server.clone(),
+        direction: row.direction.as_str().to_owned(),
+        kind: row.kind.as_str().to_owned(),
         method: row.method.clone(),
         tool: row.tool.clone(),
         hits: if total > 0.0 { expected * messages / total } else { 0.0 },
@@ -102,7 +111,7 @@ pub(crate) fn outlook(
     Outlook {
         scenario: experiment.scenario.to_string(),
         duration: millis(experiment.duration),
-        connections: directory.connections(matcher).len(),
+        connections: if is_of_messages { directory.connections(matcher).len() } else { 0 },
         targets,
         connection_share: share,
         expected_hits: expected,

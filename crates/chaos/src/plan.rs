@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mcpscope_core::Ratio;
+use serde::{Deserialize, Serialize};
 
 use crate::catalogue::LONGEST_MS;
 use crate::experiment::{Experiment, Request};
@@ -11,7 +12,8 @@ use crate::steady::{Check, Comparison, Subject};
 use crate::{Impact, Parameters, Scenario};
 
 /// Who may start experiments.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Nobody.
     Off,
@@ -37,6 +39,8 @@ pub enum Rearm {
 pub struct Plan {
     /// Who may start experiments.
     pub mode: Mode,
+    /// What switched chaos off, for people to read; of no meaning in other modes.
+    pub off_reason: Option<String>,
     /// Experiments at once, at least 1.
     pub max_concurrent_tests: usize,
     /// The longest that a fault may last; from 1 s to 10 min.
@@ -119,6 +123,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             mode: Mode::default(),
+            off_reason: None,
             max_concurrent_tests: 3,
             test_duration: Duration::from_secs(60),
             emergency_threshold: 5,
@@ -165,7 +170,10 @@ pub enum PlanError {
 
 impl Plan {
     /// Checks all values, and the parameters of all scenarios.
-    pub(crate) fn check(&self) -> Result<(), PlanError> {
+    ///
+    /// # Errors
+    /// The first of them that is wrong.
+    pub fn check(&self) -> Result<(), PlanError> {
         let range = |name, ok, found: String, expected| {
             if ok { Ok(()) } else { Err(PlanError::OutOfRange { name, found, expected }) }
         };
@@ -190,6 +198,11 @@ impl Plan {
             Experiment::read(&request, self.test_duration, None)?;
         }
         Ok(())
+    }
+
+    /// What switched chaos off, if it is.
+    pub(crate) fn why_off(&self) -> String {
+        self.off_reason.clone().unwrap_or_else(|| "mode off".to_owned())
     }
 
     pub(crate) fn scenario(&self, scenario: Scenario) -> Option<&ScenarioPlan> {

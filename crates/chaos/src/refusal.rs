@@ -3,6 +3,7 @@
 use crate::Scenario;
 use crate::journal::JournalError;
 use crate::parameter::ParameterError;
+use crate::target::TargetError;
 
 /// Why an experiment was not accepted. Nothing was started; the attempt is in the journal.
 #[derive(Debug, thiserror::Error)]
@@ -12,14 +13,17 @@ pub enum Refusal {
     #[error(transparent)]
     Parameters(#[from] ParameterError),
     /// Nothing here can carry it out.
-    #[error("{scenario} is not available yet: expected {}, or a fault of messages", .scenario.needs())]
+    #[error("{scenario} is not available here: expected {}, or a fault of messages", .scenario.needs())]
     NotAvailable {
         /// What was asked for.
         scenario: Scenario,
     },
     /// Chaos is off.
-    #[error("chaos is off: expected mode manual or scheduled")]
-    Off,
+    #[error("chaos is off ({why}): expected mode manual or scheduled")]
+    Off {
+        /// What switched it off.
+        why: String,
+    },
     /// Everything was stopped.
     #[error("everything was stopped by {by}: expected {}", rearm_hint(.wait_ms))]
     Stopped {
@@ -28,6 +32,9 @@ pub enum Refusal {
         /// For how long it cannot even be armed again, in ms.
         wait_ms: u64,
     },
+    /// It is ending: [`Controller::shut_down`](crate::Controller::shut_down).
+    #[error("the instance is stopping: expected one that goes on")]
+    Stopping,
     /// As many experiments as may be are there.
     #[error("{running} experiments are running: expected fewer than {most} (max_concurrent_tests)")]
     TooMany {
@@ -54,6 +61,9 @@ pub enum Refusal {
         /// How much must be, in percent.
         least: f64,
     },
+    /// What is to carry it out could not.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// Enough was killed in the last hour.
     #[error("{most} crashes in the last hour: expected fewer (blast_radius.max_kills_per_hour)")]
     TooManyKills {
@@ -69,7 +79,9 @@ impl Scenario {
     const fn needs(self) -> &'static str {
         match self {
             Self::ProcessCrash => "a supervised process or a registered target",
-            _ => "a helper process",
+            _ => {
+                "a helper process, for which the program calls mcpscope_chaos::helper::run_if_requested() first in main (on Linux)"
+            }
         }
     }
 }
@@ -85,9 +97,16 @@ fn list(there: &[String]) -> String {
     if there.is_empty() { "is no server yet".to_owned() } else { format!("is {}", there.join(", ")) }
 }
 
+fn running_now(running: &[u64]) -> String {
+    match running {
+        [] => "none is".to_owned(),
+        running => format!("expected one of {running:?}"),
+    }
+}
+
 /// Why an experiment was not stopped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("experiment {id} is not running: expected one of {running:?}")]
+#[error("experiment {id} is not running: {}", running_now(.running))]
 pub struct NotRunning {
     /// What was asked for.
     pub id: u64,

@@ -1,10 +1,16 @@
 //! What became of an experiment.
 
+mod chart;
+mod html;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Parameters;
+use crate::audit::Audit;
+use crate::series::Point;
 use crate::status::{StartedBy, Status};
 use crate::steady::Sample;
+use crate::target::Achieved;
 
 /// What became of an experiment. Times are ms since the epoch, durations ms.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,7 +36,14 @@ pub struct Report {
     pub start_time: u64,
     /// When the fault ended.
     pub end_time: u64,
-    /// The ten seconds before the fault; all three are of calls that no fault touched, and none without a steady state.
+    /// What had to hold before and after.
+    #[serde(default)]
+    pub steady_state: Vec<String>,
+    /// The check of `abort_when` that held, and so ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<String>,
+    /// The ten seconds before the fault. All three tell calls that a fault touched from the others, which are the baseline;
+    /// none if nobody watched.
     pub before: Option<Slot>,
     /// While the fault was active.
     pub during: Option<Slot>,
@@ -38,12 +51,70 @@ pub struct Report {
     pub after: Option<Slot>,
     /// What was asked for and what was done.
     pub injection: Injected,
-    /// From the fault's beginning to the first sample that broke the steady state.
+    /// From the fault's beginning to the first sample that broke the steady state. Calls that a fault touched are not in
+    /// it, so it tells of what the fault did to others, or to what was made of its outcomes.
     pub time_to_detect: Option<u64>,
     /// How it came back.
     pub recovery: RecoveryReport,
-    /// What was left over; none is what there should be.
+    /// What was left over two seconds after the end; none is what there should be.
     pub leak: Option<String>,
+    /// What was looked at to say so.
+    #[serde(default)]
+    pub audit: Audit,
+    /// The command that does it again; none if it did nothing, or if its journal has not everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<String>,
+    /// One sample for each second, from ten before the fault until it was decided whether all was well again. Lists of
+    /// reports leave them out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Point>,
+}
+
+impl Report {
+    /// Whether the watched system withstood the fault: it was well again in time, and did not have to be spared. None if
+    /// that was not seen: no calls to judge by, ended by a person, never begun.
+    #[must_use]
+    pub fn held(&self) -> Option<bool> {
+        match self.status {
+            // What was done to nothing shows nothing.
+            Status::Completed if self.recovery.observed && self.injection.injected > 0 => Some(true),
+            Status::Failed => Some(false),
+            Status::Aborted if self.guard.is_some() => Some(false),
+            _ => None,
+        }
+    }
+
+    /// The same in a sentence, with the reason.
+    #[must_use]
+    pub fn verdict(&self) -> String {
+        let why = self.error.as_deref().unwrap_or("no reason is known");
+        match (self.status, &self.guard) {
+            (Status::Completed, _) if self.injection.injected == 0 => {
+                "Not known: nothing matched, and nothing was done.".to_owned()
+            }
+            (Status::Completed, _) => match self.recovery.time {
+                Some(0) => format!("It held: all was well from the end of the fault on (limit {}).", self.limit()),
+                Some(time) => {
+                    format!("It held: all was well again {} after the fault (limit {}).", duration(time), self.limit())
+                }
+                None => "Not known: there were too few calls after the fault to judge by.".to_owned(),
+            },
+            (Status::Failed, _) => format!("It did not hold: {why}."),
+            (Status::Aborted, Some(check)) => format!("It did not hold: the fault was ended early, as {check}."),
+            (Status::Aborted, None) => format!("Not known: it was ended early ({why})."),
+            (Status::NotStarted, _) => format!("Nothing was done: {why}."),
+            (Status::Planned | Status::Running | Status::Recovering, _) => "It is not over yet.".to_owned(),
+        }
+    }
+
+    fn limit(&self) -> String {
+        duration(self.recovery.limit)
+    }
+}
+
+/// A time in ms as people write it.
+pub(crate) fn duration(ms: u64) -> String {
+    humantime::format_duration(std::time::Duration::from_millis(ms)).to_string()
 }
 
 /// The watched system in some time.
@@ -71,12 +142,16 @@ pub struct Injected {
     pub injected: u64,
     /// Effects that were acted on.
     pub observed: u64,
-    /// The share of the messages that was asked for, 0..=1; for a partition, of the connections.
+    /// The share of the messages that was asked for, 0..=1; for a partition, of the connections; of the cores' time; for
+    /// memory 1, which is all of it.
     pub requested_intensity: f64,
     /// The share that it came to; none if there was nothing.
     pub achieved_intensity: Option<f64>,
     /// Effects that are not in the journal, which is then of no use to a replay.
     pub unjournalled: u64,
+    /// What was asked for and what it came to, where memory or processors were taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<Achieved>,
 }
 
 /// How the watched system came back.

@@ -6,18 +6,22 @@ use std::time::{Duration, Instant};
 
 use mcpscope_core::ClockAnchor;
 
+use crate::audit::{self, Audit, LeakAudit};
 use crate::experiment::Experiment;
 use crate::fault::Fault;
-use crate::lease::Lease;
+use crate::lease::{Lease, Shared};
 use crate::outlook::millis;
 use crate::report::{Injected, RecoveryReport, Report, Slot};
+use crate::series::Series;
+use crate::state::Crashes;
 use crate::status::{Details, StartedBy, Status, Test};
-use crate::steady::{Check, Recovered, Recovery, SECOND, SteadyState, Window, broken, met};
-use crate::target::ChaosTarget;
+use crate::steady::{Check, Recovered, Recovery, SECOND, Sample, SteadyState, Window, broken, met};
+use crate::target::{Achieved, ChaosTarget, Ended};
 use crate::{Impact, Scenario};
 
 /// How long before a fault the watched system is looked at.
 const BEFORE: Duration = Duration::from_secs(10);
+const SECOND_MS: i64 = 1000;
 
 #[derive(Debug)]
 pub(crate) struct Run {
@@ -32,6 +36,8 @@ pub(crate) struct Run {
     pub(crate) lease: Option<Arc<Lease>>,
     /// Where the fault is carried out, for one that is not done to messages.
     pub(crate) carriers: Vec<Arc<dyn ChaosTarget>>,
+    /// Crashes that are still to come.
+    pub(crate) crashes: Option<Crashes>,
     pub(crate) steady_state: Vec<Check>,
     fault_end: Option<Instant>,
     ended: Option<Instant>,
@@ -39,10 +45,16 @@ pub(crate) struct Run {
     recovery: Option<Recovery>,
     recovered: Option<Recovered>,
     detected: Option<Duration>,
+    /// The check of `abort_when` that ended it.
+    guard: Option<Check>,
     before: Option<Slot>,
     during: Option<Slot>,
     after: Option<Slot>,
+    series: Series,
     pub(crate) leak: Option<String>,
+    pub(crate) audit: Audit,
+    /// What a fault outside of messages has come to.
+    achieved: Option<Achieved>,
     /// Where it has been since the journal was last told.
     pub(crate) changes: Vec<(Instant, Status, Option<String>)>,
 }
@@ -72,6 +84,7 @@ impl Run {
             accepted: now,
             lease: None,
             carriers: Vec::new(),
+            crashes: None,
             steady_state,
             fault_end: None,
             ended: None,
@@ -79,10 +92,14 @@ impl Run {
             recovery: None,
             recovered: None,
             detected: None,
+            guard: None,
             before: None,
             during: None,
             after: None,
+            series: Series::default(),
             leak: None,
+            audit: Audit::default(),
+            achieved: None,
             changes: Vec::new(),
         };
         run.set(Status::Planned, None, now);
@@ -111,7 +128,51 @@ impl Run {
     pub(crate) fn look_before(&mut self, steady: Option<&dyn SteadyState>, now: Instant) -> Option<Check> {
         let steady = steady?;
         self.before = Some(slot(steady, now.checked_sub(BEFORE).unwrap_or(now), now, None));
-        broken(&self.steady_state, &steady.sample(&Window::second(now, None))).copied()
+        let mut last = Sample::default();
+        for seconds in (0..BEFORE.as_secs()).rev() {
+            let Some(until) = now.checked_sub(SECOND * u32::try_from(seconds).unwrap_or(0)) else { continue };
+            last = steady.sample(&Window::second(until, None));
+            self.series.push(-SECOND_MS * i64::try_from(seconds).unwrap_or(0), last);
+        }
+        broken(&self.steady_state, &last).copied()
+    }
+
+    /// Looks for what the fault has left: whether it is decided. What is there may be gone soon, and nothing is told of it
+    /// until then.
+    pub(crate) fn look_for_leaks(
+        &mut self,
+        shared: &Shared,
+        observer: Option<&dyn LeakAudit>,
+        else_acts: bool,
+        now: Instant,
+    ) -> bool {
+        let Some(fault) = self.lease.as_ref().map(|lease| lease.id) else { return true };
+        let mut left = Vec::new();
+        let mut looked_at = vec!["fault table"];
+        if shared.table().iter().any(|lease| lease.id == fault) {
+            left.push("it is still in the fault table".to_owned());
+        }
+        if let Some(held) = shared.held(fault) {
+            looked_at.push("queues");
+            left.extend((held > 0).then(|| format!("{held} messages are still held back")));
+        }
+        for target in &self.carriers {
+            left.extend(target.left_over(fault).map(|what| format!("{}: {what}", target.name())));
+        }
+        looked_at.extend((!self.carriers.is_empty()).then_some("targets"));
+        let mut after = None;
+        if let (Some(observer), Some(before)) = (observer, &self.audit.before) {
+            let seen = after.insert(observer.observe());
+            left.extend(audit::left_over(fault, before, seen, else_acts));
+            looked_at.extend(audit::seen(before, seen));
+        }
+        if !left.is_empty() && self.ended.is_none_or(|ended| now < ended + audit::GRACE) {
+            return false;
+        }
+        self.audit.after = after;
+        self.audit.looked_at = looked_at.into_iter().map(str::to_owned).collect();
+        self.leak = (!left.is_empty()).then(|| left.join("; "));
+        true
     }
 
     pub(crate) fn begin(&mut self, lease: Arc<Lease>, now: Instant) {
@@ -131,9 +192,8 @@ impl Run {
         for target in &self.carriers {
             if let Err(error) = target.undo(fault) {
                 failed.push(format!("{} could not be undone: {error}", target.name()));
-            } else if let Some(left) = target.left_over(fault) {
-                self.leak = Some(format!("{}: {left}", target.name()));
             }
+            self.achieved = target.progress(fault).achieved.or(self.achieved);
         }
         if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
     }
@@ -146,13 +206,32 @@ impl Run {
         }
     }
 
+    /// Ends it with the instance, if it has not ended.
+    pub(crate) fn shut_down(&mut self, steady: Option<&dyn SteadyState>, now: Instant) {
+        let reason = "the instance is stopping".to_owned();
+        match (self.status, self.fault_end) {
+            (status, _) if status.is_final() => {}
+            // Its fault is over and taken back.
+            (Status::Recovering, Some(end)) => {
+                self.after = steady.map(|steady| slot(steady, end, now, Some(end)));
+                self.set(Status::Aborted, Some(reason), now);
+            }
+            _ => self.abort(reason, now),
+        }
+    }
+
     /// Goes on with what time has brought.
     pub(crate) fn advance(&mut self, steady: Option<&dyn SteadyState>, now: Instant) {
+        if self.status == Status::Running {
+            self.follow(now);
+        }
         match (self.status, &self.lease) {
             (Status::Running, Some(lease)) if now >= lease.expires_at => self.expire(steady, lease.expires_at, now),
             (Status::Running, Some(lease)) => {
                 let started = lease.started;
-                if let Some(steady) = steady.filter(|_| self.is_due(now)) {
+                // Also if nobody watches: who drives the controller is told when it is due.
+                let is_due = self.is_due(now);
+                if let Some(steady) = steady.filter(|_| is_due) {
                     self.guard(steady, started, now);
                 }
             }
@@ -163,6 +242,28 @@ impl Run {
             }
             _ => {}
         }
+    }
+
+    /// Looks at how the targets do. The fault is over when one of them has ended by itself.
+    fn follow(&mut self, now: Instant) {
+        let Some(fault) = self.lease.as_ref().map(|lease| lease.id) else { return };
+        let mut ended = None;
+        for target in &self.carriers {
+            let progress = target.progress(fault);
+            self.achieved = progress.achieved.or(self.achieved);
+            ended = ended.or_else(|| Some((target.name().to_owned(), progress.ended?)));
+        }
+        match ended {
+            Some((name, Ended::LetGo(why))) => self.abort(format!("{name} let go: {why}"), now),
+            Some((name, Ended::Failed(why))) => self.fail(&format!("{name}: {why}"), now),
+            None => {}
+        }
+    }
+
+    /// Ends a fault that could not be carried out.
+    pub(crate) fn fail(&mut self, reason: &str, now: Instant) {
+        let undone = self.end_fault(now).err().map(|error| format!("; {error}")).unwrap_or_default();
+        self.set(Status::Failed, Some(format!("{reason}{undone}")), now);
     }
 
     fn is_due(&mut self, now: Instant) -> bool {
@@ -176,18 +277,36 @@ impl Run {
     }
 
     fn guard(&mut self, steady: &dyn SteadyState, started: Instant, now: Instant) {
-        let sample = steady.sample(&Window::second(now, None));
-        if broken(&self.steady_state, &sample).is_some() {
-            self.detected.get_or_insert(now - started);
-        }
+        let sample = self.look(steady, started, now);
         if let Some(check) = met(&self.experiment.abort_when, &sample).copied() {
-            self.during = Some(slot(steady, started, now, None));
+            self.guard = Some(check);
             self.abort(format!("abort_when: {check}"), now);
+        }
+    }
+
+    /// Takes the sample of the second before `at`, during the fault.
+    fn look(&mut self, steady: &dyn SteadyState, started: Instant, at: Instant) -> Sample {
+        let sample = steady.sample(&Window::second(at, None));
+        if broken(&self.steady_state, &sample).is_some() {
+            self.detected.get_or_insert(at - started);
+        }
+        self.series.push(since(started, at), sample);
+        sample
+    }
+
+    /// What is missing once it has ended: the time of the fault, if it was ended early.
+    pub(crate) fn look_back(&mut self, steady: Option<&dyn SteadyState>) {
+        if let (Some(steady), Some(lease), Some(end), None) = (steady, &self.lease, self.fault_end, self.during) {
+            self.during = Some(slot(steady, lease.started, end, None));
         }
     }
 
     fn expire(&mut self, steady: Option<&dyn SteadyState>, end: Instant, now: Instant) {
         let started = self.started();
+        // The fault's last second, if nobody has looked at it.
+        if let Some(steady) = steady.filter(|_| self.next_sample <= end) {
+            self.look(steady, started, end);
+        }
         if let Err(error) = self.end_fault(end) {
             return self.set(Status::Failed, Some(error), now);
         }
@@ -209,8 +328,10 @@ impl Run {
     }
 
     fn watch_recovery(&mut self, steady: &dyn SteadyState, now: Instant) {
+        let started = self.started();
         let (Some(recovery), Some(end)) = (&mut self.recovery, self.fault_end) else { return };
         let sample = steady.sample(&Window::second(now, Some(end)));
+        self.series.push(since(started, now), sample);
         let Some(recovered) = recovery.take(&self.steady_state, &sample, now) else { return };
         self.recovered = Some(recovered);
         self.after = Some(slot(steady, end, now, Some(end)));
@@ -235,11 +356,19 @@ impl Run {
         injected.observed = load(&counters.observed);
         injected.unjournalled = load(&counters.unjournalled);
         let share = |part: u64, all: u64| (all > 0).then(|| part as f64 / all as f64);
+        if let Some(rate) = self.experiment.crash_rate {
+            injected.requested_intensity = rate.get();
+        }
         if let Fault::Partition(partition) = &self.experiment.fault {
             injected.requested_intensity = partition.intensity.get();
             injected.achieved_intensity = share(injected.connections_chosen, injected.connections);
         } else {
             injected.achieved_intensity = share(injected.injected, injected.matched);
+        }
+        if let Some(achieved) = self.achieved {
+            injected.requested_intensity = achieved.requested_share();
+            injected.achieved_intensity = Some(achieved.share());
+            injected.resource = Some(achieved);
         }
         injected
     }
@@ -249,6 +378,8 @@ impl Run {
             Some(Recovered::After(time)) => Some(millis(time)),
             _ => None,
         };
+        let injection = self.injection();
+        let can_be_replayed = self.lease.is_some() && injection.unjournalled == 0;
         Report {
             id: self.id,
             scenario: self.scenario().to_string(),
@@ -260,10 +391,12 @@ impl Run {
             targets: self.targets.clone(),
             start_time: wall_ms(clock, self.started()),
             end_time: wall_ms(clock, self.fault_end.or(self.ended).unwrap_or(self.accepted)),
+            steady_state: self.steady_state.iter().map(Check::to_string).collect(),
+            guard: self.guard.map(|check| check.to_string()),
             before: self.before,
             during: self.during,
             after: self.after,
-            injection: self.injection(),
+            injection,
             time_to_detect: self.detected.map(millis),
             recovery: RecoveryReport {
                 limit: millis(self.experiment.recovery_time),
@@ -271,6 +404,9 @@ impl Run {
                 observed: matches!(self.recovered, Some(Recovered::After(_) | Recovered::TooLate)),
             },
             leak: self.leak.clone(),
+            audit: self.audit.clone(),
+            replay: can_be_replayed.then(|| format!("mcpscope chaos replay {} --start", self.id)),
+            samples: self.series.points().to_vec(),
         }
     }
 
@@ -320,6 +456,11 @@ pub(crate) fn test_of(report: Report, impact: Impact) -> Test {
 fn slot(steady: &dyn SteadyState, from: Instant, until: Instant, began_since: Option<Instant>) -> Slot {
     let sample = steady.sample(&Window { from, until, began_since });
     Slot { duration: millis(until.saturating_duration_since(from)), error_rate: sample.error_rate(), sample }
+}
+
+/// From the fault's beginning, in ms.
+fn since(started: Instant, at: Instant) -> i64 {
+    i64::try_from(millis(at.saturating_duration_since(started))).unwrap_or(i64::MAX)
 }
 
 pub(crate) fn wall_ms(clock: &ClockAnchor, at: Instant) -> u64 {

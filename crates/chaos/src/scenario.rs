@@ -296,6 +296,28 @@ impl Scenario {
         self.reach().places.contains(&(transport, era))
     }
 
+    /// Whether it can be done only in the direction that it is about.
+    pub(crate) const fn is_one_way(self) -> bool {
+        matches!(
+            self,
+            Self::ToolError
+                | Self::SchemaViolation
+                | Self::StdoutNoise
+                | Self::StreamBreak
+                | Self::StaleSession
+                | Self::ToolsListFlap
+                | Self::InputRequiredLoop
+                | Self::HeaderMismatch
+                | Self::VersionReject
+                | Self::HttpStatus
+        )
+    }
+
+    /// The same over HTTP, where what a client posts comes once, and what a server asks has no place for an answer of ours.
+    pub(crate) const fn is_one_way_over_http(self) -> bool {
+        self.is_one_way() || matches!(self, Self::RpcError | Self::DuplicateResponse)
+    }
+
     pub(crate) const fn reach(self) -> Reach {
         match self {
             Self::LatencyInjection

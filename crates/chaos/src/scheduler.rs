@@ -4,14 +4,20 @@ use std::time::{Duration, Instant};
 
 use crate::Scenario;
 use crate::draw::Key;
-use crate::plan::ScenarioPlan;
+use crate::plan::{Mode, Plan, ScenarioPlan};
 
 /// Ticks at fixed times, each with draws of its own.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     key: Key,
+    /// Ticks so far, whatever they were good for: what their draws are counted by.
     tick: u64,
+    /// When it was switched on.
+    begun: Option<Instant>,
+    /// When it ticked last since then.
+    last: Option<Instant>,
     next: Instant,
+    delay: Duration,
     interval: Duration,
 }
 
@@ -19,8 +25,25 @@ pub(crate) struct Scheduler {
 const BLOCKS: u64 = 16;
 
 impl Scheduler {
-    pub(crate) fn new(seed: u64, first: Instant, interval: Duration) -> Self {
-        Self { key: Key::scheduler(seed), tick: 0, next: first, interval }
+    pub(crate) fn new(seed: u64, plan: &Plan, now: Instant) -> Self {
+        let (delay, interval) = (plan.scheduler_delay, plan.scheduler_interval);
+        let begun = (plan.mode == Mode::Scheduled).then_some(now);
+        Self { key: Key::scheduler(seed), tick: 0, begun, last: None, next: now + delay, delay, interval }
+    }
+
+    /// Goes on under another plan. A tick that is due already is due at once; what was switched off begins again.
+    pub(crate) fn follow(&mut self, plan: &Plan, now: Instant) {
+        if plan.mode != Mode::Scheduled {
+            (self.begun, self.last) = (None, None);
+            return;
+        }
+        let is_same = (self.delay, self.interval) == (plan.scheduler_delay, plan.scheduler_interval);
+        if is_same && self.begun.is_some() {
+            return;
+        }
+        (self.delay, self.interval) = (plan.scheduler_delay, plan.scheduler_interval);
+        let first = *self.begun.get_or_insert(now) + self.delay;
+        self.next = self.last.map_or(first, |last| last + self.interval).max(now);
     }
 
     pub(crate) fn next(&self) -> Instant {
@@ -34,21 +57,23 @@ impl Scheduler {
             let is_late = now >= self.next + self.interval;
             wanted = if is_late { None } else { choose(self.key, self.tick, scenarios) };
             self.tick += 1;
+            self.last = Some(self.next);
             self.next += self.interval;
         }
         wanted
     }
 }
 
-/// One number for the choice among those that are enabled, and one for each scenario, used or not: what is enabled does
-/// not shift the draws of the others.
+/// One number for the choice among those that are enabled, and one for each scenario there is, used or not: neither what
+/// is enabled nor what is in the plan shifts the draws of the others.
 fn choose(key: Key, tick: u64, scenarios: &[ScenarioPlan]) -> Option<Scenario> {
     let mut draws = key.block(tick.wrapping_mul(BLOCKS));
     let choice = draws.unit();
-    let chances: Vec<_> = scenarios.iter().map(|_| draws.unit()).collect();
-    let enabled: Vec<_> = scenarios.iter().zip(chances).filter(|(plan, _)| plan.enabled).collect();
-    let (plan, chance) = enabled.get((choice * enabled.len() as f64) as usize)?;
-    (*chance < plan.probability.get()).then_some(plan.scenario)
+    let chances = Scenario::ALL.map(|scenario| (scenario, draws.unit()));
+    let enabled: Vec<_> = scenarios.iter().filter(|plan| plan.enabled).collect();
+    let plan = enabled.get((choice * enabled.len() as f64) as usize)?;
+    let (_, chance) = chances.into_iter().find(|(scenario, _)| *scenario == plan.scenario)?;
+    (chance < plan.probability.get()).then_some(plan.scenario)
 }
 
 #[cfg(test)]
@@ -120,7 +145,8 @@ mod tests {
         let start = Instant::now();
         let certain = ScenarioPlan { probability: Ratio::ONE, ..ScenarioPlan::new(Scenario::LatencyInjection) };
         let second = Duration::from_secs(1);
-        let mut scheduler = Scheduler::new(1, start + second * 5, second * 30);
+        let plan = Plan { mode: Mode::Scheduled, ..Plan::default() };
+        let mut scheduler = Scheduler::new(1, &plan, start);
         let scenarios = [certain];
         assert_eq!(scheduler.due(&scenarios, start + second * 4), None);
         assert_eq!(scheduler.due(&scenarios, start + second * 5), Some(Scenario::LatencyInjection));

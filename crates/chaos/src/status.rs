@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Mode;
 use crate::report::Report;
 use crate::{Parameters, Scenario};
 
@@ -98,6 +99,11 @@ impl fmt::Display for Cause {
 pub struct ChaosStatus {
     /// When this was.
     pub timestamp: u64,
+    /// Who may start experiments.
+    pub mode: Mode,
+    /// What switched chaos off, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub off: Option<String>,
     /// Experiments that have not ended.
     pub active_tests: usize,
     /// Whether nothing can be started after an emergency stop.
@@ -206,6 +212,16 @@ pub enum Happened {
     Rearmed {
         /// Whether by themselves.
         automatically: bool,
+    },
+    /// Another plan holds from now on. What it does not forbid goes on under the terms it was started with.
+    PlanReplaced {
+        /// Who may start experiments now.
+        mode: Mode,
+        /// What switched chaos off, if it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        off: Option<String>,
+        /// The experiments that it ended.
+        ended: Vec<u64>,
     },
     /// What an earlier run had left unfinished was closed.
     Swept {

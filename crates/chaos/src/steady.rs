@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// Tells how the watched system is doing. It is asked in the middle of the controller's commands, so it must not call it.
 pub trait SteadyState: fmt::Debug + Send + Sync {
-    /// What was seen in this time. Calls that a fault touched are not in it: injected outcomes never count.
+    /// What was seen in this time. Calls that a fault touched are told apart ([`Sample::touched`]): injected outcomes never
+    /// count.
     fn sample(&self, window: &Window) -> Sample;
 }
 
@@ -30,11 +31,11 @@ impl Window {
     }
 }
 
-/// The watched system in some time.
+/// The watched system in some time. What nobody looks at is none, not zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Sample {
-    /// Calls that ended.
+    /// Calls that ended and that no fault touched.
     pub calls: u64,
     /// Those of them that ended with an error of the server.
     pub errors: u64,
@@ -50,17 +51,54 @@ pub struct Sample {
     /// The share of the components that are healthy, 0..=1, where known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthy: Option<f64>,
-    /// Requests that were repeated, as far as that can be seen.
-    pub retries: u64,
-    /// Answers that came twice.
-    pub duplicates: u64,
+    /// Requests with an id that another request of their connection had had before. A retry under an id of its own, which
+    /// the protocol asks for, cannot be told from another call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeated: Option<u64>,
+    /// Answers to requests that had been answered before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duplicates: Option<u64>,
+    /// The calls that a fault touched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub touched: Option<Touched>,
+}
+
+/// Calls that ended and that a fault touched. Beside those that none touched in the same time they show what it did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Touched {
+    /// How many.
+    pub calls: u64,
+    /// Those of them that ended with an error, injected or not.
+    pub errors: u64,
+    /// The median of their durations, in ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p50_ms: Option<f64>,
+    /// The 95th percentile, in ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p95_ms: Option<f64>,
+    /// The 99th percentile, in ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_ms: Option<f64>,
+}
+
+impl Touched {
+    /// The share of them that ended with an error; none without calls.
+    #[must_use]
+    pub fn error_rate(&self) -> Option<f64> {
+        rate(self.errors, self.calls)
+    }
+}
+
+fn rate(errors: u64, calls: u64) -> Option<f64> {
+    (calls > 0).then(|| errors as f64 / calls as f64)
 }
 
 impl Sample {
     /// The share of the calls that ended with an error; none without calls.
     #[must_use]
     pub fn error_rate(&self) -> Option<f64> {
-        (self.calls > 0).then(|| self.errors as f64 / self.calls as f64)
+        rate(self.errors, self.calls)
     }
 }
 
@@ -150,12 +188,13 @@ pub struct Check {
     pub bound: f64,
 }
 
+/// What checks are to look like.
+pub(crate) const CHECKS: &str =
+    "error_rate, p50, p95, p99 (ms) or healthy, then <, <=, > or >=, then a number; several are separated by commas";
+
 /// A text is no list of checks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is no check: expected error_rate, p50, p95, p99 (ms) or healthy, then <, <=, > or >=, then a number; \
-     several are separated by commas"
-)]
+#[error("`{0}` is no check: expected {CHECKS}")]
 pub struct CheckError(
     /// What was given.
     pub String,

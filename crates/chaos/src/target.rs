@@ -3,8 +3,10 @@
 use std::fmt;
 use std::time::Instant;
 
-use mcpscope_core::FaultId;
+use mcpscope_core::{Component, FaultId};
+use serde::{Deserialize, Serialize};
 
+use crate::matcher::Pattern;
 use crate::{Parameters, Scenario};
 
 /// Something that carries out the faults that are not done to messages: a supervised process, a helper that takes memory, a
@@ -15,27 +17,163 @@ pub trait ChaosTarget: fmt::Debug + Send + Sync {
     /// Its name, as `target_processes` and `protected` have it.
     fn name(&self) -> &str;
 
+    /// The components that it carries: their names stand for it in `target_processes`. By default none.
+    fn components(&self) -> &[Component] {
+        &[]
+    }
+
     /// Whether nothing may ever be done to it.
     fn is_critical(&self) -> bool;
+
+    /// Whether there is anything now to do it to, such as a process that runs. By default there is.
+    fn is_there(&self) -> bool {
+        true
+    }
 
     /// Whether it can carry out this scenario.
     fn carries(&self, scenario: Scenario) -> bool;
 
-    /// Carries it out, and sees to it that it ends at `order.expires_at` whatever else has failed. Its intent has been
-    /// written to disk before.
+    /// Whether it could carry this out now, with these parameters: asked before anything is written down or begun, also for a
+    /// plan. By default it could.
+    ///
+    /// # Errors
+    /// It could not; the experiment is refused.
+    fn check(&self, _scenario: Scenario, _parameters: &Parameters) -> Result<(), TargetError> {
+        Ok(())
+    }
+
+    /// Carries it out, once, and sees to it that it ends at `order.expires_at` whatever else has failed. Its intent has been
+    /// written to disk before. With `crash_rate`, which is not for the target to look at, it is asked for each crash.
     ///
     /// # Errors
     /// It could not be done; the experiment fails.
     fn apply(&self, order: &Order<'_>) -> Result<(), TargetError>;
 
-    /// Takes back what was done for this fault. It may be asked more than once.
+    /// Takes back what was done for this fault, and waits for nothing. It may be asked more than once.
     ///
     /// # Errors
     /// It could not be undone; the experiment fails.
     fn undo(&self, fault: FaultId) -> Result<(), TargetError>;
 
-    /// What is left of it after it was undone: a process, memory, an open descriptor. That is a leak, and an emergency stop.
+    /// What is left of it after it was undone: a process, memory, an open descriptor. If there still is something two
+    /// seconds later, that is a leak, and an emergency stop.
     fn left_over(&self, fault: FaultId) -> Option<String>;
+
+    /// How it goes with what was done for this fault. It is asked while the fault is active, and once more after it was undone.
+    fn progress(&self, _fault: FaultId) -> Progress {
+        Progress::default()
+    }
+
+    /// Ends a process that an earlier run of this program had started for a fault, if it is still there and provably that
+    /// process.
+    ///
+    /// # Errors
+    /// It is there, and cannot be ended.
+    fn sweep(&self, _fault: FaultId, _process: ProcessId) -> Result<(), TargetError> {
+        Ok(())
+    }
+}
+
+/// How it goes with what a target does.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// The process that was started for it. It is journalled, for the next run to make sure that it is gone.
+    pub process: Option<ProcessId>,
+    /// How much was asked for and how much it is, where that can be told.
+    pub achieved: Option<Achieved>,
+    /// That it has ended by itself before its time.
+    pub ended: Option<Ended>,
+}
+
+/// A process that cannot be taken for another one that gets its number later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its number.
+    pub pid: u32,
+    /// When it was started, in the system's ticks since it was booted.
+    pub started: u64,
+}
+
+/// What was asked for and what it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Achieved {
+    /// What was asked for.
+    pub requested: f64,
+    /// What it came to.
+    pub achieved: f64,
+    /// What both are in.
+    pub unit: Unit,
+}
+
+impl Achieved {
+    pub(crate) fn requested_share(&self) -> f64 {
+        if self.unit == Unit::Share { self.requested } else { 1.0 }
+    }
+
+    /// What it came to: of the time of the cores, or of what was asked for.
+    pub(crate) fn share(&self) -> f64 {
+        match self.unit {
+            Unit::Share => self.achieved,
+            Unit::Bytes if self.requested > 0.0 => self.achieved / self.requested,
+            Unit::Bytes => 1.0,
+        }
+    }
+}
+
+/// What something is measured in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// The share of the time of each core, 0..=1, on average.
+    Share,
+    /// Bytes, at most.
+    Bytes,
+}
+
+/// Why something ended before its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// To be on the safe side: the experiment is aborted.
+    LetGo(String),
+    /// It could not go on: the experiment has failed.
+    Failed(String),
+}
+
+/// How a process crashes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Crash {
+    /// It is ended, and cannot do anything about it (SIGKILL).
+    #[default]
+    Kill,
+    /// It is asked to end (SIGTERM).
+    Term,
+    /// It stands still until the fault ends (SIGSTOP, SIGCONT).
+    Stop,
+    /// Its input ends, which is how MCP ends a stdio server.
+    CloseStdin,
+}
+
+impl Crash {
+    const ALL: [(&'static str, Self); 4] =
+        [("kill", Self::Kill), ("term", Self::Term), ("stop", Self::Stop), ("close_stdin", Self::CloseStdin)];
+}
+
+/// Names that are never touched.
+#[derive(Clone, Debug, Default)]
+pub struct ProtectedNames(Vec<Pattern>);
+
+impl ProtectedNames {
+    /// These, in each of which `*` stands for any text.
+    #[must_use]
+    pub fn new(patterns: &[String]) -> Self {
+        Self(patterns.iter().map(|text| Pattern::new(text)).collect())
+    }
+
+    /// Whether this is one of them.
+    #[must_use]
+    pub fn covers(&self, name: &str) -> bool {
+        self.0.iter().any(|pattern| pattern.matches(name))
+    }
 }
 
 /// What a target is to do.
@@ -49,8 +187,21 @@ pub struct Order<'a> {
     pub parameters: &'a Parameters,
     /// What random choices are to be drawn from.
     pub seed: u64,
+    /// When it is done.
+    pub now: Instant,
     /// When it must have ended.
     pub expires_at: Instant,
+    /// What must not be touched, whatever the target consists of.
+    pub protected: &'a ProtectedNames,
+}
+
+impl Order<'_> {
+    /// How a process is to crash.
+    #[must_use]
+    pub fn crash(&self) -> Crash {
+        let signal = self.parameters.0.get("signal").and_then(|signal| signal.as_str());
+        Crash::ALL.into_iter().find(|(name, _)| signal == Some(name)).map_or_else(Crash::default, |(_, crash)| crash)
+    }
 }
 
 /// A target could not do what it was to do.
@@ -60,3 +211,11 @@ pub struct TargetError(
     /// What went wrong.
     pub String,
 );
+
+impl TargetError {
+    /// An error with its causes.
+    pub fn of(error: &dyn std::error::Error) -> Self {
+        let causes = std::iter::successors(error.source(), |error| error.source());
+        Self(causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}")))
+    }
+}

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use common::{MS, SECOND, World, request};
 use mcpscope_chaos::{
-    Cause, ChaosTarget, Journal, JournalLimits, Order, Plan, Recording, Refusal, ReplayError, Scenario, Status,
+    Cause, ChaosTarget, Journal, JournalLimits, Mode, Order, Plan, Recording, Refusal, ReplayError, Scenario, Status,
     TargetError,
 };
 use mcpscope_core::{FaultId, Injection};
@@ -174,6 +174,22 @@ fn history_outlives_the_instance() {
 }
 
 #[test]
+fn history_has_also_what_is_not_kept_in_memory() {
+    const COUNT: u64 = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::with_journal(Plan::default(), 1, open(folder.path()));
+    for _ in 0..COUNT {
+        world.start("hang", &["duration=1ms", "recovery_time=1ms"]);
+        world.pass(10 * SECOND);
+    }
+    for world in [world, World::with_journal(Plan::default(), 1, open(folder.path()))] {
+        let ids = |most| world.controller.history(most, world.now).iter().map(|test| test.id).collect::<Vec<_>>();
+        assert_eq!(ids(1000), (1..=COUNT).rev().collect::<Vec<_>>());
+        assert_eq!(ids(280), (21..=COUNT).rev().collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn what_a_crash_left_is_closed_by_the_next_run() {
     let folder = tempfile::tempdir().unwrap();
     {
@@ -305,7 +321,7 @@ fn what_is_done_outside_is_written_down_before() {
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::with_journal(Plan::default(), 1, open(folder.path()));
     let refusal = world.controller.start(&request("process_crash", &[]), world.now).unwrap_err();
-    assert!(refusal.to_string().starts_with("process_crash is not available yet"), "{refusal}");
+    assert!(refusal.to_string().starts_with("process_crash is not available here"), "{refusal}");
     let target = Arc::new(Fake { journal: Some(folder.path().into()), ..Fake::default() });
     world.controller.register(target.clone(), world.now);
     let refusal = world.controller.start(&request("process_crash", &["target_processes=other"]), world.now);
@@ -317,6 +333,12 @@ fn what_is_done_outside_is_written_down_before() {
     assert_eq!((&*target.undone.lock().unwrap(), world.status(id)), (&vec![id.0], Status::Completed));
     let text = world.controller.journal(id.0, world.now).unwrap();
     assert!(text.contains("\"record\":\"undone\""), "{text}");
+    let recording = mcpscope_chaos::Recording::parse(&text).unwrap();
+    assert_eq!(
+        (recording.hits().len(), recording.verify()),
+        (0, None),
+        "it has no messages, and can be asked for again"
+    );
 }
 
 #[test]
@@ -327,9 +349,21 @@ fn what_a_crash_left_done_outside_is_undone() {
         world.controller.register(Arc::new(Fake::default()), world.now);
         world.start("process_crash", &[]);
     }
+    // It had done it again, and gone on for two seconds.
+    let running = folder.path().join("1.running.jsonl");
+    let more = r#"{"record":"intent","t_us":1500000,"target":"worker"}
+{"record":"state","t_us":3500000,"status":"running"}
+"#;
+    let text = fs::read_to_string(&running).unwrap();
+    fs::write(&running, text + more).unwrap();
     let journal = open(folder.path());
     assert_eq!(journal.swept().intents, [(1, "worker".to_owned())]);
     let world = World::with_journal(Plan::default(), 1, journal);
+    let report = world.controller.report(1, world.now).unwrap();
+    assert_eq!((report.injection.injected, report.injection.observed), (2, 2));
+    assert_eq!(report.end_time - report.start_time, 3500);
+    let html = report.to_html();
+    assert!(html.contains("Not known: nobody looked.") && !html.contains("Nothing was left over."), "{html}");
     let target = Arc::new(Fake::default());
     world.controller.register(target.clone(), world.now);
     assert_eq!(&*target.undone.lock().unwrap(), &[1]);
@@ -368,4 +402,53 @@ fn there_is_an_end_to_crashes() {
     assert!(refusal.contains("2 crashes in the last hour"), "{refusal}");
     world.pass(3600 * SECOND);
     world.start("process_crash", &["duration=1s"]);
+}
+
+#[test]
+fn at_the_end_of_the_instance_everything_is_ended_and_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = Plan { mode: Mode::Scheduled, max_concurrent_tests: 3, ..Plan::default() };
+    let mut world = World::with_journal(plan, 1, open(folder.path()));
+    world.watched.set(100, 0);
+    let target = Arc::new(Fake { left: Some("pid 42".into()), ..Fake::default() });
+    world.controller.register(target.clone(), world.now);
+    let left_over = world.start("process_crash", &["duration=1s", "recovery_time=1s"]);
+    world.pass(SECOND / 2);
+    world.controller.stop(left_over.0, world.now).unwrap();
+    let recovering = world.start("hang", &["duration=1s", "recovery_time=30s"]);
+    let outside = world.start("process_crash", &["duration=60s"]);
+    world.watched.set(100, 50);
+    world.pass(SECOND);
+    // It was unwell in the last second of the fault, and no sample is due any more until the end.
+    world.watched.set(100, 0);
+    let running = world.start("hang", &["duration=60s"]);
+    let mut client = world.client();
+    assert_eq!(client.response("echo", world.now).len(), 1);
+    assert_eq!((world.status(recovering), world.status(left_over)), (Status::Recovering, Status::Aborted));
+    assert_eq!(&*target.undone.lock().unwrap(), &[left_over.0]);
+
+    world.now += 100 * MS;
+    world.controller.shut_down(world.now);
+    assert!(!world.injector.is_active() && client.response("echo", world.now).is_empty());
+    assert_eq!(&*target.undone.lock().unwrap(), &[left_over.0, outside.0]);
+    let all = [left_over, recovering, outside, running].map(|id| id.0);
+    assert_eq!(names(folder.path()), ["1.jsonl", "2.jsonl", "3.jsonl", "4.jsonl", "engine.jsonl"]);
+    for id in all {
+        let report = world.controller.report(id, world.now).unwrap();
+        let reason = if id == left_over.0 { "stopped by a person" } else { "the instance is stopping" };
+        assert_eq!((report.status, report.error.as_deref()), (Status::Aborted, Some(reason)));
+        assert!(report.audit.looked_at.is_empty() && report.leak.is_none(), "nobody waited for it");
+        assert!(report.before.is_some() && report.during.is_some());
+        assert_eq!(report.after.is_some(), id == recovering.0);
+        Recording::parse(&world.controller.journal(id, world.now).unwrap()).unwrap();
+    }
+    assert_eq!(world.controller.report(running.0, world.now).unwrap().injection.injected, 1);
+    let status = world.controller.status(world.now);
+    assert_eq!((status.active_tests, status.total_history, status.stopped_by), (0, 4, None));
+
+    let refusal = world.controller.start(&request("hang", &[]), world.now).unwrap_err();
+    assert!(matches!(refusal, Refusal::Stopping), "{refusal}");
+    world.pass(3600 * SECOND);
+    assert_eq!(world.controller.status(world.now).total_history, 4, "nothing is scheduled any more");
+    assert_eq!(open(folder.path()).swept().ids, [0; 0]);
 }

@@ -21,7 +21,10 @@ fn an_experiment_ends_by_itself_and_is_reported() {
     let hit = client.request("echo", world.now);
     let by = 300 * MS;
     assert_eq!(hit.len(), 1);
-    assert_eq!((hit[0].fault, &hit[0].effect), (id, &Effect::Delay { by, order: Order::Preserve }));
+    assert_eq!(
+        (hit[0].fault, &hit[0].effect),
+        (id, &Effect::Delay { by, order: Order::Preserve, on_end: OnEnd::Deliver })
+    );
     assert_eq!(hit[0].ends, world.now + 8 * SECOND);
     world.injector.acted(&hit[0]);
     assert!(client.request("add", world.now).is_empty(), "another tool");
@@ -274,12 +277,47 @@ fn one_session_can_be_disturbed_alone() {
     use mcpscope_chaos::MessageKind;
     use mcpscope_core::Direction;
     let world = World::new(Plan::default());
+    let refusal = world.controller.start(&request("lost_request", &["session=abc*"]), world.now).unwrap_err();
+    assert!(refusal.to_string().contains("no session that matches is open"), "{refusal}");
+    let _open = world.endpoint.connect(Some("abc-0"));
     world.start("lost_request", &["session=abc*"]);
     let hit = |session| {
         let mut lane = world.endpoint.connect(session).lane(Direction::ToServer);
         !lane.decide(&common::message(MessageKind::Request, "echo"), world.now).is_empty()
     };
     assert_eq!([Some("abc-1"), Some("xyz"), None].map(hit), [true, false, false]);
+}
+
+#[test]
+fn any_session_may_be_one_that_is_still_to_come() {
+    use mcpscope_chaos::MessageKind;
+    use mcpscope_core::Direction;
+    let world = World::new(Plan::default());
+    world.start("lost_request", &["session=*"]);
+    let hit = |session| {
+        let mut lane = world.endpoint.connect(session).lane(Direction::ToServer);
+        !lane.decide(&common::message(MessageKind::Request, "echo"), world.now).is_empty()
+    };
+    assert_eq!([Some("abc"), None].map(hit), [true, false]);
+}
+
+#[test]
+fn only_sessions_that_were_there_are_stale() {
+    use mcpscope_chaos::MessageKind;
+    use mcpscope_core::Direction;
+    let world = World::new(Plan::default());
+    let refusal = world.controller.start(&request("stale_session", &[]), world.now).unwrap_err();
+    assert!(refusal.to_string().contains("no session that matches is open"), "{refusal}");
+    let (old, nameless) = (world.endpoint.connect(Some("old")), world.endpoint.connect(None));
+    let id = world.start("stale_session", &[]);
+    let new = world.endpoint.connect(Some("new"));
+    let hit = |connection: &mcpscope_chaos::Connection| {
+        let mut lane = connection.lane(Direction::ToServer);
+        MessageKind::ALL.map(|kind| !lane.decide(&common::message(kind, "echo"), world.now).is_empty())
+    };
+    assert_eq!([&old, &nameless, &new].map(hit), [[true; 3], [false; 3], [false; 3]]);
+    world.controller.stop(id.0, world.now).unwrap();
+    assert_eq!(hit(&old), [false; 3]);
 }
 
 #[test]
@@ -311,6 +349,21 @@ fn critical_and_protected_servers_are_never_touched() {
         assert!(common::Client::new(endpoint).response("echo", world.now).is_empty());
         world.controller.stop(id.0, world.now).unwrap();
     }
+}
+
+#[test]
+fn a_server_that_becomes_critical_is_let_alone_at_once() {
+    let world = World::new(Plan::default());
+    let mut client = common::Client::new(&world.endpoint);
+    let id = world.start("packet_loss", &["duration=10s", "intensity=1"]);
+    assert_eq!(client.response("echo", world.now).len(), 1);
+    world.endpoint.set_critical(true);
+    assert!(client.response("echo", world.now).is_empty());
+    let refusal = world.controller.start(&request("hang", &[]), world.now).unwrap_err().to_string();
+    assert!(refusal.contains("all servers that match are critical or protected"), "{refusal}");
+    world.endpoint.set_critical(false);
+    assert_eq!(client.response("echo", world.now).len(), 1);
+    world.controller.stop(id.0, world.now).unwrap();
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn nothing_is_started_by_itself_unless_the_mode_says_so() {
         let started = world.controller.start(&request("hang", &[]), world.now);
         match mode {
             Mode::Manual => assert!(started.is_ok()),
-            _ => assert!(matches!(started, Err(Refusal::Off))),
+            _ => assert!(matches!(started, Err(Refusal::Off { .. }))),
         }
     }
 }
@@ -148,6 +148,7 @@ fn a_plan_tells_what_would_happen_and_does_nothing() {
     assert_eq!(outlook.expected_hits, 100.0);
     let hits: Vec<_> = outlook.hits.iter().map(|part| (part.tool.as_deref().unwrap(), part.hits)).collect();
     assert_eq!(hits, [("add", 75.0), ("echo", 25.0)]);
+    assert!(outlook.hits.iter().all(|part| (&*part.direction, &*part.kind) == ("to_server", "request")));
     assert_eq!(plan(&["duration=5s", "tool=echo"]).expected_hits, 50.0);
     assert_eq!(plan(&["duration=5s", "max_hits=7"]).expected_hits, 7.0);
     assert_eq!(plan(&["duration=5s", "every=4", "after=40"]).expected_hits, 40.0);

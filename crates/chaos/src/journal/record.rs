@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::Report;
 use crate::status::{StartedBy, Status};
+use crate::target::ProcessId;
 use crate::{MessageKind, Parameters, Scenario};
 
 /// The form of the lines. A journal of another one cannot be replayed: its draws may mean something else.
@@ -37,6 +38,16 @@ pub enum Record {
         /// To what.
         target: String,
     },
+    /// A process was started for it, which the next run makes sure is gone.
+    Process {
+        /// When.
+        t_us: u64,
+        /// By what.
+        target: String,
+        /// The process.
+        #[serde(flatten)]
+        process: ProcessId,
+    },
     /// That was taken back.
     Undone {
         /// When.
@@ -49,6 +60,20 @@ pub enum Record {
         /// What became of it.
         report: Box<Report>,
     },
+}
+
+impl Record {
+    /// When it was, in microseconds since the fault began; the first and the last line do not say.
+    pub(crate) fn t_us(&self) -> Option<u64> {
+        match self {
+            Self::State { t_us, .. }
+            | Self::Intent { t_us, .. }
+            | Self::Process { t_us, .. }
+            | Self::Undone { t_us, .. }
+            | Self::Hit(HitRecord { t_us, .. }) => Some(*t_us),
+            Self::Experiment(_) | Self::End { .. } => None,
+        }
+    }
 }
 
 /// What an experiment is: enough to do it again.

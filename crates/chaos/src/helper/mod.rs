@@ -1,0 +1,106 @@
+//! Memory and processors are taken by a helper process, which is this very program, started once more.
+//!
+//! The helper cannot outlive the program: it dies with the thread that started it (parent-death signal), with its end of
+//! the pipe that orders come by, at its own deadline, and by its own limits. What it took goes with it.
+
+#[cfg(target_os = "linux")]
+mod burn;
+#[cfg(target_os = "linux")]
+mod groups;
+#[cfg(target_os = "linux")]
+mod hold;
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+mod mapping;
+#[cfg(target_os = "linux")]
+mod pressure;
+#[cfg(target_os = "linux")]
+mod process;
+#[cfg(target_os = "linux")]
+mod room;
+#[cfg(target_os = "linux")]
+mod serve;
+mod target;
+#[cfg(target_os = "linux")]
+mod wire;
+
+use std::io;
+
+pub use target::ResourceTarget;
+
+/// That this program calls [`run_if_requested`], without which there is no [`ResourceTarget`].
+///
+/// It proves beforehand what could not be undone: a program that does not call it would run a second time as a whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready(());
+
+/// Does the work of a helper and ends the process, if this process was started as one; else it returns at once.
+///
+/// To be called first in `main`, before any thread is started, any file opened or any argument read: whatever comes before
+/// it, every helper does as well.
+#[must_use = "a ResourceTarget is made of it"]
+pub fn run_if_requested() -> Ready {
+    #[cfg(target_os = "linux")]
+    if let Some(parent) = linux::requested() {
+        linux::run(parent);
+    }
+    Ready(())
+}
+
+/// Why memory or processors cannot be taken. Nothing was started, or what was is gone.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HelperError {
+    /// Helpers need Linux.
+    #[error("helper processes need Linux")]
+    Unsupported,
+    /// The program cannot be found again.
+    #[error("this program cannot be started as a helper: expected /proc/self/exe to be there")]
+    NoProgram(#[source] io::Error),
+    /// The system does not start it.
+    #[error("the helper process cannot be started")]
+    NotStarted(#[source] io::Error),
+    /// The system takes too long to start it.
+    #[error("the helper process was not started within {ms} ms")]
+    TooSlow {
+        /// How long it was waited for.
+        ms: u64,
+    },
+    /// It is not known how much memory is free.
+    #[error("how much memory is free cannot be told: expected MemAvailable in /proc/meminfo")]
+    UnknownMemory,
+    /// More memory than there can ever be.
+    #[error("{wanted} is wanted: expected at most {total}, which is {limit}")]
+    TooLarge {
+        /// How much was asked for.
+        wanted: String,
+        /// How much the limit allows.
+        total: String,
+        /// The tightest limit.
+        limit: String,
+    },
+    /// No memory can be taken now.
+    #[error("no memory can be taken: of {total}, which is {limit}, {free} is free, and {reserve} stays in reserve")]
+    NoRoom {
+        /// How much is free.
+        free: String,
+        /// How much there is.
+        total: String,
+        /// How much is not touched.
+        reserve: String,
+        /// The limit that leaves the least.
+        limit: String,
+    },
+    /// More cores than this process may run on.
+    #[error("{wanted} cores are wanted: expected at most {there}, on which this process may run")]
+    TooManyCores {
+        /// How many were asked for.
+        wanted: u64,
+        /// How many there are.
+        there: u64,
+    },
+    /// Something else that a parameter must not be.
+    #[error(transparent)]
+    Parameter(#[from] crate::ParameterError),
+}

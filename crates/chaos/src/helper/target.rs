@@ -1,0 +1,216 @@
+//! The target that takes memory and processors.
+
+#[cfg(not(target_os = "linux"))]
+pub use other::ResourceTarget;
+
+#[cfg(target_os = "linux")]
+pub use linux::ResourceTarget;
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::Path;
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+    use std::time::Instant;
+
+    use mcpscope_core::FaultId;
+
+    use crate::helper::process::{Helper, PROGRAM, sweep};
+    use crate::helper::room::Limits;
+    use crate::helper::wire::{Job, Task};
+    use crate::helper::{HelperError, Ready, burn, serve};
+    use crate::parameter::Reader;
+    use crate::target::{Achieved, ChaosTarget, Order, ProcessId, Progress, TargetError, Unit};
+    use crate::{Parameters, Scenario};
+
+    /// Takes memory (`memory_pressure`) and processors (`cpu_overload`) by helper processes, each for one fault.
+    ///
+    /// It takes no more than is safe: of memory what the tightest limit of control groups, machine and address space has
+    /// free, less a reserve; of each core, and of a quota, 95 %. What it came to is in its progress and in the report.
+    /// When this is dropped, its helpers end.
+    #[derive(Debug)]
+    pub struct ResourceTarget {
+        started: Mutex<BTreeMap<FaultId, Started>>,
+    }
+
+    #[derive(Debug)]
+    struct Started {
+        helper: Arc<Helper>,
+        requested: f64,
+        unit: Unit,
+    }
+
+    impl ResourceTarget {
+        /// By helpers of this program, which is `ready` for that.
+        ///
+        /// # Errors
+        /// The system has no helpers: it is not Linux, or has no `/proc`.
+        pub fn new(_ready: Ready) -> Result<Self, HelperError> {
+            fs::read_link(PROGRAM).map_err(HelperError::NoProgram)?;
+            Ok(Self { started: Mutex::default() })
+        }
+
+        /// Its helpers that are there now: their process ids, each with the fault that it is for.
+        #[must_use]
+        pub fn helpers(&self) -> Vec<(u32, FaultId)> {
+            let started = self.lock();
+            let there = started.iter().filter(|(_, started)| !started.helper.is_gone());
+            there.filter_map(|(fault, started)| Some((started.helper.id()?.pid, *fault))).collect()
+        }
+
+        fn start(&self, order: &Order<'_>) -> Result<(), HelperError> {
+            let (task, requested, unit) = task(order.scenario, order.parameters)?;
+            let left = order.expires_at.saturating_duration_since(Instant::now());
+            let deadline_ns = u64::try_from((serve::monotonic() + left).as_nanos()).unwrap_or(u64::MAX);
+            let helper = Helper::start(Job { task, deadline_ns })?;
+            let mut started = self.lock();
+            started.retain(|_, started| !started.helper.is_gone());
+            started.insert(order.fault, Started { helper, requested, unit });
+            Ok(())
+        }
+
+        fn helper(&self, fault: FaultId) -> Option<Arc<Helper>> {
+            self.lock().get(&fault).map(|started| Arc::clone(&started.helper))
+        }
+
+        fn lock(&self) -> MutexGuard<'_, BTreeMap<FaultId, Started>> {
+            self.started.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    /// What a helper is to do, and how much of what that is.
+    fn task(scenario: Scenario, parameters: &Parameters) -> Result<(Task, f64, Unit), HelperError> {
+        let reader = Reader::new(scenario, parameters)?;
+        if scenario == Scenario::CpuOverload {
+            let duty = reader.share("intensity")?;
+            let duty = reader.required("intensity", duty)?.get();
+            let there = burn::cores().len() as u64;
+            let wanted = reader.whole("cores")?.map_or(there.max(1), i64::unsigned_abs);
+            if wanted > there {
+                return Err(HelperError::TooManyCores { wanted, there });
+            }
+            return Ok((Task::Cpu { cores: wanted as usize, duty }, duty, Unit::Share));
+        }
+        let limits = Limits::new(Path::new("/"));
+        let bytes = match reader.share("share")? {
+            Some(share) => limits.share(share.get()),
+            None => {
+                let size = reader.size("size")?;
+                reader.required("size", size)?
+            }
+        };
+        limits.check(bytes)?;
+        Ok((Task::Memory { bytes }, bytes as f64, Unit::Bytes))
+    }
+
+    impl ChaosTarget for ResourceTarget {
+        fn name(&self) -> &str {
+            "helper"
+        }
+
+        fn is_critical(&self) -> bool {
+            false
+        }
+
+        fn carries(&self, scenario: Scenario) -> bool {
+            matches!(scenario, Scenario::MemoryPressure | Scenario::CpuOverload)
+        }
+
+        fn check(&self, scenario: Scenario, parameters: &Parameters) -> Result<(), TargetError> {
+            task(scenario, parameters).map(drop).map_err(|error| TargetError::of(&error))
+        }
+
+        fn apply(&self, order: &Order<'_>) -> Result<(), TargetError> {
+            self.start(order).map_err(|error| TargetError::of(&error))
+        }
+
+        fn undo(&self, fault: FaultId) -> Result<(), TargetError> {
+            if let Some(helper) = self.helper(fault) {
+                helper.end();
+            }
+            Ok(())
+        }
+
+        fn left_over(&self, fault: FaultId) -> Option<String> {
+            // Where there is no process any more, there is nothing of what it had.
+            let helper = self.helper(fault).filter(|helper| !helper.is_gone())?;
+            let pid = helper.id().map_or_else(|| "?".to_owned(), |id| id.pid.to_string());
+            Some(format!("the helper process {pid} is still there"))
+        }
+
+        fn progress(&self, fault: FaultId) -> Progress {
+            let started = self.lock();
+            let Some(Started { helper, requested, unit }) = started.get(&fault) else { return Progress::default() };
+            let achieved = helper.achieved();
+            let achieved = achieved.map(|achieved| Achieved { requested: *requested, achieved, unit: *unit });
+            Progress { process: helper.id(), achieved, ended: helper.ended() }
+        }
+
+        fn sweep(&self, _: FaultId, process: ProcessId) -> Result<(), TargetError> {
+            let told = || TargetError(format!("the helper process {} of an earlier run is still there", process.pid));
+            if sweep(process) { Ok(()) } else { Err(told()) }
+        }
+    }
+
+    impl Drop for ResourceTarget {
+        fn drop(&mut self) {
+            self.lock().values().for_each(|started| started.helper.end());
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod other {
+    use mcpscope_core::FaultId;
+
+    use crate::Scenario;
+    use crate::helper::{HelperError, Ready};
+    use crate::target::{ChaosTarget, Order, TargetError};
+
+    /// Takes memory and processors by helper processes, on Linux. On other systems there is none.
+    #[derive(Debug)]
+    pub struct ResourceTarget(std::convert::Infallible);
+
+    impl ResourceTarget {
+        /// By helpers of this program, which is `ready` for that.
+        ///
+        /// # Errors
+        /// The system is not Linux.
+        pub fn new(_ready: Ready) -> Result<Self, HelperError> {
+            Err(HelperError::Unsupported)
+        }
+
+        /// Its helpers that are there now: their process ids, each with the fault that it is for.
+        #[must_use]
+        pub fn helpers(&self) -> Vec<(u32, FaultId)> {
+            match self.0 {}
+        }
+    }
+
+    impl ChaosTarget for ResourceTarget {
+        fn name(&self) -> &str {
+            match self.0 {}
+        }
+
+        fn is_critical(&self) -> bool {
+            match self.0 {}
+        }
+
+        fn carries(&self, _: Scenario) -> bool {
+            match self.0 {}
+        }
+
+        fn apply(&self, _: &Order<'_>) -> Result<(), TargetError> {
+            match self.0 {}
+        }
+
+        fn undo(&self, _: FaultId) -> Result<(), TargetError> {
+            match self.0 {}
+        }
+
+        fn left_over(&self, _: FaultId) -> Option<String> {
+            match self.0 {}
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Whether an experiment may be started.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mcpscope_core::Ratio;
+
+use super::State;
+use crate::Scenario;
+use crate::directory::Server;
+use crate::experiment::{Experiment, Request};
+use crate::lease::Shared;
+use crate::outlook::millis;
+use crate::parameter::ParameterError;
+use crate::plan::{Mode, Plan};
+use crate::refusal::Refusal;
+use crate::run::Run;
+use crate::status::{StartedBy, Status};
+use crate::steady::{Window, is_healthy_enough};
+use crate::target::ChaosTarget;
+
+/// An experiment that may be started.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) experiment: Experiment,
+    pub(super) targets: Vec<String>,
+    pub(super) carriers: Vec<Arc<dyn ChaosTarget>>,
+    pub(super) scope: Ratio,
+}
+
+impl Admitted {
+    /// The share of the connections that it is about.
+    pub(super) fn share(&self) -> Ratio {
+        let own = self.experiment.fault.connections();
+        if own < self.scope { own } else { self.scope }
+    }
+}
+
+impl State {
+    /// Everything that has to be right for an experiment to start; nothing is changed.
+    pub(super) fn admit(
+        &self,
+        shared: &Shared,
+        request: &Request,
+        by: StartedBy,
+        now: Instant,
+    ) -> Result<Admitted, Refusal> {
+        let experiment = self.plan.experiment(request)?;
+        let scenario = experiment.scenario;
+        if self.is_stopping {
+            return Err(Refusal::Stopping);
+        }
+        if self.plan.mode == Mode::Off {
+            return Err(Refusal::Off { why: self.plan.why_off() });
+        }
+        if let Some(stopped) = &self.stopped {
+            let wait_ms = millis(stopped.until.saturating_duration_since(now));
+            return Err(Refusal::Stopped { by: stopped.cause.to_string(), wait_ms });
+        }
+        let (running, most) = (self.unfinished().count(), self.plan.max_concurrent_tests);
+        if running >= most {
+            return Err(Refusal::TooMany { running, most });
+        }
+        let limits = &self.plan.blast_radius;
+        if let Some(steady) = &self.steady {
+            let sample = steady.sample(&Window::second(now, None));
+            if !is_healthy_enough(&sample, limits.min_healthy) {
+                let healthy = sample.healthy.unwrap_or(1.0) * 100.0;
+                return Err(Refusal::Unhealthy { healthy, least: limits.min_healthy.get() * 100.0 });
+            }
+        }
+        let (targets, carriers) = if scenario.is_out_of_process() {
+            let carriers = self.carriers(shared, &experiment)?;
+            if scenario == Scenario::ProcessCrash {
+                self.may_kill(now)?;
+            }
+            for target in &carriers {
+                target.check(scenario, &experiment.parameters)?;
+            }
+            (carriers.iter().map(|target| target.name().to_owned()).collect(), carriers)
+        } else {
+            (servers(shared, &experiment)?, Vec::new())
+        };
+        let untouched = Ratio::new(1.0 - experiment.control.get()).unwrap_or(Ratio::ONE);
+        let scope = match by {
+            StartedBy::Scheduler if limits.max_sessions < untouched => limits.max_sessions,
+            _ => untouched,
+        };
+        Ok(Admitted { experiment, targets, carriers, scope })
+    }
+
+    /// The experiments that do what is not allowed under this plan, and why not; what is protected is so from here on.
+    pub(super) fn forbidden(&self, shared: &Shared, plan: &Plan) -> Vec<(u64, String)> {
+        let mut directory = shared.directory();
+        let protected = directory.protect(&plan.blast_radius.protected);
+        let why = |run: &Run| {
+            if plan.mode == Mode::Off {
+                return Some(format!("chaos is off ({})", plan.why_off()));
+            }
+            let (scenario, matcher) = (run.scenario(), &run.experiment.matcher);
+            let is_about =
+                |server: &Server| !scenario.is_out_of_process() && matcher.takes_server(&server.name, server.transport);
+            let server = protected.iter().find(|server| is_about(server)).map(|server| &*server.name);
+            let mut carriers = run.carriers.iter().map(|target| target.name());
+            let name = server.or_else(|| carriers.find(|name| directory.is_protected(name)))?;
+            Some(format!("{name} is protected"))
+        };
+        let active = self.runs.iter().filter(|run| matches!(run.status, Status::Planned | Status::Running));
+        active.filter_map(|run| Some((run.id, why(run)?))).collect()
+    }
+}
+
+/// The servers that a fault of messages is about.
+fn servers(shared: &Shared, experiment: &Experiment) -> Result<Vec<String>, Refusal> {
+    let (scenario, matcher) = (experiment.scenario, &experiment.matcher);
+    let directory = shared.directory();
+    let there = || directory.servers().map(|server| format!("{} ({})", server.name, server.transport)).collect();
+    let nothing = |reason| Refusal::NothingMatched { scenario, reason, there: there() };
+    let named: Vec<_> =
+        directory.servers().filter(|server| matcher.takes_server(&server.name, server.transport)).collect();
+    if named.is_empty() {
+        return Err(nothing("no server of that name and transport, where the fault means something"));
+    }
+    let speaks = |server: &Server| {
+        let mut eras = server.eras().peekable();
+        eras.peek().is_none() || eras.any(|era| matcher.takes_place(server.transport, era))
+    };
+    if !named.iter().any(|server| speaks(server)) {
+        let place = named.first().map(|server| format!("{}, as {} speaks it", server.transport, server.name));
+        return Err(ParameterError::Meaningless { scenario, place: place.unwrap_or_default() }.into());
+    }
+    let free: Vec<_> = named.into_iter().filter(|server| !server.is_protected() && speaks(server)).collect();
+    if free.is_empty() {
+        return Err(nothing("all servers that match are critical or protected"));
+    }
+    if matcher.wants_open_session() && directory.connections(matcher).is_empty() {
+        return Err(nothing("no session that matches is open"));
+    }
+    let mut names: Vec<_> = free.into_iter().map(|server| server.name.to_string()).collect();
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
+}

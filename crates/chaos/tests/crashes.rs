@@ -1,0 +1,214 @@
+//! Crashes: who crashes, when, and how often at most.
+
+#![allow(clippy::unwrap_used, reason = "clippy does not take the helpers of an integration test for tests")]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{SECOND, World, request};
+use mcpscope_chaos::{Cause, ChaosTarget, Crash, Order, Plan, Refusal, Scenario, Status, TargetError};
+use mcpscope_core::{Component, FaultId};
+
+/// Who, how, and when.
+type Crashed = (&'static str, Crash, Duration);
+
+/// A process that may be crashed, and comes back at once.
+#[derive(Debug)]
+struct Process {
+    name: &'static str,
+    components: &'static [Component],
+    is_critical: AtomicBool,
+    is_there: AtomicBool,
+    crashes: Arc<Mutex<Vec<Crashed>>>,
+    began: std::time::Instant,
+}
+
+impl ChaosTarget for Process {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn components(&self) -> &[Component] {
+        self.components
+    }
+
+    fn is_critical(&self) -> bool {
+        self.is_critical.load(Ordering::Relaxed)
+    }
+
+    fn is_there(&self) -> bool {
+        self.is_there.load(Ordering::Relaxed)
+    }
+
+    fn carries(&self, scenario: Scenario) -> bool {
+        scenario == Scenario::ProcessCrash
+    }
+
+    fn apply(&self, order: &Order<'_>) -> Result<(), TargetError> {
+        assert!(order.now < order.expires_at);
+        self.crashes.lock().unwrap().push((self.name, order.crash(), order.now - self.began));
+        Ok(())
+    }
+
+    fn undo(&self, _: FaultId) -> Result<(), TargetError> {
+        Ok(())
+    }
+
+    fn left_over(&self, _: FaultId) -> Option<String> {
+        None
+    }
+}
+
+struct Stage {
+    world: World,
+    targets: Vec<Arc<Process>>,
+}
+
+impl Stage {
+    fn new(plan: Plan, names: &[(&'static str, &'static [Component])]) -> Self {
+        let world = World::new(plan);
+        let crashes = Arc::default();
+        let targets = names.iter().map(|(name, components)| {
+            let (is_critical, is_there) = (AtomicBool::new(false), AtomicBool::new(true));
+            let crashes = Arc::clone(&crashes);
+            Arc::new(Process { name, components, is_critical, is_there, crashes, began: world.now })
+        });
+        let targets: Vec<_> = targets.collect();
+        for target in &targets {
+            world.controller.register(target.clone(), world.now);
+        }
+        Self { world, targets }
+    }
+
+    fn crashes(&self) -> Vec<Crashed> {
+        std::mem::take(&mut *self.targets[0].crashes.lock().unwrap())
+    }
+
+    fn refused(&self, pairs: &[&str]) -> String {
+        let refusal = self.world.controller.start(&request("process_crash", pairs), self.world.now).unwrap_err();
+        assert!(matches!(refusal, Refusal::NothingMatched { .. } | Refusal::TooManyKills { .. }), "{refusal:?}");
+        refusal.to_string()
+    }
+}
+
+const TWO: &[(&str, &[Component])] = &[("one", &[Component::Tools]), ("two", &[Component::Registry])];
+
+#[test]
+fn one_of_them_crashes_at_once_and_the_seed_says_which() {
+    let mut stage = Stage::new(Plan::default(), TWO);
+    let mut chosen = Vec::new();
+    for seed in 0..8 {
+        let seed = format!("seed={seed}");
+        for _ in 0..2 {
+            let id = stage.world.start("process_crash", &["duration=1s", "signal=term", &seed]);
+            let crashes = stage.crashes();
+            assert_eq!((crashes.len(), crashes[0].1), (1, Crash::Term));
+            assert_eq!(stage.world.test(id).details.targets, [crashes[0].0], "and no other is named");
+            chosen.push(crashes[0].0);
+            stage.world.pass(Duration::from_secs(20));
+            assert_eq!(stage.world.controller.report(id.0, stage.world.now).unwrap().targets, [crashes[0].0]);
+            assert_eq!(stage.crashes(), [], "once");
+        }
+    }
+    assert!(chosen.chunks(2).all(|twice| twice[0] == twice[1]), "{chosen:?}");
+    assert!(chosen.contains(&"one") && chosen.contains(&"two"), "{chosen:?}");
+}
+
+#[test]
+fn with_a_rate_each_target_has_its_own_chance_every_second() {
+    let mut plan = Plan::default();
+    plan.blast_radius.max_kills_per_hour = 1000;
+    let mut stage = Stage::new(plan, TWO);
+    let id = stage.world.start("process_crash", &["duration=10s", "crash_rate=1"]);
+    assert_eq!(stage.crashes().len(), 2, "at once");
+    stage.world.pass(Duration::from_secs(60));
+    let rest = stage.crashes();
+    assert_eq!(rest.len(), 18);
+    assert!(rest.iter().all(|(.., at)| at.as_millis().is_multiple_of(1000) && *at < 10 * SECOND), "{rest:?}");
+    let report = stage.world.controller.report(id.0, stage.world.now).unwrap();
+    let injection = report.injection;
+    assert_eq!((report.status, injection.injected, injection.achieved_intensity), (Status::Completed, 20, Some(1.0)));
+
+    let run = |stage: &mut Stage, parameters: &[&str]| {
+        let began = stage.world.now - stage.targets[0].began;
+        stage.world.start("process_crash", parameters);
+        stage.world.pass(Duration::from_secs(120));
+        let crashes = stage.crashes().into_iter();
+        crashes.map(|(name, _, at)| (name, (at - began).as_secs())).collect::<Vec<_>>()
+    };
+    let first = run(&mut stage, &["duration=60s", "crash_rate=0.3", "seed=5"]);
+    // 120 draws: the binomial 99.99 % interval.
+    assert!((18..=57).contains(&first.len()), "{}", first.len());
+    assert_eq!(run(&mut stage, &["duration=60s", "crash_rate=0.3", "seed=5"]), first, "the same seed");
+    assert_ne!(run(&mut stage, &["duration=60s", "crash_rate=0.3", "seed=6"]), first, "another seed");
+    let of = |name| first.iter().filter(|(of, _)| *of == name).map(|(_, second)| *second).collect::<Vec<_>>();
+    assert_ne!(of("one"), of("two"), "each its own draws");
+    assert_eq!(run(&mut stage, &["duration=60s", "crash_rate=0"]), []);
+}
+
+#[test]
+fn crashes_by_chance_count_and_the_first_too_many_is_said() {
+    let mut plan = Plan::default();
+    plan.blast_radius.max_kills_per_hour = 3;
+    let mut stage = Stage::new(plan, TWO);
+    stage.world.start("process_crash", &["duration=10s", "crash_rate=1"]);
+    stage.world.pass(Duration::from_secs(60));
+    assert_eq!(stage.crashes().len(), 3);
+    let events = stage.world.controller.events_since(0, stage.world.now);
+    let refusals: Vec<_> =
+        events.iter().map(|event| format!("{event:?}")).filter(|text| text.contains("Refused")).collect();
+    assert!(refusals.len() == 1 && refusals[0].contains("3 crashes in the last hour"), "{refusals:?}");
+    assert!(stage.refused(&[]).contains("3 crashes in the last hour"));
+}
+
+#[test]
+fn the_time_that_nobody_drove_is_over_and_a_stop_is_the_end() {
+    let mut stage = Stage::new(Plan::default(), &TWO[..1]);
+    stage.world.start("process_crash", &["duration=30s", "crash_rate=1"]);
+    stage.world.now += Duration::from_secs(20);
+    stage.world.controller.drive(stage.world.now);
+    assert_eq!(stage.crashes().len(), 2, "one at the start, one now");
+    stage.world.controller.emergency_stop(Cause::Person, stage.world.now);
+    stage.world.pass(Duration::from_secs(30));
+    assert_eq!(stage.crashes(), []);
+}
+
+#[test]
+fn who_is_away_or_has_become_critical_is_left_alone() {
+    let mut stage = Stage::new(Plan::default(), TWO);
+    stage.world.start("process_crash", &["duration=4s", "crash_rate=1"]);
+    stage.targets[0].is_there.store(false, Ordering::Relaxed);
+    stage.targets[1].is_critical.store(true, Ordering::Relaxed);
+    stage.world.pass(Duration::from_millis(2500));
+    assert_eq!(stage.crashes().len(), 2, "those of the start");
+    stage.targets[0].is_there.store(true, Ordering::Relaxed);
+    stage.world.pass(Duration::from_secs(20));
+    assert_eq!(stage.crashes().iter().map(|(name, ..)| *name).collect::<Vec<_>>(), ["one"]);
+
+    stage.targets[0].is_there.store(false, Ordering::Relaxed);
+    assert!(stage.refused(&["target_processes=one"]).contains("none of those that match runs now; there is one, two"));
+    assert!(stage.refused(&["target_processes=two"]).contains("critical or protected"));
+    let two: Arc<dyn ChaosTarget> = stage.targets[1].clone();
+    stage.world.controller.unregister(&two, stage.world.now);
+    assert!(stage.refused(&["target_processes=two"]).contains("no target of that name"));
+}
+
+#[test]
+fn a_component_is_the_process_that_carries_it() {
+    let mut plan = Plan::default();
+    plan.blast_radius.protected = vec!["tw*".into(), "tools".into()];
+    let mut stage = Stage::new(plan, TWO);
+    stage.world.start("process_crash", &["duration=1s", "target_processes=tools"]);
+    assert_eq!(stage.crashes()[0].0, "one");
+    stage.world.pass(Duration::from_secs(20));
+    assert!(stage.refused(&["target_processes=registry"]).contains("critical or protected"));
+    assert!(stage.refused(&["target_processes=transport"]).contains("no target of that name"));
+    for _ in 0..5 {
+        stage.world.start("process_crash", &["duration=1s"]);
+        assert_eq!(stage.crashes()[0].0, "one", "the other is protected");
+        stage.world.pass(Duration::from_secs(20));
+    }
+}
