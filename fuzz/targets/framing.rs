@@ -8,6 +8,7 @@
 use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
+use mcpscope_core::{Effect, FaultId, Injection};
 use mcpscope_hooks::Passage;
 use mcpscope_proxy::fuzzing::{Part, Tap};
 
@@ -60,7 +61,7 @@ fn run(mut tap: Tap, pieces: &[(&[u8], bool)], verdicts: u8) -> (Vec<u8>, Vec<Op
         let verdict = (verdicts >> (2 * (seen.len() % 4))) & 3;
         seen.push(message.map(<[u8]>::to_vec));
         match verdict {
-            1 => Passage::At(due),
+            1 => Passage::new(vec![Injection { fault: FaultId(1), effect: Effect::Duplicate, ends: due }], due),
             2 => Passage::Never,
             _ => Passage::Now,
         }

@@ -9,11 +9,7 @@ pub(crate) fn error(code: i64, id: Option<&RequestId>, message: &str) -> Value {
     let mut answer = json!({"jsonrpc": "2.0", "error": error});
     // An error that belongs to no request has no id; MCP knows no null.
     if let Some(id) = id {
-        answer["id"] = match id {
-            RequestId::Integer(number) => Value::from(*number),
-            RequestId::Number(text) => serde_json::from_str(text).unwrap_or_default(),
-            RequestId::Text(text) => Value::from(&**text),
-        };
+        answer["id"] = mcpscope_hooks::id_as_json(id);
     }
     answer
 }

@@ -4,13 +4,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use mcpscope_core::{
-    Call, CallEvent, CallEventKind, Component, Direction, Era, ErrorType, Method, Outcome, Protocol, RequestId,
-    TraceContext,
+    Call, CallEvent, CallEventKind, Component, Direction, Era, ErrorType, FaultId, Injection, Method, Outcome,
+    Protocol, RequestId, TraceContext,
 };
-use mcpscope_hooks::{InFlight, Lane, Loss, MessageFacts, Passage, Session};
+use mcpscope_hooks::{InFlight, Lane, Link, Loss, MessageKind, Passage, Session};
 use smallvec::{SmallVec, smallvec};
 
 use crate::inject::Splice;
+use crate::item::{Asks, Subject};
+use crate::mailbox::Mailbox;
 use crate::pending::{Pending, Requests};
 use crate::relay::{Place, Relay};
 use crate::scan::{Message, Messages, Params, Progress, ScanError, scan};
@@ -23,6 +25,10 @@ pub(crate) struct Conversation {
     peer: Box<str>,
     /// The session's id, once there is one.
     id: OnceLock<Arc<str>>,
+    /// What it is to faults.
+    link: Link,
+    /// Answers that are to come on its event stream.
+    pub(crate) mailbox: Mailbox,
     state: Mutex<State>,
 }
 
@@ -65,6 +71,8 @@ pub(crate) struct Travel<'a> {
     pub(crate) tracestate: Option<&'a str>,
     /// Whether it may answer what was not seen yet: a response to nothing is handed back then, and not counted.
     pub(crate) is_early: bool,
+    /// Whether all of it is held, so that a fault can touch it.
+    pub(crate) is_held: bool,
 }
 
 /// The ids of requests: nearly always one.
@@ -94,6 +102,8 @@ pub(crate) struct Observed {
     pub(crate) unaddressed: Option<(Option<Box<str>>, u64)>,
     /// The responses to what was not seen yet.
     pub(crate) early: Vec<Response>,
+    /// What it is, if a fault has touched it.
+    pub(crate) subject: Option<Box<Subject>>,
 }
 
 impl Observed {
@@ -105,6 +115,7 @@ impl Observed {
         context: None,
         unaddressed: None,
         early: Vec::new(),
+        subject: None,
     };
 }
 
@@ -113,12 +124,15 @@ impl Conversation {
     pub(crate) fn new(relay: Arc<Relay>, peer: &str, has_session: bool, now: Instant) -> Self {
         let pending = Requests::default();
         let state = State { pending, protocol: None, has_session, session: None, streams: 0, last_seen: now };
-        Self { relay, peer: peer.into(), id: OnceLock::new(), state: Mutex::new(state) }
+        let (link, mailbox) = (relay.probe.link(None), Mailbox::default());
+        Self { relay, peer: peer.into(), id: OnceLock::new(), link, mailbox, state: Mutex::new(state) }
     }
 
     /// The conversation turns out to be this session.
     pub(crate) fn name(&self, id: &str) {
-        let _ = self.id.set(id.into());
+        if self.id.set(id.into()).is_ok() {
+            self.link.name(id);
+        }
         self.lock().has_session = true;
     }
 
@@ -135,6 +149,16 @@ impl Conversation {
         let protocol = protocol.unwrap_or(Protocol::V2025_03_26);
         state.protocol.get_or_insert(protocol);
         state.session.get_or_insert_with(|| self.relay.probe.session(protocol, None, at));
+    }
+
+    /// What is done to it as a whole, if anything is; `is_new` if it has just opened.
+    pub(crate) fn broken(&self, is_new: bool, at: Instant) -> Option<Injection> {
+        let probe = &self.relay.probe;
+        let (standing, is_first) = probe.guarded(|| self.link.standing(is_new, at)).flatten()?;
+        if is_first {
+            probe.acted(std::slice::from_ref(&standing));
+        }
+        probe.is_live(&standing, at).then_some(standing)
     }
 
     /// Whether nothing was seen since `since`, and nothing is open.
@@ -185,8 +209,8 @@ impl Conversation {
     }
 
     /// The server is gone, and another will go on with the session: what is pending will not be answered, but for the
-    /// client's request with the id `spared`. Its own requests nobody waits for any more.
-    pub(crate) fn break_off(&self, spared: Option<&RequestId>, message: &str, at: Instant) {
+    /// client's request with the id `spared`. Its own requests nobody waits for any more. `fault` is what made it go, if one did.
+    pub(crate) fn break_off(&self, spared: Option<&RequestId>, message: &str, fault: Option<FaultId>, at: Instant) {
         let pending = {
             let mut state = self.lock();
             let kept = spared.and_then(|id| Some((id, state.pending.remove(Direction::ToServer, id)?)));
@@ -196,12 +220,16 @@ impl Conversation {
             }
             pending
         };
-        for pending in pending {
+        for mut pending in pending {
+            fault.into_iter().for_each(|fault| pending.in_flight.touched_by(fault));
             let asked = pending.in_flight.call().map(|call| call.direction);
             let outcome = match asked {
                 Some(Direction::ToClient) => Outcome::Timeout,
                 _ => Outcome::Error { kind: ErrorType::ConnectionLost, message: Some(message.into()) },
             };
+            if let Outcome::Error { .. } = outcome {
+                self.relay.probe.broke_off(fault, at);
+            }
             pending.in_flight.finish(outcome, 0, at);
         }
     }
@@ -227,28 +255,32 @@ impl Conversation {
         travel: Travel<'_>,
         lane: &mut Lane,
     ) -> Observed {
-        let messages = match scanned {
+        let mut messages = match scanned {
             Ok(messages) => messages,
             Err(ScanError::Invalid) => smallvec![Message::Invalid],
             Err(ScanError::TooMany) => {
                 self.relay.probe.lost(Loss::OversizedMessage, travel.at);
-                return Observed { passage: self.admit(travel, lane, None, None, None), ..Observed::NOTHING };
+                return Observed { ..Observed::NOTHING };
             }
         };
         let mut observed = Observed::NOTHING;
         let is_request = |message: &&Message| matches!(message, Message::Request { .. });
         let is_alone = messages.iter().filter(is_request).count() == 1;
-        for message in messages {
-            let invalid = (message == Message::Invalid).then_some(ErrorType::InvalidMessage);
+        let mut subject = Subject { is_alone: messages.len() == 1, ..Subject::default() };
+        for message in &mut messages {
+            let invalid = (*message == Message::Invalid).then_some(ErrorType::InvalidMessage);
             self.relay.probe.operation(Component::Transport, invalid, travel.at);
             let passage = match message {
-                Message::Invalid => self.admit(travel, lane, None, None, None),
-                Message::Request { id, method, mut params } => {
-                    let call = self.call(travel, method, id, &mut params, size);
+                Message::Invalid => Passage::Now,
+                Message::Request { id, method, params } => {
+                    let call = self.call(travel, method.clone(), id.take(), params, size);
                     match self.place(&call, travel.at) {
                         Some(place) => {
                             observed.begun.extend(call.id.clone());
-                            let (passage, onward) = self.begin(call, place, &params, travel, lane);
+                            if travel.is_held {
+                                subject.asks = Some(Asks::from(&call));
+                            }
+                            let (passage, onward) = self.begin(call, place, params, travel, lane);
                             if let Some((context, splice)) = onward {
                                 let replaces = travel.context.is_some_and(|their| their.trace_id == context.trace_id);
                                 observed.context = (is_alone && replaces).then_some(context);
@@ -256,32 +288,40 @@ impl Conversation {
                             }
                             passage
                         }
-                        None => self.admit(travel, lane, Some(&call.method), call.target.as_deref(), None),
+                        None => self.admit(travel, MessageKind::Request, Some(&call)),
                     }
                 }
-                Message::Notification { method, mut params } => {
-                    let call = self.call(travel, method, None, &mut params, size);
-                    let passage = self.admit(travel, lane, Some(&call.method), call.target.as_deref(), None);
+                Message::Notification { method, params } => {
+                    let call = self.call(travel, method.clone(), None, params, size);
+                    let passage = self.admit(travel, MessageKind::Notification, Some(&call));
+                    subject.asks = matches!(passage, Passage::Touched(_)).then(|| Asks::from(&call));
                     if let Some(id) = &params.cancels {
                         let outcome = if params.timed_out { Outcome::Timeout } else { Outcome::Cancelled };
                         self.cancel(travel.direction, id, outcome, travel.at);
                     }
-                    if let Some(progress) = params.progress {
+                    if let Some(progress) = params.progress.take() {
                         self.progress(travel.direction.reverse(), progress, travel.at);
                     }
                     self.relay.probe.notify(call, travel.at);
                     passage
                 }
                 Message::Response { id: None, outcome: Outcome::Error { message, .. }, .. } => {
-                    observed.unaddressed = Some((message, size as u64));
-                    self.admit(travel, lane, None, None, None)
+                    observed.unaddressed = Some((message.take(), size as u64));
+                    self.admit(travel, MessageKind::Response, None)
                 }
                 Message::Response { id, outcome, protocol } => {
-                    let response = Response { id, outcome, protocol, bytes: size as u64 };
-                    self.answer(response, travel, lane, &mut observed.early)
+                    let outcome = std::mem::replace(outcome, Outcome::Ok);
+                    let response = Response { id: id.clone(), outcome, protocol: *protocol, bytes: size as u64 };
+                    let passage = self.answer(response, travel, &mut observed.early);
+                    subject.asks = Some(Asks { id: None, method: None, protocol: None });
+                    subject.answers = id.take().filter(|_| matches!(passage, Passage::Touched(_)));
+                    passage
                 }
             };
-            observed.passage = later(observed.passage, passage);
+            observed.passage = observed.passage.and(passage);
+        }
+        if matches!(observed.passage, Passage::Touched(_)) {
+            observed.subject = Some(Box::new(subject));
         }
         observed
     }
@@ -297,6 +337,17 @@ impl Conversation {
         ends
     }
 
+    /// Ends all calls of the client, whose connection is lost; returns their ids, in the order in which they began.
+    pub(crate) fn lose_all(&self, at: Instant) -> Vec<RequestId> {
+        let mut lost = self.lock().pending.asked(Direction::ToServer);
+        lost.sort_by_key(|(_, pending)| pending.in_flight.started());
+        let end = |(id, pending): (RequestId, Pending)| {
+            pending.in_flight.finish(Outcome::error(ErrorType::ConnectionLost), 0, at);
+            id
+        };
+        lost.into_iter().map(end).collect()
+    }
+
     /// Whether a call is still to be answered.
     pub(crate) fn awaits(&self, direction: Direction, id: &RequestId) -> bool {
         self.lock().pending.contains(direction, id)
@@ -308,6 +359,10 @@ impl Conversation {
         if let Some(Pending { mut in_flight, .. }) = pending {
             in_flight.event(CallEvent { at, kind: CallEventKind::Cancelled });
             in_flight.finish(outcome, 0, at);
+        }
+        if self.relay.probe.holds() {
+            // Its answer may be held until now.
+            self.relay.bell.ring();
         }
     }
 
@@ -343,19 +398,21 @@ impl Conversation {
         let client = (stateless && travel.direction == Direction::ToServer)
             .then(|| format!("{} {}", self.peer, params.client.as_deref().unwrap_or_default()).into());
         let mut in_flight = self.relay.probe.begin(call, travel.at);
-        let passage = in_flight.admit(travel.direction, lane, travel.at);
+        let passage =
+            if travel.is_held { in_flight.admit(&self.link, travel.direction, travel.at) } else { Passage::Now };
         let onward = in_flight.forward(lane).filter(|_| self.relay.probe.propagates()).map(|context| {
             let tracestate = in_flight.call().and_then(|call| call.tracestate.as_deref());
             (context, params.slot.as_ref().map(|slot| slot.splice(&context, tracestate)))
         });
-        let pending = Pending { in_flight, _place: place, client, token: params.progress_token.clone() };
+        let token = params.progress_token.clone();
+        let pending = Pending { in_flight, _place: place, client, token, answered: None };
         // One that reuses an id in flight ends the call before it: nobody can tell their answers apart.
         let reused = self.lock().pending.insert(travel.direction, id, pending);
         drop(reused);
         (passage, onward)
     }
 
-    fn answer(&self, response: Response, travel: Travel<'_>, lane: &mut Lane, early: &mut Vec<Response>) -> Passage {
+    fn answer(&self, response: Response, travel: Travel<'_>, early: &mut Vec<Response>) -> Passage {
         let asked = travel.direction.reverse();
         let pending = {
             let mut state = self.lock();
@@ -363,7 +420,7 @@ impl Conversation {
             response.id.as_ref().and_then(|id| state.pending.remove(asked, id))
         };
         let Some(mut pending) = pending else {
-            let passage = self.admit(travel, lane, None, None, response.id.as_ref());
+            let passage = self.admit(travel, MessageKind::Response, None);
             if travel.is_early && response.id.is_some() {
                 early.push(response);
             } else {
@@ -371,8 +428,19 @@ impl Conversation {
             }
             return passage;
         };
-        let passage = pending.in_flight.admit(travel.direction, lane, travel.at);
-        self.conclude(pending, response, travel.at);
+        let passage = if travel.is_held {
+            pending.in_flight.admit(&self.link, travel.direction, travel.at)
+        } else {
+            Passage::Now
+        };
+        match (&passage, response.id.clone()) {
+            (Passage::Touched(_), Some(id)) => {
+                // It is not answered before whoever asked has the answer, which may be never.
+                pending.answered = Some(response);
+                drop(self.lock().pending.insert(asked, id, pending));
+            }
+            _ => self.conclude(pending, response, travel.at),
+        }
         passage
     }
 
@@ -383,6 +451,32 @@ impl Conversation {
             Some(pending) => self.conclude(pending, response, at),
             None => self.relay.probe.lost(Loss::UnmatchedResponse, at),
         }
+    }
+
+    /// The answer to a request made in this direction, which a fault had its hand in, reaches whoever asked.
+    pub(crate) fn delivered(&self, direction: Direction, id: &RequestId, at: Instant) {
+        let answered = {
+            let mut state = self.lock();
+            match state.pending.remove(direction, id) {
+                Some(mut pending) => match pending.answered.take() {
+                    Some(response) => Some((pending, response)),
+                    // Another request has its id by now.
+                    None => {
+                        drop(state.pending.insert(direction, id.clone(), pending));
+                        None
+                    }
+                },
+                None => None,
+            }
+        };
+        if let Some((pending, response)) = answered {
+            self.conclude(pending, response, at);
+        }
+    }
+
+    /// Whether a request made in this direction is in flight.
+    pub(crate) fn is_pending(&self, direction: Direction, id: &RequestId) -> bool {
+        self.lock().pending.contains(direction, id)
     }
 
     /// Ends a call with its response.
@@ -408,6 +502,7 @@ impl Conversation {
         if call.method.as_str() == "initialize" {
             let protocol = settled.or(call.protocol).unwrap_or(Protocol::Other);
             call.protocol = Some(protocol);
+            self.link.saw(protocol.era());
             let mut state = self.lock();
             state.protocol = Some(protocol);
             if state.has_session {
@@ -419,6 +514,7 @@ impl Conversation {
             }
         }
         if let (Some(client), Some(protocol)) = (client, call.protocol) {
+            self.link.saw(protocol.era());
             self.relay.clients.seen(&self.relay.probe, client, protocol, at);
         }
     }
@@ -465,17 +561,16 @@ impl Conversation {
         }
     }
 
-    /// Asks for a verdict on a message that belongs to no call.
-    fn admit(
-        &self,
-        travel: Travel<'_>,
-        lane: &mut Lane,
-        method: Option<&Method>,
-        target: Option<&str>,
-        id: Option<&RequestId>,
-    ) -> Passage {
-        let (server, direction, method) = (self.relay.probe.server(), travel.direction, method.map(Method::as_str));
-        self.relay.probe.admit(&MessageFacts { server, direction, method, target, id }, lane, travel.at)
+    /// What faults do to a message that belongs to no call that is followed; `call` says what is known of it.
+    fn admit(&self, travel: Travel<'_>, kind: MessageKind, call: Option<&Call>) -> Passage {
+        if !travel.is_held || !self.relay.probe.holds() {
+            return Passage::Now;
+        }
+        let method = call.map(|call| call.method.as_str());
+        let tool = call.and_then(|call| call.target.as_deref()).filter(|_| method == Some("tools/call"));
+        let protocol = call.map_or_else(|| self.lock().protocol.or(travel.protocol), |call| call.protocol);
+        let message = mcpscope_hooks::Message { kind, method, tool, protocol };
+        self.relay.probe.admit(&self.link, travel.direction, &message, travel.at)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -494,16 +589,6 @@ impl State {
 impl Drop for Conversation {
     fn drop(&mut self) {
         self.end_of_use();
-    }
-}
-
-/// A batch travels as one: as late as its latest message, and not at all if one of them is to be lost.
-fn later(a: Passage, b: Passage) -> Passage {
-    match (a, b) {
-        (Passage::Never, _) | (_, Passage::Never) => Passage::Never,
-        (Passage::At(a), Passage::At(b)) => Passage::At(a.max(b)),
-        (Passage::At(at), Passage::Now) | (Passage::Now, Passage::At(at)) => Passage::At(at),
-        (Passage::Now, Passage::Now) => Passage::Now,
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use mcpscope_hooks::{Departure, Passage};
 
 use crate::inject::{Splice, spliced};
+use crate::item::Subject;
 
 /// Memory for the copies of messages under way, shared by all taps of a relay: many large messages at once must not add
 /// up without bound. Who finds it used up treats the message as too large.
@@ -82,12 +83,16 @@ pub(crate) struct Part<'a> {
     pub(crate) departure: Option<Departure>,
     /// What they took from the budget, to be kept until they are written.
     pub(crate) share: Option<Share>,
+    /// What they are, if a fault has touched them.
+    pub(crate) subject: Option<Box<Subject>>,
+    /// Whether a frame ends with them.
+    pub(crate) is_end: bool,
 }
 
 impl<'a> Part<'a> {
     /// Bytes that follow what has gone on already.
-    fn rest(bytes: impl Into<Cow<'a, [u8]>>) -> Self {
-        Self { bytes: bytes.into(), passage: Passage::Now, departure: None, share: None }
+    pub(crate) fn rest(bytes: impl Into<Cow<'a, [u8]>>) -> Self {
+        Self { bytes: bytes.into(), passage: Passage::Now, departure: None, share: None, subject: None, is_end: false }
     }
 }
 
@@ -99,12 +104,14 @@ pub(crate) struct Judgement {
     pub(crate) splices: Vec<Splice>,
     /// That of its calls, where they are not to leave with what else is fed in.
     pub(crate) departure: Option<Departure>,
+    /// What it is, if a fault has touched it.
+    pub(crate) subject: Option<Box<Subject>>,
 }
 
 impl From<Passage> for Judgement {
     /// It goes on as it is.
     fn from(passage: Passage) -> Self {
-        Self { passage, splices: Vec::new(), departure: None }
+        Self { passage, splices: Vec::new(), departure: None, subject: None }
     }
 }
 
@@ -191,12 +198,13 @@ impl Tap {
         self.passed = 0;
     }
 
-    /// Takes the next bytes. `hold` says whether messages are held until they are complete; `judge` sees every message that they complete.
+    /// Takes the next bytes. `hold` says whether messages are held until they are complete; `judge` sees every message that
+    /// they complete, and whether all of it is held, so that a fault can touch it.
     pub(crate) fn feed<'a>(
         &mut self,
         chunk: &'a [u8],
         hold: bool,
-        mut judge: impl FnMut(Seen<'_>) -> Judgement,
+        mut judge: impl FnMut(Seen<'_>, bool) -> Judgement,
     ) -> Fate<'a> {
         let mut parts = Vec::new();
         let parting = hold || self.is_holding();
@@ -219,7 +227,7 @@ impl Tap {
     }
 
     /// Takes the whole of a body in one piece, none of which is held. Nothing is copied.
-    pub(crate) fn whole(&mut self, body: &[u8], mut judge: impl FnMut(Seen<'_>) -> Judgement) {
+    pub(crate) fn whole(&mut self, body: &[u8], mut judge: impl FnMut(Seen<'_>, bool) -> Judgement) {
         self.complete(body, None, &mut judge);
     }
 
@@ -229,7 +237,7 @@ impl Tap {
     }
 
     /// The stream has ended: what is left goes on. `judge` sees it if it is a message.
-    pub(crate) fn end(&mut self, mut judge: impl FnMut(Seen<'_>) -> Judgement) -> Vec<Part<'static>> {
+    pub(crate) fn end(&mut self, mut judge: impl FnMut(Seen<'_>, bool) -> Judgement) -> Vec<Part<'static>> {
         let mut parts = Vec::new();
         if self.oversized {
             self.oversized = false;
@@ -273,21 +281,21 @@ impl Tap {
         &mut self,
         end: &'a [u8],
         parts: Option<&mut Vec<Part<'a>>>,
-        judge: &mut impl FnMut(Seen<'_>) -> Judgement,
+        judge: &mut impl FnMut(Seen<'_>, bool) -> Judgement,
     ) {
         if self.oversized {
             self.oversized = false;
             if let Some(parts) = parts {
-                parts.push(Part::rest(end));
+                parts.push(Part { is_end: true, ..Part::rest(end) });
             }
             return;
         }
         if self.frame.len() + end.len() > self.max_message {
-            judge(Seen::Oversized);
+            judge(Seen::Oversized, false);
             if let Some(parts) = parts {
                 let mut bytes = self.frame.split_off(self.passed);
                 bytes.extend_from_slice(end);
-                parts.push(Part { share: self.share(), ..Part::rest(bytes) });
+                parts.push(Part { share: self.share(), is_end: true, ..Part::rest(bytes) });
             }
             self.reset();
             return;
@@ -299,6 +307,8 @@ impl Tap {
             self.frame.extend_from_slice(end);
             Cow::Owned(std::mem::take(&mut self.frame))
         };
+        let is_held = parts.is_some() && self.passed == 0;
+        let judge = &mut |seen: Seen<'_>| judge(seen, is_held);
         let (judgement, offset) = match self.framing {
             Framing::Line => {
                 let line = frame.trim_ascii();
@@ -317,16 +327,17 @@ impl Tap {
             }
             return self.reset();
         };
-        let Judgement { passage, splices, departure } = judgement;
+        let Judgement { passage, splices, departure, subject } = judgement;
         if self.passed > 0 {
             // Of a message that has begun to pass, the rest must follow.
-            parts.push(Part { departure, ..Part::rest(frame.get(self.passed..).unwrap_or_default().to_vec()) });
+            let rest = frame.get(self.passed..).unwrap_or_default().to_vec();
+            parts.push(Part { departure, is_end: true, ..Part::rest(rest) });
         } else {
             let bytes = match offset.filter(|_| !splices.is_empty()) {
                 Some(offset) => spliced(&frame, offset, &splices).into(),
                 None => frame,
             };
-            parts.push(Part { bytes, passage, departure, share: self.share() });
+            parts.push(Part { bytes, passage, departure, share: self.share(), subject, is_end: true });
         }
         self.reset();
     }
@@ -336,7 +347,7 @@ impl Tap {
         &mut self,
         bytes: &'a [u8],
         parts: Option<&mut Vec<Part<'a>>>,
-        judge: &mut impl FnMut(Seen<'_>) -> Judgement,
+        judge: &mut impl FnMut(Seen<'_>, bool) -> Judgement,
     ) {
         if !self.oversized && !self.has_room_for(bytes.len()) {
             let held = self.give_up(judge);
@@ -354,7 +365,7 @@ impl Tap {
     }
 
     /// Lets what is held of the frame go on, and keeps a copy to look at, if there is room for one.
-    fn release(&mut self, judge: &mut impl FnMut(Seen<'_>) -> Judgement) -> Part<'static> {
+    fn release(&mut self, judge: &mut impl FnMut(Seen<'_>, bool) -> Judgement) -> Part<'static> {
         let held = self.frame.get(self.passed..).unwrap_or_default();
         let bytes = held.len();
         if !self.budget.take(bytes) {
@@ -367,8 +378,8 @@ impl Tap {
     }
 
     /// Looks at the frame no more, which is too large; returns what was held of it.
-    fn give_up(&mut self, judge: &mut impl FnMut(Seen<'_>) -> Judgement) -> Part<'static> {
-        judge(Seen::Oversized);
+    fn give_up(&mut self, judge: &mut impl FnMut(Seen<'_>, bool) -> Judgement) -> Part<'static> {
+        judge(Seen::Oversized, false);
         let held = Part { share: self.share(), ..Part::rest(self.frame.split_off(self.passed)) };
         self.reset();
         self.oversized = true;
@@ -403,6 +414,33 @@ impl Tap {
 impl Drop for Tap {
     fn drop(&mut self) {
         self.budget.give_back(self.taken);
+    }
+}
+
+/// The message in a frame.
+pub(crate) fn message_of(framing: Framing, frame: &[u8]) -> Cow<'_, [u8]> {
+    match framing {
+        Framing::Line => Cow::Borrowed(frame.trim_ascii()),
+        Framing::Body => Cow::Borrowed(frame),
+        Framing::Sse => sse_event(frame).1,
+    }
+}
+
+impl Framing {
+    /// Another message in place of that in `frame`; what else the frame has stays.
+    pub(crate) fn framed(self, frame: &[u8], message: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Line => [message, b"\n"].concat(),
+            Self::Body => message.to_vec(),
+            Self::Sse => {
+                let lines = frame.split(|byte| matches!(byte, b'\n' | b'\r'));
+                let others = lines.filter(|line| !line.is_empty() && field(line, b"data").is_none());
+                let data = message.split(|byte| *byte == b'\n').map(|line| [b"data: ", line].concat());
+                let mut framed = others.map(<[u8]>::to_vec).chain(data).collect::<Vec<_>>().join(&b'\n');
+                framed.extend_from_slice(b"\n\n");
+                framed
+            }
+        }
     }
 }
 

@@ -38,7 +38,7 @@ impl Tap {
 
     /// Takes the next bytes; `judge` sees every message that they complete, or nothing of one that is too large.
     pub fn feed(&mut self, chunk: &[u8], hold: bool, mut judge: impl FnMut(Option<&[u8]>) -> Passage) -> Vec<Part> {
-        match self.0.feed(chunk, hold, |seen| judge(message(seen)).into()) {
+        match self.0.feed(chunk, hold, |seen, _| judge(message(seen)).into()) {
             Fate::Now(bytes) => vec![(bytes.to_vec(), Passage::Now)],
             Fate::Parts(parts) => parts.into_iter().map(part).collect(),
         }
@@ -46,20 +46,20 @@ impl Tap {
 
     /// The stream has ended; returns what was held.
     pub fn end(&mut self, mut judge: impl FnMut(Option<&[u8]>) -> Passage) -> Vec<Part> {
-        self.0.end(|seen| judge(message(seen)).into()).into_iter().map(part).collect()
+        self.0.end(|seen, _| judge(message(seen)).into()).into_iter().map(part).collect()
     }
 
     /// The whole stream with `context` in each of its requests that can take it, as a relay that propagates passes it on.
     #[must_use]
     pub fn inject(mut self, stream: &[u8], context: &TraceContext, tracestate: Option<&str>) -> Vec<u8> {
-        let judge = |seen: Seen<'_>| {
+        let judge = |seen: Seen<'_>, _: bool| {
             let messages = message(seen).and_then(|bytes| scan(bytes).ok()).into_iter().flatten();
             let slots = messages.filter_map(|message| match message {
                 Message::Request { params, .. } => params.slot,
                 _ => None,
             });
             let splices = slots.map(|slot| slot.splice(context, tracestate)).collect();
-            Judgement { passage: Passage::Now, splices, departure: None }
+            Judgement { passage: Passage::Now, splices, departure: None, subject: None }
         };
         let mut parts = match self.0.feed(stream, true, judge) {
             Fate::Now(bytes) => return bytes.to_vec(),

@@ -112,12 +112,17 @@ impl<'t> Lexer<'t> {
 
     #[inline(always)]
     fn shape<S: Simd>(&mut self, block: Block<S>) -> Result<Shape, Invalid> {
-        let escaped = self.escaped(block.is(b'\\'));
-        let quote = block.is(b'"') & !escaped;
+        let (backslash, quote, control) = (block.is(b'\\'), block.is(b'"'), block.is_control());
+        if (backslash | quote | control | self.escaped) == 0 && self.in_string != 0 {
+            // In the midst of a long text, which is most of many messages: all stays as it is.
+            self.at += BYTES;
+            return Ok(Shape::default());
+        }
+        let escaped = self.escaped(backslash);
+        let quote = quote & !escaped;
         // From the opening quote to the last character.
         let inside = prefix_xor(quote) ^ self.in_string;
         self.in_string = broadcast(inside >> 63);
-        let control = block.is_control();
         let mut wrong = inside & control;
         if escaped & inside != 0 {
             wrong |= escaped & inside & !block.is_escapable();
@@ -128,7 +133,7 @@ impl<'t> Lexer<'t> {
         }
 
         let string = inside | quote;
-        let blank = (block.is(b' ') | control) & !string;
+        let blank = block.is_blank_or_control() & !string;
         if control & !string != 0 {
             wrong |= control & !(string | block.is(b'\t') | block.is(b'\n') | block.is(b'\r'));
         }
@@ -217,46 +222,59 @@ impl<'t> Lexer<'t> {
 struct Nesting {
     /// Where the next block begins.
     at: usize,
-    /// All ones inside an object.
-    object: u64,
     depth: usize,
     /// The depth of the innermost container that is watched.
     watched: usize,
-    /// Which of the containers around are objects: the last 64, the innermost is the lowest bit.
-    around: u64,
-    /// The others, 64 in each.
+    /// Which of the containers are objects: the innermost is the lowest bit, and as many around it are known as can be left
+    /// before more are put back.
+    objects: u64,
+    /// The same as it was at each [`Nesting::LEVELS`].
     further: Vec<u64>,
 }
 
 impl Nesting {
+    /// After so many levels what is known of the containers is put away: half as many as fit, so that they are never short.
+    const LEVELS: usize = 32;
+
     #[inline(always)]
     fn pass(&mut self, shape: &Shape, outline: &mut impl Outline) -> Result<(), Invalid> {
-        let (mut brackets, mut rest, mut wrong) = (shape.bracket, u64::MAX, 0);
-        while brackets != 0 {
-            let bracket = brackets & brackets.wrapping_neg();
-            brackets ^= bracket;
-            let here = rest & (bracket | (bracket - 1));
-            rest &= !here;
-            wrong |= here & (shape.no_key & self.object | shape.colon & !self.object);
-            if self.depth == self.watched {
-                self.watch(shape, here & shape.separator, bracket, outline)?;
+        let (mut brackets, mut rest) = (shape.bracket, u64::MAX);
+        let (mut in_object, mut wrong) = (0, 0);
+        loop {
+            // Up to the next bracket, or to the end of the block.
+            let here = rest & (brackets ^ brackets.wrapping_sub(1));
+            rest ^= here;
+            in_object |= here & broadcast(self.objects & 1);
+            let is_watched = self.depth == self.watched;
+            if is_watched {
+                self.separators(shape, here & shape.separator, outline)?;
             }
-            let (is_open, is_object) = (broadcast_bit(shape.open, bracket), broadcast_bit(shape.curly, bracket));
-            wrong |= !is_open & (self.object ^ is_object);
-            if self.depth.is_multiple_of(64) {
+            if brackets == 0 {
+                break;
+            }
+            let bracket = brackets.trailing_zeros();
+            brackets &= brackets - 1;
+            let (is_open, is_object) = (shape.open >> bracket & 1, shape.curly >> bracket & 1);
+            if is_watched {
+                let at = self.at + bracket as usize;
+                if is_open == 0 {
+                    outline.close(at);
+                    self.watched = self.watched.wrapping_sub(1);
+                } else if outline.open(at, is_object != 0) {
+                    self.watched += 1;
+                }
+            }
+            wrong |= !is_open & (self.objects ^ is_object) & 1;
+            // At the outermost and every so many levels, between that level and the next.
+            if (self.depth + is_open as usize) % Self::LEVELS <= 1 {
                 self.swap(is_open != 0)?;
             }
-            let outer = broadcast(self.around & 1);
-            let (inside, outside) = (self.around << 1 | self.object & 1, self.around >> 1);
-            self.around = inside & is_open | outside & !is_open;
-            self.object = is_object & is_open | outer & !is_open;
-            // One more, or all ones, which is one less.
-            self.depth = self.depth.wrapping_add((!is_open | 1) as usize);
+            (self.objects, self.depth) = match is_open {
+                0 => (self.objects >> 1, self.depth - 1),
+                _ => (self.objects << 1 | is_object, self.depth + 1),
+            };
         }
-        wrong |= rest & (shape.no_key & self.object | shape.colon & !self.object);
-        if self.depth == self.watched {
-            self.separators(shape, rest & shape.separator, outline)?;
-        }
+        wrong |= shape.no_key & in_object | shape.colon & !in_object;
         self.at += BYTES;
         if wrong == 0 { Ok(()) } else { Err(Invalid) }
     }
@@ -265,42 +283,23 @@ impl Nesting {
         if self.depth == 0 { Ok(()) } else { Err(Invalid) }
     }
 
-    /// Every 64 levels: puts those around away, or gets them back.
+    /// Puts away what is known of the containers, or back in its place. Outside of the outermost none can end.
     #[cold]
     fn swap(&mut self, is_open: bool) -> Result<(), Invalid> {
-        let away = self.depth / 64;
-        if is_open {
-            if self.further.len() < away {
-                self.further.push(self.around);
+        let level = if is_open { self.depth } else { self.depth.checked_sub(1).ok_or(Invalid)? };
+        if level > 0 && level.is_multiple_of(Self::LEVELS) {
+            if is_open {
+                self.further.push(self.objects);
+            } else {
+                // As it was inside, where the innermost is one that ends now.
+                self.objects = self.further.pop().unwrap_or_default() << 1;
             }
-        } else if self.depth == 0 {
-            return Err(Invalid);
-        } else if self.further.len() == away {
-            self.around = self.further.pop().unwrap_or_default();
         }
         Ok(())
     }
 
-    /// A bracket in the innermost container that is watched, and the separators before it.
-    fn watch(
-        &mut self,
-        shape: &Shape,
-        separators: u64,
-        bracket: u64,
-        outline: &mut impl Outline,
-    ) -> Result<(), Invalid> {
-        self.separators(shape, separators, outline)?;
-        let at = self.at + bracket.trailing_zeros() as usize;
-        if shape.open & bracket == 0 {
-            outline.close(at);
-            self.watched = self.watched.wrapping_sub(1);
-        } else if outline.open(at, shape.curly & bracket != 0) {
-            self.watched += 1;
-        }
-        Ok(())
-    }
-
-    /// Some separators of it. Around the outermost container there are none.
+    /// Some separators of the innermost container that is watched. Around the outermost container there are none.
+    #[inline(always)]
     fn separators(&self, shape: &Shape, separators: u64, outline: &mut impl Outline) -> Result<(), Invalid> {
         if separators != 0 && self.depth == 0 {
             return Err(Invalid);
@@ -339,11 +338,6 @@ fn prefix_xor(mut bits: u64) -> u64 {
 #[inline(always)]
 fn broadcast(bit: u64) -> u64 {
     bit.wrapping_neg()
-}
-
-#[inline(always)]
-fn broadcast_bit(bits: u64, one: u64) -> u64 {
-    broadcast((bits & one != 0).into())
 }
 
 /// The places of the ones.

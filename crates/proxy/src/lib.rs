@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+mod alarm;
 mod answer;
+mod bell;
 mod child;
 mod clients;
 mod conversation;
@@ -10,7 +12,9 @@ mod framing;
 pub mod fuzzing;
 pub mod http;
 mod inject;
+mod item;
 mod json;
+mod mailbox;
 mod members;
 mod pending;
 mod queue;
@@ -18,13 +22,16 @@ mod relay;
 mod restarts;
 mod scan;
 pub mod stdio;
+mod target;
 mod traffic;
 
 use std::time::Duration;
 
+pub use child::Program;
 pub use inject::Slot;
 pub use restarts::{RestartPolicy, ServerState};
 pub use scan::{Message, Params, Progress, ScanError, scan};
+pub use target::ChildTarget;
 pub use traffic::{Paths, Traffic};
 
 /// How often calls, sessions and clients are looked over for those whose time is up.

@@ -59,45 +59,71 @@ impl Object {
         1 << self as u8
     }
 
-    /// The member that has this key, quotes included, if it is read.
+    /// The member that has this key, if it is read.
     fn member(self, key: &[u8]) -> Option<Member> {
-        Some(match (self, key) {
-            (Self::Message, br#""jsonrpc""#) => Member::Version,
-            (Self::Message, br#""method""#) => Member::Method,
-            (Self::Message, br#""id""#) => Member::Id,
-            (Self::Message, br#""params""#) => Member::Params,
-            (Self::Message, br#""result""#) => Member::Result,
-            (Self::Message, br#""error""#) => Member::Error,
-            (Self::Params, br#""name""#) => Member::Name,
-            (Self::Params, br#""uri""#) => Member::Uri,
-            (Self::Params, br#""protocolVersion""#) => Member::Protocol,
-            (Self::Params, br#""requestId""#) => Member::RequestId,
-            (Self::Params, br#""reason""#) => Member::Reason,
-            (Self::Params, br#""progressToken""#) => Member::ProgressToken,
-            (Self::Params, br#""progress""#) => Member::Progress,
-            (Self::Params, br#""total""#) => Member::Total,
-            (Self::Params, br#""clientInfo""#) => Member::Client,
-            (Self::Params, br#""_meta""#) => Member::Meta,
-            (Self::Meta, br#""io.modelcontextprotocol/protocolVersion""#) => Member::MetaProtocol,
-            (Self::Meta, br#""io.modelcontextprotocol/clientInfo""#) => Member::MetaClient,
-            (Self::Meta, br#""progressToken""#) => Member::MetaProgressToken,
-            (Self::Meta, br#""traceparent""#) => Member::Traceparent,
-            (Self::Meta, br#""tracestate""#) => Member::Tracestate,
-            (Self::Client, br#""name""#) => Member::ClientName,
-            (Self::Client, br#""version""#) => Member::ClientVersion,
-            (Self::MetaClient, br#""name""#) => Member::MetaClientName,
-            (Self::MetaClient, br#""version""#) => Member::MetaClientVersion,
-            (Self::Result, br#""isError""#) => Member::IsError,
-            (Self::Result, br#""resultType""#) => Member::ResultType,
-            (Self::Result, br#""protocolVersion""#) => Member::ResultProtocol,
-            (Self::Error, br#""code""#) => Member::Code,
-            (Self::Error, br#""message""#) => Member::ErrorMessage,
-            _ => return None,
+        // A `match` would compare byte by byte; this first compares lengths, and then all bytes at once.
+        macro_rules! find {
+            ($($name:literal => $member:ident),+ $(,)?) => {
+                match key {
+                    $(key if key == $name => Member::$member,)+
+                    _ => return None,
+                }
+            };
+        }
+        Some(match self {
+            Self::Message => find! {
+                b"jsonrpc" => Version,
+                b"method" => Method,
+                b"id" => Id,
+                b"params" => Params,
+                b"result" => Result,
+                b"error" => Error,
+            },
+            Self::Params => find! {
+                b"name" => Name,
+                b"uri" => Uri,
+                b"protocolVersion" => Protocol,
+                b"requestId" => RequestId,
+                b"reason" => Reason,
+                b"progressToken" => ProgressToken,
+                b"progress" => Progress,
+                b"total" => Total,
+                b"clientInfo" => Client,
+                b"_meta" => Meta,
+            },
+            Self::Meta => find! {
+                b"io.modelcontextprotocol/protocolVersion" => MetaProtocol,
+                b"io.modelcontextprotocol/clientInfo" => MetaClient,
+                b"progressToken" => MetaProgressToken,
+                b"traceparent" => Traceparent,
+                b"tracestate" => Tracestate,
+            },
+            Self::Client => find! {
+                b"name" => ClientName,
+                b"version" => ClientVersion,
+            },
+            Self::MetaClient => find! {
+                b"name" => MetaClientName,
+                b"version" => MetaClientVersion,
+            },
+            Self::Result => find! {
+                b"isError" => IsError,
+                b"resultType" => ResultType,
+                b"protocolVersion" => ResultProtocol,
+            },
+            Self::Error => find! {
+                b"code" => Code,
+                b"message" => ErrorMessage,
+            },
         })
     }
 }
 
 impl Member {
+    fn bit(self) -> u32 {
+        1 << self as u32
+    }
+
     /// What it is if it is an object.
     fn object(self) -> Option<Object> {
         Some(match self {
@@ -138,10 +164,13 @@ impl Member {
 #[derive(Clone, Debug)]
 pub(crate) struct Members<'t> {
     text: &'t str,
-    /// The message as it is written.
-    message: &'t str,
-    /// The values as they are written. Of duplicates the last one, like every JSON parser that MCP SDKs use.
-    values: [Option<&'t str>; MEMBERS],
+    /// Where the message begins and ends.
+    message: (usize, usize),
+    /// Between which places the values are, of those that were found. Of duplicates the last one, like every JSON parser
+    /// that MCP SDKs use.
+    values: [(usize, usize); MEMBERS],
+    /// The members that were found, as bits.
+    found: u32,
     /// The objects, as bits, that have one of these members twice.
     repeated: u8,
     /// The objects, as bits, that have a key which is no text.
@@ -150,7 +179,12 @@ pub(crate) struct Members<'t> {
 
 impl<'t> Members<'t> {
     fn new(text: &'t str) -> Self {
-        Self { text, message: "", values: [None; MEMBERS], repeated: 0, unreadable: 0 }
+        Self { text, message: (0, 0), values: [(0, 0); MEMBERS], found: 0, repeated: 0, unreadable: 0 }
+    }
+
+    /// Another message begins.
+    fn clear(&mut self) {
+        (self.found, self.repeated, self.unreadable) = (0, 0, 0);
     }
 
     /// All that was read, of which the message may be a part.
@@ -160,12 +194,16 @@ impl<'t> Members<'t> {
 
     /// The message as it is written.
     pub(crate) fn message(&self) -> &'t str {
-        self.message
+        self.between(self.message)
     }
 
     /// The value as it is written.
     pub(crate) fn get(&self, member: Member) -> Option<&'t str> {
-        self.values[member as usize]
+        self.has(member).then(|| self.between(self.values[member as usize]))
+    }
+
+    pub(crate) fn has(&self, member: Member) -> bool {
+        self.found & member.bit() != 0
     }
 
     /// Whether there is a member twice of which the last was taken.
@@ -179,30 +217,43 @@ impl<'t> Members<'t> {
     }
 
     /// What stands between two places, without the blanks around it.
-    fn between(&self, from: usize, to: usize) -> &'t str {
-        self.text.get(from..to).unwrap_or_default().trim_ascii()
+    fn between(&self, (from, to): (usize, usize)) -> &'t str {
+        let between = self.text.get(from..to).unwrap_or_default();
+        let is_blank = |byte: Option<&u8>| byte.is_some_and(|byte| *byte <= b' ');
+        if is_blank(between.as_bytes().first()) || is_blank(between.as_bytes().last()) {
+            return between.trim_ascii();
+        }
+        between
     }
 
-    /// The member with this key as it is written.
-    fn member(&mut self, object: Object, key: &'t str) -> Option<Member> {
-        let member = object.member(key.as_bytes()).or_else(|| {
-            // However it is spelled.
-            let key = key.contains('\\').then(|| serde_json::from_str::<String>(key))?;
-            self.unreadable |= if key.is_err() { object.bit() } else { 0 };
-            object.member(format!("\"{}\"", key.ok()?).as_bytes())
-        })?;
-        if self.get(member).is_some() {
+    /// The member whose key stands between two places.
+    fn member(&mut self, object: Object, from: usize, to: usize) -> Option<Member> {
+        let member = match self.text.as_bytes().get(from..to)? {
+            [b'"', key @ .., b'"'] => object.member(key),
+            key => object.member(key.trim_ascii().strip_prefix(b"\"")?.strip_suffix(b"\"")?),
+        };
+        let member = member.or_else(|| self.spelled(object, from, to))?;
+        if self.has(member) {
             self.repeated |= object.bit();
             self.forget(member);
         }
         Some(member)
     }
 
+    /// The same, however the key is spelled.
+    fn spelled(&mut self, object: Object, from: usize, to: usize) -> Option<Member> {
+        let key = self.between((from, to));
+        let key = key.contains('\\').then(|| serde_json::from_str::<String>(key))?;
+        self.unreadable |= if key.is_err() { object.bit() } else { 0 };
+        object.member(key.ok()?.as_bytes())
+    }
+
     /// Another with the same key takes its place.
     #[cold]
     fn forget(&mut self, member: Member) {
-        let inside = member as usize..=member.last_inside() as usize;
-        self.values[inside].fill(None);
+        // Bits up to the last one inside of it.
+        let last = member.last_inside().bit();
+        self.found &= !((last | (last - 1)) & !(member.bit() - 1));
         let objects = member.objects();
         self.repeated &= !objects;
         self.unreadable &= !objects;
@@ -212,17 +263,20 @@ impl<'t> Members<'t> {
 /// Reads the members of one message, or of each in a batch.
 #[derive(Debug)]
 pub(crate) struct Walk<'t, F> {
-    /// The containers that are being read, from the outermost inwards.
-    frames: [Frame; DEPTH],
-    /// How many there are around the innermost.
+    /// The innermost container that is being read.
+    here: Frame,
+    /// Those around it, from the outermost inwards.
+    around: [Frame; DEPTH],
+    /// How many these are.
     depth: usize,
+    is_batch: bool,
     members: Members<'t>,
     /// Is told of each message; nothing if it is no object.
     message: F,
 }
 
-/// The text, a batch, a message, its parameters, their `_meta`, and the client in that.
-const DEPTH: usize = 6;
+/// The text, a batch, a message, its parameters, and their `_meta`: what may be around a container.
+const DEPTH: usize = 5;
 
 #[derive(Clone, Copy, Debug)]
 struct Frame {
@@ -245,22 +299,24 @@ enum Container {
 
 impl<'t, F: FnMut(Option<&Members<'t>>)> Walk<'t, F> {
     pub(crate) fn new(text: &'t str, message: F) -> Self {
-        let outermost = Frame { container: Container::Text, begin: 0, from: 0, member: None };
-        Self { frames: [outermost; DEPTH], depth: 0, members: Members::new(text), message }
+        let here = Frame { container: Container::Text, begin: 0, from: 0, member: None };
+        Self { here, around: [here; DEPTH], depth: 0, is_batch: false, members: Members::new(text), message }
     }
 
     /// Whether the text is a batch.
     pub(crate) fn is_batch(&self) -> bool {
-        matches!(self.frames[1].container, Container::Batch)
+        self.is_batch
     }
 
     /// A value in the innermost container ends.
+    #[inline(always)]
     fn value(&mut self, at: usize) {
-        let Frame { container, from, member, .. } = self.frames[self.depth];
+        let Frame { container, from, member, .. } = self.here;
         if let Some(member) = member {
-            self.members.values[member as usize] = Some(self.members.between(from, at));
+            self.members.values[member as usize] = (from, at);
+            self.members.found |= member.bit();
         } else if let Container::Batch = container {
-            let value = self.members.between(from, at);
+            let value = self.members.between((from, at));
             // Messages have been told of.
             if !value.is_empty() && !value.starts_with('{') {
                 (self.message)(None);
@@ -271,47 +327,51 @@ impl<'t, F: FnMut(Option<&Members<'t>>)> Walk<'t, F> {
 
 impl<'t, F: FnMut(Option<&Members<'t>>)> Outline for Walk<'t, F> {
     fn open(&mut self, at: usize, is_object: bool) -> bool {
-        let around = self.frames[self.depth];
-        let container = match around.container {
+        let container = match self.here.container {
             Container::Text if !is_object => Container::Batch,
             Container::Text | Container::Batch if is_object => Container::Object(Object::Message),
-            Container::Object(_) if is_object => match around.member.and_then(Member::object) {
+            Container::Object(_) if is_object => match self.here.member.and_then(Member::object) {
                 Some(object) => Container::Object(object),
                 None => return false,
             },
             _ => return false,
         };
-        if let (Container::Batch, Container::Object(Object::Message)) = (around.container, container) {
-            self.members = Members::new(self.members.text);
+        match (self.here.container, container) {
+            (_, Container::Batch) => self.is_batch = true,
+            (Container::Batch, _) => self.members.clear(),
+            _ => {}
         }
-        let Some(frame) = self.frames.get_mut(self.depth + 1) else { return false };
-        *frame = Frame { container, begin: at, from: at + 1, member: None };
+        let Some(around) = self.around.get_mut(self.depth) else { return false };
+        *around = self.here;
+        self.here = Frame { container, begin: at, from: at + 1, member: None };
         self.depth += 1;
         true
     }
 
     fn close(&mut self, at: usize) {
         self.value(at);
-        let Frame { container, begin, .. } = self.frames[self.depth];
+        let Frame { container, begin, .. } = self.here;
         if let Container::Object(Object::Message) = container {
-            self.members.message = self.members.between(begin, at + 1);
+            self.members.message = (begin, at + 1);
             (self.message)(Some(&self.members));
         }
         self.depth = self.depth.saturating_sub(1);
-    }
-
-    fn colon(&mut self, at: usize) {
-        let frame = &mut self.frames[self.depth];
-        if let Container::Object(object) = frame.container {
-            let key = self.members.between(frame.from, at);
-            frame.member = self.members.member(object, key);
-            frame.from = at + 1;
+        if let Some(around) = self.around.get(self.depth) {
+            self.here = *around;
         }
     }
 
+    #[inline(always)]
+    fn colon(&mut self, at: usize) {
+        if let Container::Object(object) = self.here.container {
+            self.here.member = self.members.member(object, self.here.from, at);
+            self.here.from = at + 1;
+        }
+    }
+
+    #[inline(always)]
     fn comma(&mut self, at: usize) {
         self.value(at);
-        let frame = &mut self.frames[self.depth];
-        (frame.from, frame.member) = (at + 1, None);
+        (self.here.from, self.here.member) = (at + 1, None);
     }
 }

@@ -7,6 +7,7 @@ use hashbrown::{Equivalent, HashMap};
 use mcpscope_core::{Direction, RequestId};
 use mcpscope_hooks::InFlight;
 
+use crate::conversation::Response;
 use crate::relay::Place;
 
 type Key = (Direction, RequestId);
@@ -30,6 +31,8 @@ pub(crate) struct Pending {
     pub(crate) client: Option<Box<str>>,
     /// What its progress is told by.
     pub(crate) token: Option<RequestId>,
+    /// Its answer, if there is one that a fault has its hand in: it has not been delivered yet.
+    pub(crate) answered: Option<Response>,
 }
 
 /// The requests in flight, whose number their places bound.
@@ -63,6 +66,10 @@ impl Requests {
     }
 
     pub(crate) fn remove(&mut self, direction: Direction, id: &RequestId) -> Option<Pending> {
+        // Mostly there is one request at a time, and this is asked thrice for each: before it, with its answer, and after.
+        if self.by_id.is_empty() {
+            return None;
+        }
         let (key, pending) = self.by_id.remove_entry(&Wanted(direction, id))?;
         self.forget_token(&key, &pending);
         Some(pending)
@@ -85,6 +92,13 @@ impl Requests {
         let expired: Vec<_> = self.by_id.extract_if(is_over).collect();
         expired.iter().for_each(|(key, pending)| self.forget_token(key, pending));
         expired.into_iter().map(|(_, pending)| pending).collect()
+    }
+
+    /// Takes out those that were made in this direction.
+    pub(crate) fn asked(&mut self, direction: Direction) -> Vec<(RequestId, Pending)> {
+        let asked: Vec<_> = self.by_id.extract_if(|(asked, _), _| *asked == direction).collect();
+        asked.iter().for_each(|(key, pending)| self.forget_token(key, pending));
+        asked.into_iter().map(|((_, id), pending)| (id, pending)).collect()
     }
 
     /// Takes out all of them.

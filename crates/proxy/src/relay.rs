@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use mcpscope_hooks::{Loss, Probe};
+use mcpscope_hooks::{Loss, Probe, Watch};
 
 use crate::Limits;
+use crate::alarm::Alarm;
+use crate::bell::{Bell, Ear, Rung};
 use crate::clients::Clients;
 use crate::framing::{Budget, Framing, Tap};
 use crate::queue::Queue;
@@ -23,6 +25,11 @@ pub(crate) struct Relay {
     pub(crate) limits: Limits,
     pub(crate) clients: Arc<Clients>,
     pub(crate) queue: Arc<Queue>,
+    /// Rings when faults begin or end.
+    pub(crate) bell: Arc<Bell>,
+    pub(crate) alarm: Arc<Alarm>,
+    /// Hears the bell, where faults can be injected.
+    pub(crate) ear: Arc<Ear>,
     budget: Arc<Budget>,
     pending: Arc<AtomicUsize>,
 }
@@ -31,7 +38,20 @@ impl Relay {
     pub(crate) fn new(probe: Probe, limits: Limits) -> Arc<Self> {
         let budget = Arc::new(Budget::new(limits.queue_bytes));
         let queue = Arc::new(Queue::new(&limits));
-        Arc::new(Self { probe, limits, clients: Arc::default(), queue, budget, pending: Arc::default() })
+        let bell = Arc::new(Bell::default());
+        let watch: Arc<dyn Watch> = bell.clone();
+        probe.watch(&watch);
+        Arc::new(Self {
+            probe,
+            limits,
+            clients: Arc::default(),
+            queue,
+            bell,
+            alarm: Arc::default(),
+            ear: Arc::default(),
+            budget,
+            pending: Arc::default(),
+        })
     }
 
     /// The same relay for one more connection.
@@ -41,9 +61,17 @@ impl Relay {
             limits: self.limits,
             clients: Arc::clone(&self.clients),
             queue: Arc::clone(&self.queue),
+            bell: Arc::clone(&self.bell),
+            alarm: Arc::clone(&self.alarm),
+            ear: if self.probe.has_faults() { self.bell.ear() } else { Arc::default() },
             budget: Arc::new(self.budget.for_connection()),
             pending: Arc::clone(&self.pending),
         })
+    }
+
+    /// Waits until the bell rings for this connection, which is one task.
+    pub(crate) fn rung(&self) -> Rung<'_> {
+        Rung::new(&self.bell, &self.ear)
     }
 
     /// A tap within the limits of this relay.

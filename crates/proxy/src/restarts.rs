@@ -1,9 +1,12 @@
 //! When a crashed server is started again, and when no more.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fmt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
+
+use mcpscope_core::FaultId;
 
 /// How a server that we start is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +58,8 @@ pub struct RestartPolicy {
     pub backoff_max: Duration,
     /// A server that ran for this long before it crashed is started as if it were the first time. Default: 60 s.
     pub healthy_after: Duration,
-    /// With so many crashes within [`RestartPolicy::give_up_window`] it is not started any more. Default: 5.
+    /// With so many crashes within [`RestartPolicy::give_up_window`] it is not started any more. Those by a fault do not
+    /// count: they say nothing of the server. Default: 5.
     pub give_up: usize,
     /// Default: 60 s.
     pub give_up_window: Duration,
@@ -69,6 +73,19 @@ impl Default for RestartPolicy {
             healthy_after: Duration::from_secs(60),
             give_up: 5,
             give_up_window: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Tells of the end of a server that was not wanted, and of what follows it.
+pub(crate) fn tell(server: &str, command: &OsStr, why: &dyn fmt::Display, decision: Option<Decision>) {
+    match decision {
+        None => tracing::warn!(server, ?command, %why, "the server ended and is not started again"),
+        Some(Decision::GiveUp { crashes, within }) => {
+            tracing::warn!(server, ?command, %why, "{}", ServerState::GivenUp { crashes, within });
+        }
+        Some(Decision::Restart { attempt, after }) => {
+            tracing::warn!(server, ?command, %why, attempt, ?after, "the server crashed and will be started again");
         }
     }
 }
@@ -89,7 +106,7 @@ pub(crate) struct Restarts {
     /// Before the next restart.
     wait: Duration,
     attempt: u32,
-    /// The latest crashes, at most as many as it takes to give up.
+    /// The latest crashes that were by no fault, at most as many as it takes to give up.
     crashes: VecDeque<Instant>,
 }
 
@@ -98,17 +115,20 @@ impl Restarts {
         Self { policy, wait: policy.backoff_min, attempt: 0, crashes: VecDeque::new() }
     }
 
-    /// The server that was `started` then has crashed `now`; one that could not be started crashed at once.
-    pub(crate) fn crashed(&mut self, started: Instant, now: Instant) -> Decision {
+    /// The server that was `started` then has crashed `now`, by itself or by a fault; one that could not be started crashed
+    /// at once.
+    pub(crate) fn crashed(&mut self, started: Instant, by: Option<FaultId>, now: Instant) -> Decision {
         let RestartPolicy { backoff_min, backoff_max, healthy_after, give_up, give_up_window } = self.policy;
         if now.saturating_duration_since(started) >= healthy_after {
             self.wait = backoff_min;
             self.attempt = 0;
         }
         self.crashes.retain(|crash| now.saturating_duration_since(*crash) < give_up_window);
-        self.crashes.push_back(now);
-        if self.crashes.len() >= give_up {
-            return Decision::GiveUp { crashes: self.crashes.len(), within: give_up_window };
+        if by.is_none() {
+            self.crashes.push_back(now);
+            if self.crashes.len() >= give_up {
+                return Decision::GiveUp { crashes: self.crashes.len(), within: give_up_window };
+            }
         }
         self.attempt = self.attempt.saturating_add(1);
         // Without jitter: there is one server behind one client, and nobody to keep out of step with.
@@ -133,7 +153,7 @@ mod tests {
         let decide = |life: &u64| {
             let started = now;
             now += Duration::from_millis(*life);
-            let decision = restarts.crashed(started, now);
+            let decision = restarts.crashed(started, None, now);
             if let Decision::Restart { after, .. } = decision {
                 now += after;
             }
@@ -161,6 +181,20 @@ mod tests {
     fn a_server_that_was_healthy_begins_anew() {
         let found = decisions(RestartPolicy::default(), &[0, 59_999, 60_000, 0]);
         assert_eq!(found, [restart(1, 200), restart(2, 400), restart(1, 200), restart(2, 400)]);
+    }
+
+    #[test]
+    fn crashes_by_a_fault_are_none_of_too_many() {
+        let policy = RestartPolicy { give_up: 2, ..RestartPolicy::default() };
+        let (mut restarts, now) = (Restarts::new(policy), Instant::now());
+        let waits = [200, 400, 800, 1600, 3200, 6400];
+        for (attempt, wait) in (1..).zip(waits) {
+            assert_eq!(restarts.crashed(now, Some(FaultId(1)), now), restart(attempt, wait));
+        }
+        assert_eq!(restarts.crashed(now, None, now), restart(7, 12_800), "the first by itself");
+        assert_eq!(restarts.crashed(now, Some(FaultId(1)), now), restart(8, 25_600), "not the second");
+        let give_up = Decision::GiveUp { crashes: 2, within: Duration::from_secs(60) };
+        assert_eq!(restarts.crashed(now, None, now), give_up);
     }
 
     #[test]

@@ -105,7 +105,7 @@ pub enum ScanError {
 /// # Errors
 /// The bytes are no JSON, or a batch that is too long.
 pub fn scan(bytes: &[u8]) -> Result<Messages, ScanError> {
-    let text = std::str::from_utf8(bytes).map_err(|_| ScanError::Invalid)?;
+    let text = simdutf8::basic::from_utf8(bytes).map_err(|_| ScanError::Invalid)?;
     let mut messages = Messages::new();
     let mut walk = Walk::new(text, |members: Option<&Members<'_>>| {
         if messages.len() <= MAX_BATCH {
@@ -140,7 +140,9 @@ fn message(members: &Members<'_>) -> Option<Message> {
     if members.get(Member::Error).is_some_and(|error| error != "null") {
         return Some(Message::Response { id: request_id, outcome: rpc_error(members), protocol: None });
     }
-    members.get(Member::Result).filter(|_| id.is_some())?;
+    if id.is_none() || !members.has(Member::Result) {
+        return None;
+    }
     let result = |member| members.get(member).filter(|_| !members.is_unreadable(Object::Result));
     let outcome = if result(Member::IsError) == Some("true") {
         Outcome::error(ErrorType::Tool)
@@ -171,9 +173,10 @@ fn read_params(members: &Members<'_>, method: &Method) -> Params {
     let param = |member| members.get(member);
     let meta = |member| members.get(member).filter(|_| !members.is_unreadable(Object::Meta));
     let (traceparent, tracestate) = (meta(Member::Traceparent).and_then(text), meta(Member::Tracestate));
-    let client = match meta(Member::MetaClient) {
-        Some(_) => client_name(members, Object::MetaClient, Member::MetaClientName, Member::MetaClientVersion),
-        None => client_name(members, Object::Client, Member::ClientName, Member::ClientVersion),
+    let client = if members.has(Member::MetaClient) && !members.is_unreadable(Object::Meta) {
+        client_name(members, Object::MetaClient, Member::MetaClientName, Member::MetaClientVersion)
+    } else {
+        client_name(members, Object::Client, Member::ClientName, Member::ClientVersion)
     };
     let is = |name: &str| method.as_str() == name;
     let cancels = is("notifications/cancelled");
@@ -196,8 +199,9 @@ fn read_params(members: &Members<'_>, method: &Method) -> Params {
 /// Whether nobody can take a request for another once our context is in it.
 fn can_take_a_context(members: &Members<'_>, traceparent: Option<&str>) -> bool {
     // What only looks like a request is not ours to change.
-    let is_json_rpc = members.get(Member::Version).and_then(text).is_some_and(|version| version == "2.0");
-    let is_answer = members.get(Member::Result).or_else(|| members.get(Member::Error)).is_some();
+    let is_json_rpc =
+        members.get(Member::Version).is_some_and(|it| it == "\"2.0\"" || text(it).is_some_and(|it| it == "2.0"));
+    let is_answer = members.has(Member::Result) || members.has(Member::Error);
     let is_plain = |object| !members.is_repeated(object) && !members.is_unreadable(object);
     // A `tracestate` of nothing would become that of our context.
     let is_context = || traceparent.is_some_and(|text| mcpscope_hooks::trace_context(text).is_some());
@@ -205,7 +209,7 @@ fn can_take_a_context(members: &Members<'_>, traceparent: Option<&str>) -> bool 
         && !is_answer
         && [Object::Message, Object::Params, Object::Meta].into_iter().all(is_plain)
         && members.get(Member::Meta).is_none_or(|meta| meta.starts_with('{'))
-        && (members.get(Member::Tracestate).is_none() || is_context())
+        && (!members.has(Member::Tracestate) || is_context())
 }
 
 fn slot(members: &Members<'_>) -> Option<Slot> {
@@ -214,7 +218,7 @@ fn slot(members: &Members<'_>) -> Option<Slot> {
         params: members.get(Member::Params),
         meta: members.get(Member::Meta),
         traceparent: members.get(Member::Traceparent),
-        has_tracestate: members.get(Member::Tracestate).is_some(),
+        has_tracestate: members.has(Member::Tracestate),
     };
     Slot::find(members.text().as_bytes(), seen)
 }
@@ -251,10 +255,23 @@ fn tells_of_a_timeout(reason: &str) -> bool {
 /// What a string says; nothing if it is none, or has half of a surrogate pair.
 fn text(json: &str) -> Option<Cow<'_, str>> {
     let inside = json.strip_prefix('"')?.strip_suffix('"')?;
-    if !inside.as_bytes().contains(&b'\\') {
+    if !has_escape(inside.as_bytes()) {
         return Some(inside.into());
     }
     serde_json::from_str(json).ok().map(Cow::Owned)
+}
+
+/// Whether there is a backslash. Most texts are so short that eight bytes at a time are the fastest.
+fn has_escape(text: &[u8]) -> bool {
+    const ONES: u64 = u64::MAX / 0xff;
+    let is_in = |bytes: &[u8; 8]| {
+        let zero = u64::from_ne_bytes(*bytes) ^ (ONES * u64::from(b'\\'));
+        zero.wrapping_sub(ONES) & !zero & (ONES << 7) != 0
+    };
+    match text.last_chunk() {
+        Some(last) => text.as_chunks().0.iter().any(is_in) || is_in(last),
+        None => text.contains(&b'\\'),
+    }
 }
 
 fn number(json: &str) -> Option<f64> {

@@ -57,9 +57,9 @@ fn probe(watching: Watching, transport: Transport) -> Probe {
     Probe::new(match watching {
         Watching::Off => Parts::new("s", transport),
         Watching::On => parts,
-        Watching::Holding => Parts { injector: holds(), ..parts },
+        Watching::Holding => return holds(parts),
         Watching::Propagating => Parts { propagate: true, ..parts },
-        Watching::Broken => Parts { injector: Some(Arc::new(Panics)), observer: Some(Arc::new(Panics)), ..parts },
+        Watching::Broken => Parts { observer: Some(Arc::new(Panics)), ..parts },
     })
 }
 

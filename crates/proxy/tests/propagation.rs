@@ -135,7 +135,7 @@ async fn what_is_larger_than_is_held_passes_as_it_is() {
 #[tokio::test]
 async fn it_is_the_same_while_a_fault_is_active() {
     let bench = Bench::new();
-    let probe = Probe::new(Parts { injector: holds(), propagate: true, ..bench.parts(Transport::Stdio) });
+    let probe = holds(Parts { propagate: true, ..bench.parts(Transport::Stdio) });
     let sent = call(1, &json!({"traceparent": THEIRS}));
     let came_back = line(Command::new("cat"), &probe, &sent).await;
     assert_eq!(proxied(&sent, came_back.trim_end()), Proxied::WithContext);

@@ -18,11 +18,11 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use common::{
-    Bench, Faults, Panics, connections, dropped, ended, errors, holds, operations, queued, sessions, tool_calls, way,
+    Bench, Chaos, Panics, connections, dropped, ended, errors, holds, operations, queued, sessions, tool_calls, way,
 };
-use mcpscope_core::{Direction, FaultId, Transport, Verdict};
+use mcpscope_core::{Direction, Transport};
 use mcpscope_health::State;
-use mcpscope_hooks::{MessageFacts, Parts, Probe};
+use mcpscope_hooks::{Parts, Probe};
 use mcpscope_metrics::desc;
 use mcpscope_proxy::stdio::{ClientEnd, StdioRelay, spawn};
 use mcpscope_proxy::{Limits, Traffic};
@@ -207,7 +207,7 @@ fn a_client_that_stops_reading_stops_the_server() {
     let lines = backpressure(&bench.probe(Transport::Stdio), &bench);
     assert!(lines.ends_with(b" \nlast\n"));
     let bench = Bench::new();
-    let holding = Probe::new(Parts { injector: holds(), ..bench.parts(Transport::Stdio) });
+    let holding = holds(bench.parts(Transport::Stdio));
     assert!(backpressure(&holding, &bench).ends_with(b" \nlast\n"));
 }
 
@@ -320,15 +320,13 @@ async fn a_session_ends_in_error_if_its_server_crashes() {
 async fn what_a_fault_delays_or_drops_took_the_proxy_no_time() {
     const DELAY: Duration = Duration::from_secs(1);
     let bench = Bench::new();
-    let probe = faulty(&bench, |message| match message.target {
-        Some("echo") if message.direction == Direction::ToServer => Verdict::Delay { fault: FaultId(1), by: DELAY },
-        Some("lost") => Verdict::Drop { fault: FaultId(1) },
-        _ => Verdict::Pass,
-    });
+    let chaos = Chaos::new(bench.parts(Transport::Stdio));
+    chaos.start("latency_injection", &["delay=1s", "tool=echo", "direction=to_server"]);
+    chaos.start("lost_request", &["tool=lost"]);
     let lost = CALL.replace("echo", "lost").replace(":1,", ":2,");
     let sent = Instant::now();
     // The last one has no line feed: it is complete with the end of the input.
-    let (output, _) = converse(Command::new("cat"), &probe, &format!("{lost}\n{CALL}\n{CALL}")).await;
+    let (output, _) = converse(Command::new("cat"), &chaos.probe, &format!("{lost}\n{CALL}\n{CALL}")).await;
     assert_eq!(output, format!("{CALL}\n{CALL}"));
     let took = bench.records(&desc::PROXY_OVERHEAD, &way(Direction::ToServer), 2).await;
     assert!(sent.elapsed() >= DELAY && took < DELAY.as_secs_f64(), "{took}");
@@ -354,19 +352,13 @@ async fn a_client_may_use_sockets_for_pipes() {
     assert_eq!(within(output).await.unwrap().unwrap(), format!("{CALL}bye\n").as_bytes());
 }
 
-fn faulty(bench: &Bench, fault: fn(&MessageFacts<'_>) -> Verdict) -> Probe {
-    Probe::new(Parts { injector: Some(Arc::new(Faults(fault))), ..bench.parts(Transport::Stdio) })
-}
-
 const DELAY: Duration = Duration::from_millis(150);
 
 #[tokio::test]
 async fn a_delayed_message_comes_late_and_what_follows_keeps_its_order() {
     let bench = Bench::new();
-    let probe = faulty(&bench, |message| {
-        let delayed = message.direction == Direction::ToServer && message.method == Some("tools/call");
-        if delayed { Verdict::Delay { fault: FaultId(1), by: DELAY } } else { Verdict::Pass }
-    });
+    let late = ["delay=150ms", "method=tools/call", "direction=to_server"];
+    let probe = Chaos::with(bench.parts(Transport::Stdio), "latency_injection", &late);
     let (mut client, relay) = start(Command::new("cat"), &probe);
     let mut reader = BufReader::new(client.reader);
     let mut line = String::new();
@@ -391,9 +383,7 @@ async fn a_delayed_message_comes_late_and_what_follows_keeps_its_order() {
 #[tokio::test]
 async fn a_dropped_message_never_arrives_and_its_call_is_marked() {
     let bench = Bench::new();
-    let probe = faulty(&bench, |message| {
-        if message.target == Some("echo") { Verdict::Drop { fault: FaultId(1) } } else { Verdict::Pass }
-    });
+    let probe = Chaos::with(bench.parts(Transport::Stdio), "lost_request", &["tool=echo"]);
     let other = CALL.replace("echo", "other").replace(":1,", ":2,");
     let (output, status) = converse(Command::new("cat"), &probe, &format!("{other}\n{CALL}\n{other}")).await;
     assert!(status.success());
@@ -403,27 +393,16 @@ async fn a_dropped_message_never_arrives_and_its_call_is_marked() {
 
 #[tokio::test]
 async fn a_fault_that_ends_lets_go_of_what_it_held() {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    #[derive(Debug, Default)]
-    struct Switch(AtomicBool);
-    impl mcpscope_hooks::Injector for Switch {
-        fn is_active(&self) -> bool {
-            self.0.load(Ordering::SeqCst)
-        }
-        fn verdict(&self, _: &MessageFacts<'_>, _: Instant) -> Verdict {
-            Verdict::Pass
-        }
-    }
-    let switch = Arc::new(Switch(AtomicBool::new(true)));
     let bench = Bench::new();
-    let probe = Probe::new(Parts { injector: Some(switch.clone()), ..bench.parts(Transport::Stdio) });
-    let (mut client, relay) = start(Command::new("cat"), &probe);
+    let chaos = Chaos::new(bench.parts(Transport::Stdio));
+    let fault = chaos.start("lost_request", &[]);
+    let (mut client, relay) = start(Command::new("cat"), &chaos.probe);
     // A whole message, so that the half behind it in the same write is known to have been read.
     let (whole, half) = ("{\"method\":\"notifications/a\"}\n", "{\"method\":");
     client.writer.write_all(format!("{whole}{half}").as_bytes()).unwrap();
     let mut got = vec![0; whole.len()];
     client.reader.read_exact(&mut got).unwrap();
-    switch.0.store(false, Ordering::SeqCst);
+    chaos.stop(fault);
     client.writer.write_all(b"\"notifications/b\"").unwrap();
     let mut got = vec![0; half.len() + 17];
     client.reader.read_exact(&mut got).unwrap();
@@ -439,12 +418,12 @@ async fn a_fault_that_ends_lets_go_of_what_it_held() {
 async fn a_panic_inside_recording_leaves_the_traffic_alone_and_is_counted() {
     let bench = Bench::new();
     let broken = Arc::new(Panics);
-    let parts = Parts { injector: Some(broken.clone()), observer: Some(broken), ..bench.parts(Transport::Stdio) };
+    let parts = Parts { observer: Some(broken), ..bench.parts(Transport::Stdio) };
     let input = format!("{CALL}\n{}\n", r#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
     let (output, status) = converse(Command::new("cat"), &Probe::new(parts), &input).await;
     assert!(status.success());
     assert_eq!(output, input);
-    eventually(|| if bench.value(&dropped("panic")) >= 2 { Ok(()) } else { Err(bench.counts()) }).await;
+    eventually(|| if bench.value(&dropped("panic")) >= 1 { Ok(()) } else { Err(bench.counts()) }).await;
 }
 
 #[tokio::test]

@@ -230,6 +230,7 @@ async fn each_call_in_flight_gets_one_error_in_the_order_of_the_calls() {
     bench.becomes(&tool_calls("hang", "error"), 2).await;
     bench.becomes(&tool_calls("die", "error"), 1).await;
     bench.becomes(&errors("tools", "connection_lost"), 3).await;
+    bench.becomes(&errors("transport", "connection_lost"), 3).await;
 }
 
 #[tokio::test]

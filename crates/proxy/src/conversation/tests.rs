@@ -36,8 +36,15 @@ impl Bench {
     }
 
     fn message(&self, direction: Direction, json: &str) -> Observed {
-        let travel =
-            Travel { direction, at: self.now, protocol: None, context: None, tracestate: None, is_early: false };
+        let travel = Travel {
+            direction,
+            at: self.now,
+            protocol: None,
+            context: None,
+            tracestate: None,
+            is_early: false,
+            is_held: false,
+        };
         self.conversation.observe(json.as_bytes(), travel, &mut Lane::default())
     }
 
@@ -161,8 +168,15 @@ fn a_session_that_was_left_has_lasted_until_it_was_last_used() {
     bench.client(r#"{"id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#);
     bench.server(r#"{"id":0,"result":{"protocolVersion":"2025-11-25"}}"#);
     let at = bench.now + Duration::from_secs(10);
-    let travel =
-        Travel { direction: Direction::ToServer, at, protocol: None, context: None, tracestate: None, is_early: false };
+    let travel = Travel {
+        direction: Direction::ToServer,
+        at,
+        protocol: None,
+        context: None,
+        tracestate: None,
+        is_early: false,
+        is_held: false,
+    };
     bench.conversation.observe(br#"{"id":5,"result":{}}"#, travel, &mut Lane::default());
     bench.conversation.close(Ending::Left, bench.now + Duration::from_secs(1800));
     let text = bench.metrics.snapshot(bench.now).to_prometheus();

@@ -9,7 +9,7 @@ fn tap(framing: Framing, max: usize) -> Tap {
 }
 
 /// What is held, feeding `chunk`.
-fn held(tap: &mut Tap, chunk: &[u8], judge: impl FnMut(Seen<'_>) -> Judgement) -> Vec<(Vec<u8>, Passage)> {
+fn held(tap: &mut Tap, chunk: &[u8], judge: impl FnMut(Seen<'_>, bool) -> Judgement) -> Vec<(Vec<u8>, Passage)> {
     let Fate::Parts(parts) = tap.feed(chunk, true, judge) else { panic!("held") };
     parts.into_iter().map(|part| (part.bytes.into_owned(), part.passage)).collect()
 }
@@ -18,7 +18,7 @@ fn held(tap: &mut Tap, chunk: &[u8], judge: impl FnMut(Seen<'_>) -> Judgement) -
 fn run(framing: Framing, max: usize, pieces: &[&[u8]], hold: impl Fn(usize) -> bool) -> (Vec<u8>, Vec<String>) {
     let (mut out, mut seen) = (Vec::new(), Vec::new());
     let mut tap = tap(framing, max);
-    let mut judge = |what: Seen<'_>| {
+    let mut judge = |what: Seen<'_>, _: bool| {
         seen.push(match what {
             Seen::Message(bytes) => String::from_utf8_lossy(bytes).into_owned(),
             Seen::Endpoint(bytes) => format!("endpoint {}", String::from_utf8_lossy(bytes)),
@@ -65,7 +65,7 @@ fn a_comment_does_not_wait_for_the_event_that_it_precedes() {
     let mut tap = tap(Framing::Sse, 100);
     let mut seen = 0;
     let mut comment = |chunk: &'static [u8]| {
-        let judge = |_: Seen<'_>| {
+        let judge = |_: Seen<'_>, _: bool| {
             seen += 1;
             Passage::Never.into()
         };
@@ -77,8 +77,8 @@ fn a_comment_does_not_wait_for_the_event_that_it_precedes() {
     comment(b"\n");
     assert_eq!(seen, 0);
     // Within an event it is a part of the event, which goes on or is lost as a whole.
-    assert_eq!(held(&mut tap, b"data: 1\n: no\n", |_| Passage::Never.into()), []);
-    assert_eq!(held(&mut tap, b"\n", |_| Passage::Never.into()), [(b"data: 1\n: no\n\n".to_vec(), Passage::Never)]);
+    assert_eq!(held(&mut tap, b"data: 1\n: no\n", |_, _| Passage::Never.into()), []);
+    assert_eq!(held(&mut tap, b"\n", |_, _| Passage::Never.into()), [(b"data: 1\n: no\n\n".to_vec(), Passage::Never)]);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn an_endpoint_is_told_by_its_event() {
 #[test]
 fn a_fault_holds_and_drops_whole_messages() {
     let mut tap = tap(Framing::Line, 100);
-    let drop_b = |seen: Seen<'_>| match seen {
+    let drop_b = |seen: Seen<'_>, _| match seen {
         Seen::Message(b"bb") => Passage::Never.into(),
         _ => Passage::Now.into(),
     };
@@ -102,8 +102,8 @@ fn a_fault_holds_and_drops_whole_messages() {
 #[test]
 fn of_a_message_that_has_begun_to_pass_the_rest_follows() {
     let mut tap = tap(Framing::Line, 100);
-    assert!(matches!(tap.feed(b"be", false, |_| Passage::Never.into()), Fate::Now(b"be")));
-    let parts = held(&mut tap, b"gun\nx\n", |_| Passage::Never.into());
+    assert!(matches!(tap.feed(b"be", false, |_, _| Passage::Never.into()), Fate::Now(b"be")));
+    let parts = held(&mut tap, b"gun\nx\n", |_, _| Passage::Never.into());
     assert_eq!(parts, [(b"gun\n".to_vec(), Passage::Now), (b"x\n".to_vec(), Passage::Never)]);
 }
 
@@ -112,14 +112,14 @@ fn what_is_too_large_passes_unseen_and_costs_no_memory() {
     let mut tap = tap(Framing::Line, 1000);
     let mut oversized = 0;
     for _ in 0..1000 {
-        tap.feed(&[b'x'; 500], false, |seen| {
+        tap.feed(&[b'x'; 500], false, |seen, _| {
             oversized += usize::from(seen == Seen::Oversized);
             Passage::Now.into()
         });
         assert!(tap.frame.capacity() <= 64 * 1024);
     }
     let mut seen = Vec::new();
-    tap.feed(b"end\nnext\n", false, |what| {
+    tap.feed(b"end\nnext\n", false, |what, _| {
         seen.push(format!("{what:?}"));
         Passage::Now.into()
     });
@@ -132,7 +132,7 @@ fn messages_under_way_share_a_budget() {
     let mut oversized = 0;
     let mut taps: Vec<_> = (0..3).map(|_| Tap::new(Framing::Body, 900, Arc::clone(&budget))).collect();
     for tap in &mut taps {
-        tap.feed(&[b'x'; 400], false, |seen| {
+        tap.feed(&[b'x'; 400], false, |seen, _| {
             oversized += usize::from(seen == Seen::Oversized);
             Passage::Now.into()
         });
@@ -150,8 +150,8 @@ fn messages_under_way_share_a_budget() {
 fn what_is_held_keeps_its_share_of_the_budget() {
     let budget = Arc::new(Budget::new(1000));
     let mut tap = Tap::new(Framing::Body, 900, Arc::clone(&budget));
-    tap.feed(&[b'x'; 400], true, |_| Passage::Now.into());
-    let parts = tap.end(|_| Passage::Now.into());
+    tap.feed(&[b'x'; 400], true, |_, _| Passage::Now.into());
+    let parts = tap.end(|_, _| Passage::Now.into());
     drop(tap);
     assert_eq!((parts.len(), budget.left.load(Ordering::Relaxed)), (1, 600), "until it is written");
     drop(parts);
@@ -164,7 +164,7 @@ fn what_is_held_of_a_message_that_is_too_large_keeps_its_share_too() {
     let left = || budget.left.load(Ordering::Relaxed);
     let mut tap = Tap::new(Framing::Body, 900, Arc::clone(&budget));
     let mut held = Vec::new();
-    let mut feed = |bytes: &[u8]| match tap.feed(bytes, true, |_| Passage::Now.into()) {
+    let mut feed = |bytes: &[u8]| match tap.feed(bytes, true, |_, _| Passage::Now.into()) {
         Fate::Now(_) => panic!("held"),
         Fate::Parts(parts) => held.extend(parts.into_iter().map(|part| (part.bytes.len(), part.share))),
     };
@@ -176,9 +176,9 @@ fn what_is_held_of_a_message_that_is_too_large_keeps_its_share_too() {
 
     // Likewise where it is its last bytes that make it too large.
     let mut tap = Tap::new(Framing::Line, 900, Arc::clone(&budget));
-    tap.feed(&[b'x'; 800], true, |_| Passage::Now.into());
+    tap.feed(&[b'x'; 800], true, |_, _| Passage::Now.into());
     let end = [[b'x'; 200].as_slice(), b"\n"].concat();
-    let fate = tap.feed(&end, true, |_| Passage::Now.into());
+    let fate = tap.feed(&end, true, |_, _| Passage::Now.into());
     assert_eq!(left(), 200);
     drop(fate);
     assert_eq!(left(), 1000);
@@ -189,15 +189,15 @@ fn what_is_held_no_more_is_looked_at_as_long_as_there_is_room_for_both() {
     let budget = Arc::new(Budget::new(1000));
     let left = || budget.left.load(Ordering::Relaxed);
     let mut tap = Tap::new(Framing::Body, 900, Arc::clone(&budget));
-    tap.feed(&[b'x'; 400], true, |_| Passage::Now.into());
-    let parts = tap.feed(&[], false, |_| panic!("it is not complete"));
+    tap.feed(&[b'x'; 400], true, |_, _| Passage::Now.into());
+    let parts = tap.feed(&[], false, |_, _| panic!("it is not complete"));
     assert_eq!(left(), 200, "what is to be written, and the copy");
     drop(parts);
     assert_eq!(left(), 600);
     let mut lost = 0;
     let mut other = Tap::new(Framing::Body, 900, Arc::clone(&budget));
-    other.feed(&[b'x'; 400], true, |_| Passage::Now.into());
-    let fate = other.feed(&[], false, |seen| {
+    other.feed(&[b'x'; 400], true, |_, _| Passage::Now.into());
+    let fate = other.feed(&[], false, |seen, _| {
         lost += usize::from(seen == Seen::Oversized);
         Passage::Now.into()
     });

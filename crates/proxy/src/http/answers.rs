@@ -1,9 +1,10 @@
 //! What the server answers to one request, on its way to the client.
 
+use std::future::pending;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mcpscope_core::Direction;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::Shared;
-use super::body::{Body, Stopped};
+use super::body::{Body, Settled, Stopped};
 use super::decode::Length;
 use super::exchange::{Exchange, is_signed};
 use super::head::{self, BadHead, Told};
@@ -45,6 +46,9 @@ pub(super) enum Failure {
     /// The client takes no more of it.
     #[error("the client is gone: {0}")]
     Client(#[source] io::Error),
+    /// A fault broke it off.
+    #[error("a fault broke it off")]
+    Fault,
 }
 
 /// Relays what the server answers to one request.
@@ -97,7 +101,13 @@ impl Answers<'_> {
                 traffic.works();
             }
             outgoing.clear();
-            told.edits().write(raw, outgoing);
+            let mut edits = told.edits();
+            // Its length may become another with what a fault does to it, so it is kept until that is known.
+            let held = self.exchange.filter(|exchange| framing == Some(Framing::Body) && exchange.holds());
+            let kept = if held.is_some() { raw.to_vec() } else { Vec::new() };
+            if held.is_none() {
+                edits.write(raw, outgoing);
+            }
             input.advance(end);
             if status == 101 {
                 return Err(Failure::Switched);
@@ -109,10 +119,25 @@ impl Answers<'_> {
                 }
                 continue;
             }
+            let mut body = Body::new(length, framing, Direction::ToClient, self.exchange.cloned(), propagates);
+            if held.is_some() {
+                match body.settle(from, input).await {
+                    // To its request there never is an answer.
+                    Ok(Settled::Lost) => pending().await,
+                    Ok(Settled::Breaks(_)) => return Err(Failure::Fault),
+                    Ok(Settled::Goes | Settled::Answered(_)) => {}
+                    Err(Stopped::Source(error)) => return Err(Failure::Broken(error)),
+                    Err(Stopped::Sink(_) | Stopped::Fault) => return Err(Failure::Fault),
+                }
+                if let Some(length) = body.changed_length().filter(|_| matches!(length, Length::Exact(_))) {
+                    edits.with.retain(|(name, _)| *name != "content-length");
+                    edits.with.push(("content-length", length.to_string()));
+                }
+                edits.write(&kept, outgoing);
+            }
             self.has_begun.store(true, Ordering::Relaxed);
             let is_silent = length == Length::UntilClosed;
             self.ends_silently.store(is_silent, Ordering::Relaxed);
-            let mut body = Body::new(length, framing, Direction::ToClient, self.exchange.cloned(), propagates);
             return match body.relay(from, input, to, outgoing, &self.shared.relay.queue).await {
                 Ok(()) => {
                     self.ends_silently.store(false, Ordering::Relaxed);
@@ -129,6 +154,7 @@ impl Answers<'_> {
                     }
                 }
                 Err(Stopped::Sink(error)) => Err(Failure::Client(error)),
+                Err(Stopped::Fault) => Err(Failure::Fault),
             };
         }
     }
@@ -143,7 +169,10 @@ impl Answers<'_> {
             return None;
         }
         let message = "mcpscope: the server crashed before it answered";
-        let event = |id| format!("event: message\ndata: {}\n\n", answer::error(INTERNAL_ERROR, Some(&id), message));
+        let event = |id| {
+            self.shared.relay.probe.broke_off(None, Instant::now());
+            format!("event: message\ndata: {}\n\n", answer::error(INTERNAL_ERROR, Some(&id), message))
+        };
         let events: String = exchange.give_up().into_iter().map(event).collect();
         if events.is_empty() { None } else { body.last_events(events.as_bytes()) }
     }

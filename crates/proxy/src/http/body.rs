@@ -3,7 +3,8 @@
 //! What passes is what came, chunk by chunk. Only where messages are held, because a fault is active or trace context is put
 //! into them, are the chunks made anew.
 
-use std::collections::VecDeque;
+mod held;
+
 use std::future::{pending, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::pin;
@@ -12,16 +13,18 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use mcpscope_core::Direction;
-use mcpscope_hooks::{Departure, Lane, Passage, Queued};
+use mcpscope_hooks::{Backlog, Departure, Lane, Passage, Queued};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::timeout;
 
+pub(super) use self::held::Settled;
 use super::decode::{BadBody, Decoder, Length, Step};
 use super::exchange::Exchange;
 use super::stream::Source;
 use super::wire::{Input, write};
 use crate::MAX_HOLD;
-use crate::framing::{Fate, Framing, Judgement, Part, Seen, Share, Tap};
+use crate::framing::{Fate, Framing, Judgement, Part, Seen, Tap};
+use crate::item::Item;
 use crate::queue::{Queue, Waiting};
 
 /// How a body ended; told to the exchange it belongs to.
@@ -44,6 +47,9 @@ pub(super) enum Stopped {
     /// Its receiver takes no more.
     #[error("{0}")]
     Sink(#[source] io::Error),
+    /// A fault broke it off.
+    #[error("a fault broke it off")]
+    Fault,
 }
 
 impl From<BadBody> for Stopped {
@@ -64,6 +70,7 @@ pub(super) struct Body {
     tap: Option<Tap>,
     lane: Lane,
     direction: Direction,
+    tap_framing: Option<Framing>,
     /// Whether our trace context is to be in its messages: they are held until they are complete.
     propagates: bool,
     /// Whether it goes on message by message, and not as it came.
@@ -71,7 +78,17 @@ pub(super) struct Body {
     /// Since when the beginning of a message is held.
     held_since: Option<Instant>,
     /// What is held, in order.
-    due: VecDeque<Due>,
+    due: Backlog<Item>,
+    /// What goes on before that.
+    next: Option<Box<Item>>,
+    /// Whether what was written last is not the end of a message.
+    is_within: bool,
+    /// Whether a message never arrives without which the body is not complete.
+    is_lost: bool,
+    /// Whether nothing of it goes on before it has settled what becomes of it.
+    settles: bool,
+    /// Whether the sender of its message can be answered.
+    takes_answer: bool,
     /// That of the calls which go on with what is written next.
     departure: Option<Departure>,
     /// The messages that are written next, and how many they are.
@@ -85,14 +102,6 @@ pub(super) struct Body {
     /// writer must pass over them.
     looked_at: usize,
     told: bool,
-}
-
-/// Bytes that are held.
-struct Due {
-    bytes: Vec<u8>,
-    passage: Passage,
-    departure: Option<Departure>,
-    _share: Option<Share>,
 }
 
 impl Body {
@@ -112,10 +121,16 @@ impl Body {
             exchange,
             lane: Lane::default(),
             direction,
+            tap_framing: framing,
             propagates,
             is_parted: false,
             held_since: None,
-            due: VecDeque::new(),
+            due: Backlog::default(),
+            next: None,
+            is_within: false,
+            is_lost: false,
+            settles: false,
+            takes_answer: false,
             departure: None,
             queued: None,
             messages: 0,
@@ -136,7 +151,7 @@ impl Body {
         loop {
             let taken = self.look(input.bytes())?;
             input.advance(taken);
-            if self.decoder.is_done() || !self.due.is_empty() {
+            if self.decoder.is_done() || !self.due.is_empty() || self.next.is_some() {
                 return Ok(());
             }
             self.fill(from, input, || usize::MAX).await?;
@@ -153,7 +168,7 @@ impl Body {
 
     /// How long the complete body is, if it was changed.
     pub(super) fn changed_length(&self) -> Option<u64> {
-        let length = self.due.iter().map(|due| due.bytes.len() as u64).sum::<u64>();
+        let length = self.due.iter().chain(self.next.as_deref()).map(|item| item.bytes.len() as u64).sum::<u64>();
         (self.decoder.is_done() && length != self.received).then_some(length)
     }
 
@@ -163,7 +178,7 @@ impl Body {
         while !self.decoder.is_done() {
             let taken = self.look(input.bytes())?;
             input.advance(taken);
-            self.due.clear();
+            self.due = Backlog::default();
             if taken == 0 {
                 self.fill(from, input, || usize::MAX).await?;
             }
@@ -183,9 +198,10 @@ impl Body {
     ) -> Result<(), Stopped> {
         loop {
             let taken = self.look(input.bytes())?;
+            let (mut look, rung) = (None, self.exchange.as_ref().map_or(0, |exchange| exchange.times_rung()));
             if self.is_parted {
                 input.advance(taken);
-                self.write_parts(from, input, to, head, queue).await?;
+                look = self.write_parts(from, to, head, queue).await?;
             } else if taken > 0 || !head.is_empty() {
                 self.looked_at = taken;
                 let bytes = input.bytes().get(..taken).unwrap_or_default();
@@ -194,12 +210,24 @@ impl Body {
                 head.clear();
             }
             self.wrote();
-            if self.decoder.is_done() {
+            let is_read = self.decoder.is_done();
+            if is_read && self.due.is_empty() && !self.is_lost {
                 return Ok(());
             }
-            // It may have stopped where its messages begin to be held.
-            if taken == 0 || input.bytes().is_empty() {
-                self.fill(from, input, || queue.room()).await?;
+            let mail = self.write_mail(from, to, queue).await?;
+            if self.is_lost || !self.due.is_empty() {
+                // More may come in the meantime, for which this does not stand in the way.
+                self.wait(from, input, (look, rung), mail, queue).await?;
+            } else if taken == 0 || input.bytes().is_empty() {
+                // It may have stopped where its messages begin to be held.
+                let filled = self.fill(from, input, || queue.room());
+                match mail {
+                    None => filled.await?,
+                    Some(mail) => tokio::select! {
+                        filled = filled => filled?,
+                        () = mail.mailbox.filled() => {}
+                    },
+                }
             }
         }
     }
@@ -237,7 +265,7 @@ impl Body {
                 Ok(())
             }
             Err(stopped) => {
-                self.tell(End::Broken);
+                self.tell(End::Broken, Instant::now());
                 Err(stopped)
             }
         }
@@ -254,7 +282,9 @@ impl Body {
     /// Looks at what goes on next; returns how much of it that is.
     fn look(&mut self, bytes: &[u8]) -> Result<usize, Stopped> {
         if self.decoder.is_done() {
-            self.tell(End::Complete);
+            if !self.told {
+                self.complete(Instant::now());
+            }
             return Ok(0);
         }
         if bytes.is_empty() {
@@ -270,7 +300,7 @@ impl Body {
                 }
                 self.is_parted = !self.is_parted;
             }
-            let step = self.decoder.next(rest).inspect_err(|_| self.tell(End::Broken))?;
+            let step = self.decoder.next(rest).inspect_err(|_| self.tell(End::Broken, at))?;
             taken += match step {
                 Step::Data(length) => {
                     self.received += length as u64;
@@ -297,7 +327,13 @@ impl Body {
 
     fn is_to_be_parted(&self) -> bool {
         let Some((tap, exchange)) = self.tap.as_ref().zip(self.exchange.as_ref()) else { return false };
-        self.propagates || exchange.holds() || tap.is_holding()
+        self.propagates
+            || self.settles
+            || exchange.holds()
+            || tap.is_holding()
+            || self.next.is_some()
+            || self.is_lost
+            || !self.due.is_empty()
     }
 
     /// Whether the data that was read last is all of a body that is one message, and goes on as it came.
@@ -310,7 +346,7 @@ impl Body {
     fn whole(&mut self, data: &[u8], at: Instant) -> usize {
         let Some(mut tap) = self.tap.take() else { return 0 };
         let mut messages = 0;
-        tap.whole(data, |seen| self.judge(seen, false, at, &mut messages));
+        tap.whole(data, |seen, _| self.judge((seen, false), false, at, &mut messages));
         self.tap = Some(tap);
         messages
     }
@@ -325,13 +361,14 @@ impl Body {
     fn feed(&mut self, data: &[u8], hold: bool, at: Instant) -> usize {
         let Some(mut tap) = self.tap.take() else { return 0 };
         let mut messages = 0;
-        match tap.feed(data, hold, |seen| self.judge(seen, hold, at, &mut messages)) {
+        match tap.feed(data, hold, |seen, is_held| self.judge((seen, is_held), hold, at, &mut messages)) {
             Fate::Now(bytes) if self.is_parted && !bytes.is_empty() => {
                 let departure = self.departure.take();
-                self.due.push_back(Due { bytes: bytes.to_vec(), passage: Passage::Now, departure, _share: None });
+                let part = Part { departure, is_end: true, ..Part::rest(bytes) };
+                self.hold(vec![part], at);
             }
             Fate::Now(_) => {}
-            Fate::Parts(parts) => self.hold(parts),
+            Fate::Parts(parts) => self.hold(parts, at),
         }
         // With a message another one may have begun.
         let since = self.held_since.filter(|_| messages == 0).unwrap_or(at);
@@ -345,29 +382,37 @@ impl Body {
         let hold = self.is_parted;
         let mut messages = 0;
         if let Some(mut tap) = self.tap.take() {
-            let parts = tap.end(|seen| self.judge(seen, hold, at, &mut messages));
-            self.hold(parts);
+            let parts = tap.end(|seen, is_held| self.judge((seen, is_held && hold), hold, at, &mut messages));
+            self.hold(parts, at);
             self.tap = Some(tap);
         }
-        self.tell(End::Complete);
+        self.complete(at);
         messages
     }
 
-    fn judge(&mut self, seen: Seen<'_>, hold: bool, at: Instant, messages: &mut usize) -> Judgement {
+    fn judge(&mut self, seen: (Seen<'_>, bool), hold: bool, at: Instant, messages: &mut usize) -> Judgement {
         let Some(exchange) = &self.exchange else { return Passage::Now.into() };
-        let (passage, splices) = exchange.observe(seen, self.direction, &mut self.lane, at);
-        *messages += usize::from(passage != Passage::Never);
+        let (passage, splices, subject) = exchange.observe(seen, self.direction, &mut self.lane, at);
+        *messages += usize::from(passage == Passage::Now);
         let splices = if self.propagates { splices } else { Vec::new() };
-        Judgement { passage, splices, departure: if hold { self.lane.depart() } else { None } }
+        Judgement { passage, splices, departure: if hold { self.lane.depart() } else { None }, subject }
     }
 
-    fn hold(&mut self, parts: Vec<Part<'_>>) {
-        for Part { bytes, passage, departure, share } in parts {
-            if bytes.is_empty() {
+    fn hold(&mut self, parts: Vec<Part<'_>>, at: Instant) {
+        let Some(exchange) = self.exchange.clone() else { return };
+        for part in parts {
+            if part.bytes.is_empty() {
                 // It has passed already, or passes now; its calls leave with the end.
-                self.departure = departure.or(self.departure.take());
+                self.departure = part.departure.or(self.departure.take());
             } else {
-                self.due.push_back(Due { bytes: bytes.into_owned(), passage, departure, _share: share });
+                let (mut item, passage) = exchange.item(part, self.direction, at);
+                if let Passage::Touched(touch) = &passage
+                    && !self.alters_late()
+                {
+                    self.alter(&mut item, touch, &exchange, at);
+                }
+                let bytes = item.bytes.len();
+                self.due.push(item, passage, bytes);
             }
         }
     }
@@ -375,7 +420,7 @@ impl Body {
     /// So many more messages wait for their turn to be written.
     fn queue(&mut self, messages: usize, at: Instant) {
         self.departure = self.lane.depart().or(self.departure.take());
-        let calls = self.due.iter().filter_map(|due| due.departure.as_ref()).chain(&self.departure);
+        let calls = self.due.iter().filter_map(|item| item.departure.as_ref()).chain(&self.departure);
         if let Some(exchange) = self.exchange.as_ref().filter(|_| messages > 0) {
             self.queued = Some(exchange.queued(self.direction, messages, at));
             self.messages = messages;
@@ -394,50 +439,6 @@ impl Body {
         {
             queued.wrote(&departure);
         }
-    }
-
-    async fn write_parts<R: Source, W: AsyncWrite + Unpin>(
-        &mut self,
-        from: &mut R,
-        input: &mut Input,
-        to: &mut W,
-        head: &mut Vec<u8>,
-        queue: &Queue,
-    ) -> Result<(), Stopped> {
-        while let Some(Due { bytes, passage, departure, _share }) = self.due.pop_front() {
-            // What is held is the message; its head says that there is one.
-            if passage != Passage::Now {
-                self.pass(from, to, &mut [IoSlice::new(head)], queue).await?;
-                head.clear();
-            }
-            let waiting = (passage != Passage::Now).then(|| self.waiting(queue, bytes.len()));
-            match passage {
-                Passage::Now => {}
-                Passage::At(due) => {
-                    if let Some(queued) = &mut self.queued {
-                        queued.held_until(due);
-                    }
-                    self.watching(from, input, sleep_until(due.into())).await?;
-                }
-                // In an event stream the next event follows; a body that is one message, or told its length, never arrives.
-                Passage::Never if self.is_stream() && !self.is_exact => continue,
-                Passage::Never => self.watching(from, input, pending()).await?,
-            }
-            drop(waiting);
-            let size = if self.is_chunked { format!("{:x}\r\n", bytes.len()) } else { String::new() };
-            let end: &[u8] = if self.is_chunked { b"\r\n" } else { b"" };
-            let mut slices = [head.as_slice(), size.as_bytes(), &bytes, end].map(IoSlice::new);
-            self.pass(from, to, &mut slices, queue).await?;
-            head.clear();
-            if let Some(queued) = &mut self.queued {
-                queued.wrote(&departure);
-            }
-        }
-        let is_end = self.is_chunked && self.decoder.is_done();
-        let [last, trailers] = if is_end { [b"0\r\n", self.trailers.as_slice()] } else { [&b""[..]; 2] };
-        self.pass(from, to, &mut [head.as_slice(), last, trailers].map(IoSlice::new), queue).await?;
-        head.clear();
-        Ok(())
     }
 
     /// Writes. Gives up if the client that sends the body breaks off while the server takes nothing of it.
@@ -470,8 +471,7 @@ impl Body {
 
     /// So many bytes of it wait, and what is held behind them.
     fn waiting<'q>(&self, queue: &'q Queue, bytes: usize) -> Waiting<'q> {
-        let held: usize = self.due.iter().map(|due| due.bytes.len()).sum();
-        queue.wait(self.direction, self.messages, bytes + held)
+        queue.wait(self.direction, self.messages, bytes + self.due.bytes())
     }
 
     /// Waits, and gives up if the client that sends the body is gone.
@@ -496,23 +496,28 @@ impl Body {
     /// What ends the stream behind these events, so that its receiver takes it for complete; nothing where no event can follow
     /// what has passed.
     pub(super) fn last_events(&self, events: &[u8]) -> Option<Vec<u8>> {
-        let is_between_events = self.is_stream() && self.tap.as_ref().is_some_and(Tap::has_passed_whole);
-        let is_between_chunks = self.is_parted || self.decoder.is_between_chunks();
-        (is_between_events && is_between_chunks && !self.is_exact).then(|| {
+        self.is_between_events().then(|| {
             let size = format!("{:x}\r\n", events.len());
             if self.is_chunked { [size.as_bytes(), events, b"\r\n0\r\n\r\n"].concat() } else { events.to_vec() }
         })
+    }
+
+    /// Whether an event of our own can come next.
+    fn is_between_events(&self) -> bool {
+        let is_between_events = self.is_stream() && self.tap.as_ref().is_some_and(Tap::has_passed_whole);
+        let is_between_chunks = self.is_parted || self.decoder.is_between_chunks();
+        is_between_events && is_between_chunks && !self.is_exact
     }
 
     fn is_stream(&self) -> bool {
         self.tap.as_ref().is_some_and(|tap| tap.framing() == Framing::Sse)
     }
 
-    fn tell(&mut self, end: End) {
+    fn tell(&mut self, end: End, at: Instant) {
         if !self.told {
             self.told = true;
             if let Some(exchange) = &self.exchange {
-                exchange.ended(self.direction, end);
+                exchange.ended(self.direction, end, at);
             }
         }
     }
@@ -520,6 +525,8 @@ impl Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        self.tell(End::Abandoned);
+        if !self.told {
+            self.tell(End::Abandoned, Instant::now());
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! One client connection: its requests, one after the other, to the upstream connection that belongs to it.
 
+mod admission;
+mod breaks;
+
 use std::future::{pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -9,22 +12,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use mcpscope_core::{Component, Direction, ErrorType};
+use mcpscope_core::{Component, ErrorType};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
+use self::admission::{Asked, Refused};
+use super::Shared;
 use super::answers::{Answers, Failure};
-use super::body::{Body, Stopped};
-use super::decode::Length;
-use super::exchange::{Exchange, TRACEPARENT, is_signed};
-use super::head::{self, BadHead, Edits, Request};
+use super::body::{Settled, Stopped};
+use super::exchange::TRACEPARENT;
+use super::head::{self, BadHead};
 use super::reach::reach;
 use super::reply::Reply;
 use super::sessions::Outside;
 use super::stream::Stream;
 use super::wire::{Input, write};
-use super::{HostHeader, Shared};
+use crate::conversation::Conversation;
 use crate::{MAX_HOLD, Traffic};
 
 /// How long a client may leave a connection unused between two requests. Servers mostly close theirs sooner, and pools of
@@ -37,6 +41,11 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long after the end of the relay a request that has begun to come, or the first one of a client that was let in before,
 /// may take to send its head. Less than [`super::Config::DEFAULT_GRACE`], so that there is time to answer.
 const LAST_HEAD: Duration = Duration::from_secs(2);
+
+/// What names the method of a request, since 2026-07-28.
+const METHOD: &str = "mcp-method";
+/// The method that no request has.
+const NO_METHOD: &str = "mcpscope/contradicts";
 
 /// One side of the relay.
 struct Peer {
@@ -55,36 +64,26 @@ pub(super) struct Client {
     shared: Arc<Shared>,
     address: SocketAddr,
     outside: Outside,
+    /// The host that was last asked for and may be, where that and no origin was said: it mostly stays the same.
+    known_host: Vec<u8>,
     peer: Peer,
     upstream: Option<Peer>,
     /// What is written next on either side.
     outgoing: [Vec<u8>; 2],
     /// Whether an answer is under way that the end of the connection would make look complete.
     ends_silently: AtomicBool,
+    /// What the last request belongs to, which faults can break.
+    conversation: Option<Arc<Conversation>>,
     timer: Timer,
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
+        self.shared.relay.ear.close();
         if *self.ends_silently.get_mut() {
             self.peer.stream.reset();
         }
     }
-}
-
-/// A request as it goes on.
-struct Asked {
-    exchange: Option<Arc<Exchange>>,
-    body: Body,
-    /// Its head as it came, if it is not known yet how it goes on.
-    raw: Vec<u8>,
-    edits: Edits,
-    has_length: bool,
-    propagates: bool,
-    keeps_alive: bool,
-    waits_for_leave: bool,
-    version: u8,
-    to_head: bool,
 }
 
 /// What becomes of the client's connection after an exchange.
@@ -109,6 +108,8 @@ impl Client {
             upstream: None,
             outgoing: [Vec::new(), Vec::new()],
             ends_silently: AtomicBool::new(false),
+            known_host: Vec::new(),
+            conversation: None,
         }
     }
 
@@ -118,13 +119,9 @@ impl Client {
         let mut end = End::new(stopped);
         let mut is_first = true;
         loop {
-            let next = match self.head(is_first, &mut end).await {
-                Ok(None) => Next::Close,
-                Ok(Some(end)) => match self.admit(end) {
-                    Admission::Onward(asked) => self.exchange(*asked).await,
-                    Admission::Refused(refused) => self.refuse(*refused).await,
-                },
-                Err(bad) => self.refuse(self.unread(bad)).await,
+            let next = match self.unbroken(is_first, &mut end).await {
+                Ok(next) => next,
+                Err(broken) => self.break_off(broken).await,
             };
             match next {
                 Next::Another => is_first = false,
@@ -182,52 +179,6 @@ impl Client {
         }
     }
 
-    /// Decides whether the request whose head ends there is passed on, and how.
-    fn admit(&mut self, end: usize) -> Admission {
-        let raw = self.peer.input.bytes().get(..end).unwrap_or_default();
-        let (shared, outside, address) = (&self.shared, &mut self.outside, self.address);
-        let read = head::read_request(raw, |request| {
-            let hosts = &shared.config.hosts;
-            let (host, origin) = (request.fields.all("host"), request.fields.all("origin"));
-            match hosts.check(host, request.authority, origin) {
-                Ok(()) => Admission::Onward(Box::new(ask(shared, outside, &request))),
-                Err(refusal) => {
-                    tracing::debug!(peer = %address, refusal = refusal.told("proxy"), "request refused");
-                    shared.refused();
-                    let body = Body::new(request.length, None, Direction::ToServer, None, false);
-                    Admission::Refused(Box::new(Refused {
-                        reply: Reply::refused(&refusal),
-                        body: Some(body).filter(|_| request.keeps_alive),
-                        to_head: request.method == "HEAD",
-                    }))
-                }
-            }
-        });
-        let mut admission = read.unwrap_or_else(|bad| Admission::Refused(Box::new(self.unread(bad))));
-        if let Admission::Onward(asked) = &mut admission {
-            let [onward, _] = &mut self.outgoing;
-            onward.clear();
-            if asked.propagates {
-                asked.raw.extend_from_slice(raw);
-            } else {
-                asked.edits.write(raw, onward);
-            }
-        }
-        self.peer.input.advance(end);
-        admission
-    }
-
-    /// What becomes of a request whose head cannot be passed on.
-    fn unread(&self, bad: BadHead) -> Refused {
-        tracing::debug!(peer = %self.address, %bad, "request refused");
-        if bad == BadHead::TooSlow {
-            self.count(ErrorType::Timeout);
-        } else {
-            self.shared.refused();
-        }
-        Refused::unread(Reply::bad_request(bad.status(), &bad))
-    }
-
     /// What becomes of a request whose body is none.
     fn broken(&self, error: &io::Error) -> Refused {
         self.shared.refused();
@@ -269,7 +220,33 @@ impl Client {
     }
 
     /// Relays a request and its answer.
-    async fn exchange(&mut self, mut asked: Asked) -> Next {
+    async fn exchange(&mut self, mut asked: Box<Asked>) -> Next {
+        if asked.is_exposed {
+            let Peer { stream, input } = &mut self.peer;
+            match asked.body.settle(stream, input).await {
+                Ok(Settled::Goes) => {}
+                Ok(Settled::Lost) => {
+                    // Until the client gives up.
+                    input.gone(stream).await;
+                    return Next::Close;
+                }
+                Ok(Settled::Answered(reply)) => {
+                    let body = Some(asked.body).filter(|_| asked.keeps_alive);
+                    // What is no mere status is an answer on the session's stream where it has one.
+                    let conversation = asked.exchange.as_ref().map(|exchange| exchange.conversation());
+                    let mailbox =
+                        conversation.map(|conversation| &conversation.mailbox).filter(|_| reply.status == 200);
+                    let is_posted = mailbox.is_some_and(|mailbox| mailbox.post(&reply.body));
+                    let reply = if is_posted { Reply::accepted() } else { Reply::of_fault(&reply) };
+                    return self.refuse(Refused { reply, body, to_head: asked.to_head }).await;
+                }
+                Ok(Settled::Breaks(broken)) => return self.break_off(broken).await,
+                Err(Stopped::Source(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                    return self.refuse(self.broken(&error)).await;
+                }
+                Err(_) => return Next::Close,
+            }
+        }
         let config = &self.shared.config;
         if let Some(upstream) = &mut self.upstream
             && is_over(upstream).await
@@ -298,6 +275,9 @@ impl Client {
                 Err(_) => return Next::Close,
             }
         }
+        if asked.propagates || asked.is_exposed {
+            self.write_head(&mut asked);
+        }
         let Some(upstream) = &mut self.upstream else { return Next::Close };
         let [onward, back] = &mut self.outgoing;
         let (mut from_client, mut to_client) = self.peer.stream.split();
@@ -309,7 +289,7 @@ impl Client {
             match asked.body.relay(&mut from_client, &mut self.peer.input, &mut to_server, onward, queue).await {
                 Ok(()) => is_sent.store(true, Ordering::Relaxed),
                 // It reads no more; it may have answered.
-                Err(Stopped::Sink(_)) => is_refused.store(true, Ordering::Relaxed),
+                Err(Stopped::Sink(_) | Stopped::Fault) => is_refused.store(true, Ordering::Relaxed),
                 Err(Stopped::Source(error)) => return error,
             }
             self.peer.input.gone(&mut from_client).await
@@ -322,13 +302,15 @@ impl Client {
             has_begun: &has_begun,
             ends_silently: &self.ends_silently,
         };
-        let download = answers.relay(&mut from_server, &mut upstream.input, &mut to_client, back);
         let ended = {
             let mut upload = pin!(upload);
-            let ended = tokio::select! {
-                biased;
-                answered = download => Ok(answered),
-                gone = &mut upload => Err(gone),
+            let ended = {
+                let download = pin!(answers.relay(&mut from_server, &mut upstream.input, &mut to_client, back));
+                tokio::select! {
+                    biased;
+                    answered = download => Ok(answered),
+                    gone = &mut upload => Err(gone),
+                }
             };
             if matches!(ended, Ok(Ok(_))) && !is_sent.load(Ordering::Relaxed) {
                 // A server that answers before it has read the request may still read it; or it closes, and nobody does.
@@ -359,6 +341,10 @@ impl Client {
                 }
             }
             Ok(Err(Failure::Client(_))) => Next::Close,
+            Ok(Err(Failure::Fault)) => {
+                self.upstream = None;
+                Next::CutOff
+            }
             Ok(Err(Failure::CutOff(error))) => {
                 tracing::debug!(peer = %self.address, %error, "an answer was broken off");
                 Next::CutOff
@@ -382,6 +368,14 @@ impl Client {
             Ok(gathered) => gathered?,
             Err(_) => asked.body.release(),
         }
+        Ok(())
+    }
+
+    /// The head of a request that was held, with what is changed in it.
+    fn write_head(&mut self, asked: &mut Asked) {
+        if asked.body.contradicts() {
+            asked.edits.with.push((METHOD, NO_METHOD.to_owned()));
+        }
         if let Some(length) = asked.body.changed_length().filter(|_| asked.has_length) {
             asked.edits.with.push(("content-length", length.to_string()));
         }
@@ -390,11 +384,10 @@ impl Client {
         }
         let [onward, _] = &mut self.outgoing;
         asked.edits.write(&asked.raw, onward);
-        Ok(())
     }
 
     /// Answers for a server that did not.
-    async fn failed(&mut self, failure: &Failure, mut asked: Asked) -> Next {
+    async fn failed(&mut self, failure: &Failure, mut asked: Box<Asked>) -> Next {
         self.upstream = None;
         let config = &self.shared.config;
         let message = format!("upstream {} gave no answer: {failure}", config.upstream.origin());
@@ -423,82 +416,15 @@ impl Client {
             tell(traffic, &message);
         }
         self.count(kind);
-        let id = asked.exchange.as_ref().and_then(|exchange| exchange.fail(kind, &message));
+        let ids = asked.exchange.as_ref().map_or_else(Vec::new, |exchange| exchange.fail(kind, &message));
         let body = is_read.then_some(asked.body);
         let (body, to_head) = (body.filter(|_| asked.keeps_alive), asked.to_head);
-        self.refuse(Refused { reply: Reply::bad_gateway(id.as_ref(), &message), body, to_head }).await
+        self.refuse(Refused { reply: Reply::bad_gateway(&ids, &message), body, to_head }).await
     }
 
     /// Counts a failure of the transport.
     fn count(&self, kind: ErrorType) {
         self.shared.relay.probe.operation(Component::Transport, Some(kind), std::time::Instant::now());
-    }
-}
-
-/// What becomes of a request.
-enum Admission {
-    Onward(Box<Asked>),
-    Refused(Box<Refused>),
-}
-
-/// A request that is answered here.
-struct Refused {
-    reply: Reply,
-    /// What is still to come of it; nothing if nobody knows where it ends, or nothing may follow it.
-    body: Option<Body>,
-    to_head: bool,
-}
-
-impl Refused {
-    fn unread(reply: Reply) -> Self {
-        Self { reply, body: None, to_head: false }
-    }
-}
-
-/// How a request goes on.
-fn ask(shared: &Arc<Shared>, outside: &mut Outside, request: &Request<'_>) -> Asked {
-    let (probe, fields) = (&shared.relay.probe, request.fields);
-    let exchange = probe.is_on().then(|| Arc::new(Exchange::new(shared, outside, request)));
-    let framing = exchange.as_ref().and_then(|exchange| exchange.request_framing());
-    let fits = match request.length {
-        Length::Exact(bytes) => bytes <= shared.config.limits.max_message as u64,
-        Length::Chunked | Length::UntilClosed => true,
-    };
-    // A client that waits for leave to send its body waits for the server's.
-    let waits_for_leave = fields.contains("expect");
-    let propagates = framing.is_some() && fits && probe.propagates() && !is_signed(fields) && !waits_for_leave;
-    let mut edits = Edits::default();
-    if request.is_rewritten {
-        edits.target = Some(request.target.to_owned());
-    }
-    let upstream = &shared.config.upstream;
-    let is_upstreams_host = match shared.config.host_header {
-        HostHeader::Keep => false,
-        HostHeader::Upstream => true,
-        HostHeader::Auto => !upstream.is_loopback(),
-    };
-    if is_upstreams_host {
-        edits.with.push(("host", upstream.authority().to_owned()));
-    }
-    // MCP has no use for another protocol on the connection, and a relay of messages cannot follow one: an upgrade is not
-    // asked for, so that the server answers in HTTP.
-    if fields.contains("upgrade") {
-        edits.without.push("upgrade");
-        if fields.first("connection").is_some_and(|value| value.eq_ignore_ascii_case(b"upgrade")) {
-            edits.without.push("connection");
-        }
-    }
-    Asked {
-        body: Body::new(request.length, framing, Direction::ToServer, exchange.clone(), propagates),
-        exchange,
-        raw: Vec::new(),
-        edits,
-        has_length: request.length != Length::Chunked,
-        propagates,
-        keeps_alive: request.keeps_alive,
-        waits_for_leave,
-        version: request.version,
-        to_head: request.method == "HEAD",
     }
 }
 
@@ -547,11 +473,14 @@ struct Timer(Pin<Box<Sleep>>);
 
 impl Timer {
     async fn until(&mut self, deadline: Instant) {
-        while Instant::now() < deadline {
+        loop {
             if self.0.is_elapsed() || self.0.deadline() > deadline {
                 self.0.as_mut().reset(deadline);
             }
             self.0.as_mut().await;
+            if Instant::now() >= deadline {
+                return;
+            }
         }
     }
 }

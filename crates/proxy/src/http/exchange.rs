@@ -5,16 +5,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use mcpscope_core::{Direction, ErrorType, Outcome, Protocol, RequestId, TraceContext};
-use mcpscope_hooks::{Connection, Lane, Loss, Passage, Queued};
+use mcpscope_hooks::{Connection, Fate, Lane, Loss, Passage, Place, Queued, Reply, Touch};
 use url::Url;
 
 use super::Shared;
 use super::body::End;
-use super::head::{Answer, Fields, Request, as_text};
+use super::head::{Answer, Fields, Request, as_text, is_json, is_media};
 use super::sessions::Outside;
+use crate::bell::Rung;
 use crate::conversation::{Begun, Conversation, Ending, Observed, Response, Travel};
-use crate::framing::{Framing, Seen, Tap};
+use crate::framing::{Framing, Part, Seen, Tap};
 use crate::inject::Splice;
+use crate::item::{Item, Pace, Subject};
+use crate::queue::Waiting;
 
 const SESSION_ID: &str = "mcp-session-id";
 const PROTOCOL_VERSION: &str = "mcp-protocol-version";
@@ -137,7 +140,7 @@ impl Exchange {
             Some(conversation) => (conversation, Membership::Session),
             None => (outside.conversation(shared), Membership::Nameless),
         };
-        let is_message = kind == Kind::Post && fields.text(CONTENT_TYPE).is_none_or(is_json);
+        let is_message = kind == Kind::Post && fields.first(CONTENT_TYPE).is_none_or(is_json);
         let (context, tracestate) = trace_context(fields);
         let framing = (is_message && !is_encoded(fields)).then_some(Framing::Body);
         Self {
@@ -173,15 +176,15 @@ impl Exchange {
         self.shared.relay.probe.queued(direction, messages, at)
     }
 
-    /// Looks at a message of either body.
-    /// Says when it goes on and what is to be changed in it.
+    /// Looks at a message of either body, which may be held so that a fault can touch it.
+    /// Says when it goes on, what is to be changed in it, and what it is, if a fault has touched it.
     pub(super) fn observe(
         &self,
-        seen: Seen<'_>,
+        (seen, is_held): (Seen<'_>, bool),
         direction: Direction,
         lane: &mut Lane,
         at: Instant,
-    ) -> (Passage, Vec<Splice>) {
+    ) -> (Passage, Vec<Splice>, Option<Box<Subject>>) {
         let probe = &self.shared.relay.probe;
         let observe = || match seen {
             Seen::Oversized => {
@@ -195,7 +198,7 @@ impl Exchange {
             Seen::Message(bytes) => {
                 let (protocol, context, tracestate) = (self.protocol, self.context, self.tracestate.as_deref());
                 let is_early = direction == Direction::ToClient && self.is_asking.load(Ordering::Relaxed);
-                let travel = Travel { direction, at, protocol, context, tracestate, is_early };
+                let travel = Travel { direction, at, protocol, context, tracestate, is_early, is_held };
                 self.conversation.observe(bytes, travel, lane)
             }
         };
@@ -224,7 +227,68 @@ impl Exchange {
                 }
             }
         }
-        (observed.passage, observed.splices)
+        (observed.passage, observed.splices, observed.subject)
+    }
+
+    /// A part of either body as it waits to be written.
+    pub(super) fn item(&self, part: Part<'_>, direction: Direction, at: Instant) -> (Item, Passage) {
+        Item::new(part, &self.shared.relay, direction, at)
+    }
+
+    /// It goes at `now`, with what faults make of it at this place.
+    pub(super) fn alter(&self, item: &mut Item, touch: &Touch, place: (Framing, Place), now: Instant) {
+        item.alter(touch, &self.shared.relay, place, now);
+    }
+
+    /// What becomes at `now` of what a fault has touched.
+    pub(super) fn fate(&self, touch: &Touch, item: &Item, now: Instant) -> Fate {
+        item.fate(touch, &self.conversation, &self.shared.relay, now)
+    }
+
+    /// It is written next.
+    pub(super) fn goes(&self, item: &mut Item, now: Instant) {
+        item.goes(&self.conversation, now);
+    }
+
+    /// What its sender is answered instead, if that is so.
+    pub(super) fn reply(&self, item: &Item, now: Instant) -> Option<Reply> {
+        item.reply(&self.conversation, now)
+    }
+
+    /// Whether what goes slowly has to wait.
+    pub(super) fn keeps(&self, pace: &mut Pace) -> bool {
+        pace.waits(&self.shared.relay)
+    }
+
+    /// So much waits, as long as what is returned lives.
+    pub(super) fn waiting(&self, direction: Direction, messages: usize, bytes: usize) -> Waiting<'_> {
+        self.shared.relay.queue.wait(direction, messages, bytes)
+    }
+
+    /// Whether more can wait than so many messages and bytes.
+    pub(super) fn has_room(&self, messages: usize, bytes: usize) -> bool {
+        let limits = &self.shared.relay.limits;
+        messages < limits.queue_messages && bytes < limits.queue_bytes
+    }
+
+    /// Waits until the faults change, or what is held is not wanted any more; from now on.
+    pub(super) fn rung(&self) -> Rung<'_> {
+        self.shared.relay.rung()
+    }
+
+    /// How often that was so.
+    pub(super) fn times_rung(&self) -> u64 {
+        self.shared.relay.bell.times()
+    }
+
+    /// Waits until then, to a fraction of a millisecond.
+    pub(super) async fn until(&self, due: Instant) {
+        self.shared.relay.alarm.until(due).await;
+    }
+
+    /// The conversation that it is part of.
+    pub(super) fn conversation(&self) -> &Arc<Conversation> {
+        &self.conversation
     }
 
     /// Calls began behind their answer, or the end of it.
@@ -261,6 +325,7 @@ impl Exchange {
         self.conversation.name(&name);
         if self.shared.sessions.open(&name, &self.conversation) {
             state.endpoint = Some(name.into());
+            self.conversation.mailbox.open();
         } else {
             self.shared.relay.probe.lost(Loss::UntrackedSession, at);
         }
@@ -277,13 +342,14 @@ impl Exchange {
     /// Learns from the answer's head; says how its body is looked at, if it is.
     pub(super) fn answered(&self, answer: &Answer<'_>) -> Option<Framing> {
         let (status, fields) = (answer.status, answer.fields);
-        let media = fields.text(CONTENT_TYPE).unwrap_or_default();
-        let is_stream = media_type(media).eq_ignore_ascii_case("text/event-stream");
+        let media = fields.first(CONTENT_TYPE).unwrap_or_default();
+        let is_message = is_json(media);
+        let is_stream = !is_message && is_media(media, b"text/event-stream");
         let content = match (is_stream, is_encoded(fields)) {
             (true, true) => Content::Encoded,
             (true, false) => Content::Events,
             // Other methods than POST are answered with events or with nothing of MCP.
-            (false, encoded) if self.kind == Kind::Post && is_json(media) => {
+            (false, encoded) if self.kind == Kind::Post && is_message => {
                 if encoded {
                     Content::Encoded
                 } else {
@@ -338,12 +404,11 @@ impl Exchange {
     }
 
     /// A body has ended, one way or another.
-    pub(super) fn ended(&self, direction: Direction, end: End) {
+    pub(super) fn ended(&self, direction: Direction, end: End, now: Instant) {
         if direction == Direction::ToServer {
             self.is_asking.store(false, Ordering::Relaxed);
             return;
         }
-        let now = Instant::now();
         let State { begun, answer, is_oversized, unaddressed, early, stream, endpoint, .. } =
             std::mem::take(&mut *self.state());
         let (message, bytes) = unaddressed.unwrap_or_default();
@@ -351,13 +416,18 @@ impl Exchange {
             self.conversation.stream(-1, now);
         }
         drop(stream);
+        let mut lost = Vec::new();
         if let Some(endpoint) = endpoint {
+            // Their answers were to come on this stream.
+            lost = if end == End::Broken { self.conversation.lose_all(now) } else { lost };
             let ending = if end == End::Broken { Ending::Failed(ErrorType::ConnectionLost) } else { Ending::Well };
+            self.conversation.mailbox.close();
             self.shared.sessions.close(&endpoint, ending, now);
         }
         let Some(answered) = answer else { return };
         let over = Over { answered, end, is_oversized, message, bytes };
-        let (lost, open) = self.end_unanswered(begun, &over, now);
+        let (unanswered, open) = self.end_unanswered(begun, &over, now);
+        lost.extend(unanswered);
         let is_asking = self.is_asking.load(Ordering::Relaxed);
         if end == End::Broken || is_asking || !early.is_empty() {
             let mut state = self.state();
@@ -446,11 +516,11 @@ impl Exchange {
         lost
     }
 
-    /// Ends the calls of this exchange because no answer will come, for this reason; returns the id of the first.
-    pub(super) fn fail(&self, kind: ErrorType, reason: &str) -> Option<RequestId> {
-        let first = self.state().begun.first().cloned();
+    /// Ends the calls of this exchange because no answer will come, for this reason; returns their ids.
+    pub(super) fn fail(&self, kind: ErrorType, reason: &str) -> Vec<RequestId> {
+        let ids = self.state().begun.to_vec();
         self.end_begun(&Outcome::Error { kind, message: Some(reason.into()) });
-        first
+        ids
     }
 
     fn end_begun(&self, outcome: &Outcome) {
@@ -492,17 +562,6 @@ impl Drop for Exchange {
             self.conversation.end_of_use();
         }
     }
-}
-
-fn media_type(content_type: &str) -> &str {
-    content_type.split(';').next().unwrap_or_default().trim()
-}
-
-fn is_json(content_type: &str) -> bool {
-    const SUFFIX: &[u8] = b"+json";
-    let media = media_type(content_type).as_bytes();
-    let ends = media.len().checked_sub(SUFFIX.len()).and_then(|at| media.get(at..));
-    media.eq_ignore_ascii_case(b"application/json") || ends.is_some_and(|end| end.eq_ignore_ascii_case(SUFFIX))
 }
 
 const fn is_success(status: u16) -> bool {

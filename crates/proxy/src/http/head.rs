@@ -71,12 +71,27 @@ pub(super) const fn is_token(byte: u8) -> bool {
 
 /// The fields of a head.
 #[derive(Clone, Copy)]
-pub(super) struct Fields<'a>(&'a [httparse::Header<'a>]);
+pub(super) struct Fields<'a> {
+    fields: &'a [httparse::Header<'a>],
+    /// How long their names are, as bits: most of what is looked for is not there, and found out by this.
+    lengths: u64,
+}
 
 impl<'a> Fields<'a> {
+    fn new(fields: &'a [httparse::Header<'a>]) -> Self {
+        Self { fields, lengths: fields.iter().fold(0, |lengths, field| lengths | Self::length(field.name)) }
+    }
+
+    /// As a bit, which several have that are very long.
+    fn length(name: &str) -> u64 {
+        1 << (name.len() % 64)
+    }
+
     /// The values of all fields with this name.
     pub(super) fn all(self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.0.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+        let fields = if self.lengths & Self::length(name) == 0 { &[] } else { self.fields };
+        let is_named = move |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case(name);
+        fields.iter().filter(is_named).map(|field| field.value)
     }
 
     /// The value of the first of them.
@@ -134,14 +149,37 @@ impl<'a> Fields<'a> {
 
 /// A number of nothing but digits.
 fn number(value: &[u8]) -> Option<u64> {
-    let digits = std::str::from_utf8(value).ok().filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let append = |number: u64, digit: &u8| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    };
     // None at all are none.
-    digits.parse().ok()
+    if value.is_empty() { None } else { value.iter().try_fold(0, append) }
 }
 
 /// The value of a field, if it is text: anything but ASCII has no agreed meaning.
 pub(super) fn as_text(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(value).ok().filter(|value| value.is_ascii())
+}
+
+/// Without its parameters.
+fn media_type(content_type: &[u8]) -> &[u8] {
+    content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
+}
+
+/// Whether it is this media type; mostly nothing stands behind it.
+pub(super) fn is_media(content_type: &[u8], media: &[u8]) -> bool {
+    content_type.eq_ignore_ascii_case(media) || media_type(content_type).eq_ignore_ascii_case(media)
+}
+
+/// Whether it is that of JSON, or one that is made of it.
+pub(super) fn is_json(content_type: &[u8]) -> bool {
+    const SUFFIX: &[u8] = b"+json";
+    is_media(content_type, b"application/json") || {
+        let media = media_type(content_type);
+        let ends = media.len().checked_sub(SUFFIX.len()).and_then(|at| media.get(at..));
+        ends.is_some_and(|end| end.eq_ignore_ascii_case(SUFFIX))
+    }
 }
 
 /// A request's head.
@@ -175,7 +213,7 @@ pub(super) fn read_request<R>(raw: &[u8], see: impl FnOnce(Request<'_>) -> R) ->
     if method == "CONNECT" {
         return Err(BadHead::Connect);
     }
-    let fields = Fields(parsed.headers);
+    let fields = Fields::new(parsed.headers);
     let length = match fields.content_length()? {
         length if fields.contains("transfer-encoding") => {
             let mut codings = fields.all("transfer-encoding");
@@ -271,7 +309,7 @@ pub(super) fn read_answer<R>(raw: &[u8], to_head: bool, see: impl FnOnce(Answer<
     if length != raw.len() {
         return Err(BadHead::LineEnd);
     }
-    let fields = Fields(parsed.headers);
+    let fields = Fields::new(parsed.headers);
     let is_encoded = fields.contains("transfer-encoding");
     let mut told = if is_encoded && fields.contains("content-length") { Told::Overridden } else { Told::AsItIs };
     let length = if to_head || matches!(code, 100..=199 | 204 | 304) {
@@ -392,6 +430,32 @@ mod tests {
         assert_eq!(end(b"GET / HTTP/1.1\r\nHost: a\r\n\r", 0), None);
         assert_eq!(end(b"GET / HTTP/1.1\nHost: a\n\nbody", 0), Some(24), "to be refused, not waited for");
         assert_eq!(end(b"HTTP/1.1 200 OK\nX: a\n\r\nbody", 0), Some(23));
+    }
+
+    #[test]
+    fn media_types_are_known_with_and_without_parameters() {
+        for json in ["application/json", "Application/JSON", "application/json; charset=utf-8", "application/json ;a"] {
+            assert!(is_json(json.as_bytes()), "{json}");
+        }
+        assert!(is_json(b"application/vnd.x+json;v=1") && is_json(b" application/json"));
+        for other in ["", "application/jsonx", "application/json/x", "application/jso", "text/event-stream", "+jso"] {
+            assert!(!is_json(other.as_bytes()), "{other}");
+        }
+        assert!(is_media(b"text/event-stream;charset=utf-8", b"text/event-stream"));
+        assert!(!is_media(b"text/event-streams", b"text/event-stream"));
+    }
+
+    #[test]
+    fn a_field_is_found_however_long_its_name_is() {
+        let long = "x".repeat(68);
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{long}: 1\r\nAbcd: 2\r\nhost: b\r\n\r\n");
+        let found = read_request(head.as_bytes(), |request| {
+            let fields = request.fields;
+            assert_eq!(fields.first(&long), Some(b"1".as_slice()));
+            assert_eq!(fields.all("HOST").collect::<Vec<_>>(), [b"a", b"b"]);
+            assert!(fields.contains("abcd") && !fields.contains("abce") && !fields.contains("abcde"));
+        });
+        assert_eq!(found, Ok(()));
     }
 
     #[test]

@@ -11,8 +11,8 @@ use mcpscope_hooks::Probe;
 use rustix::process::Signal;
 use tokio::sync::watch;
 
-use crate::child::{ChildHandle, CleanUp, Started};
-use crate::restarts::{Decision, RestartPolicy, Restarts, ServerState};
+use crate::child::{ChildHandle, CleanUp, Program, Started};
+use crate::restarts::{Decision, RestartPolicy, Restarts, ServerState, tell};
 
 /// A server process beside a relay: it is started, started again when it crashes, and ended.
 #[derive(Debug)]
@@ -29,11 +29,12 @@ impl ServerProcess {
     /// is started again as `policy` says, if there is one.
     ///
     /// It gets a process group of its own, so that signals reach its descendants too. Its stdin is a pipe that stays open and
-    /// empty as long as it runs: a server that watches it ends with us. Its stdout and stderr are as `command` says.
+    /// empty as long as it runs: a server that watches it ends with us. Its stdout and stderr are as the command says.
     #[must_use]
-    pub fn new(mut command: Command, policy: Option<RestartPolicy>, probe: Probe) -> Self {
+    pub fn new(program: impl Into<Program>, policy: Option<RestartPolicy>, probe: Probe) -> Self {
+        let Program { mut command, guardians } = program.into();
         command.stdin(Stdio::piped()).process_group(0);
-        let (child, restarts) = (ChildHandle::new(), policy.map(Restarts::new));
+        let (child, restarts) = (ChildHandle::new(guardians, false), policy.map(Restarts::new));
         Self { command, child, restarts, probe, state: watch::Sender::new(ServerState::Starting) }
     }
 
@@ -94,9 +95,17 @@ impl ServerProcess {
         started: Started<ChildStdin>,
         stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Option<io::Result<ExitStatus>> {
-        let Started { ends: _stdin, mut exited } = started;
+        let Started { ends: stdin, mut exited } = started;
+        let closing = async {
+            self.child.closing().await;
+            drop(stdin);
+            std::future::pending().await
+        };
+        // It stays open until this returns.
+        let mut closing = pin!(closing);
         tokio::select! {
             ended = &mut exited => return Some(ended.map_err(io::Error::other).flatten()),
+            never = &mut closing => match never {},
             () = stop => {}
         }
         self.child.signal(Signal::TERM);
@@ -111,24 +120,18 @@ impl ServerProcess {
     /// started again, if it is.
     fn after(&mut self, ended: io::Result<ExitStatus>, begun: Instant) -> (ServerState, Option<Duration>) {
         let status = ended.as_ref().ok().copied();
-        let is_crash = !status.is_some_and(|status| status.success());
-        self.probe.operation(Component::Server, is_crash.then_some(ErrorType::Crash), Instant::now());
+        let fault = self.child.crashed_by();
+        let is_crash = !status.is_some_and(|status| status.success()) || fault.is_some();
+        self.probe.server_ended(is_crash.then_some(ErrorType::Crash), fault, Instant::now());
         let (server, why) = (&**self.probe.server(), ended.map_or_else(|error| error.to_string(), |it| it.to_string()));
         let command = self.command.get_program();
-        match self.restarts.as_mut().filter(|_| is_crash).map(|restarts| restarts.crashed(begun, now())) {
-            None => {
-                tracing::warn!(server, ?command, why, "the server ended and is not started again");
-                (ServerState::Ended { status }, None)
-            }
-            Some(Decision::GiveUp { crashes, within }) => {
-                let state = ServerState::GivenUp { crashes, within };
-                tracing::warn!(server, ?command, why, "{state}");
-                (state, None)
-            }
-            Some(Decision::Restart { attempt, after }) => {
-                tracing::warn!(server, ?command, why, attempt, ?after, "the server crashed and will be started again");
-                (ServerState::Restarting { attempt }, Some(after))
-            }
+        let decision =
+            self.restarts.as_mut().filter(|_| is_crash).map(|restarts| restarts.crashed(begun, fault, now()));
+        tell(server, command, &why, decision);
+        match decision {
+            None => (ServerState::Ended { status }, None),
+            Some(Decision::GiveUp { crashes, within }) => (ServerState::GivenUp { crashes, within }, None),
+            Some(Decision::Restart { attempt, after }) => (ServerState::Restarting { attempt }, Some(after)),
         }
     }
 }

@@ -30,6 +30,12 @@ impl<S: Simd> Block<S> {
         self.0.simd_lt(b' ').to_bitmask()
     }
 
+    /// Up to U+0020.
+    #[inline(always)]
+    pub(super) fn is_blank_or_control(self) -> u64 {
+        self.0.simd_le(b' ').to_bitmask()
+    }
+
     #[inline(always)]
     pub(super) fn is_digit(self) -> u64 {
         (self.0 - b'0').simd_lt(10).to_bitmask()

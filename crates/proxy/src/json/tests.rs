@@ -104,6 +104,19 @@ fn what_is_json() {
 }
 
 #[test]
+fn a_long_text_is_read_to_its_end() {
+    for at in 0..200 {
+        let with = |inside: &str| format!("[\"{}{inside}{}\",1]", "x".repeat(at), "y".repeat(200 - at));
+        for inside in ["é", "\\n", "\\\\", "\\u00e9", "\",\"", "\":\"", "\u{7f}"] {
+            assert_eq!(is_json(&with(inside)), inside != "\":\"", "{inside} at {at}");
+        }
+        for wrong in ["\n", "\u{1f}", "\"", "\\x", "\\u00g9"] {
+            assert!(!is_json(&with(wrong)), "{wrong:?} at {at}");
+        }
+    }
+}
+
+#[test]
 fn what_is_none() {
     for text in [
         "01",
@@ -193,7 +206,7 @@ fn what_is_none() {
 
 #[test]
 fn depth_costs_no_stack() {
-    for depth in [1, 63, 64, 65, 127, 128, 129, 192, 1000, 100_000] {
+    for depth in [1, 31, 32, 33, 63, 64, 65, 96, 127, 128, 129, 192, 1000, 100_000] {
         // An array and an object in turn, to see that each level is remembered.
         let open: String = (0..depth).map(|level| if level % 3 == 0 { "[" } else { "{\"k\":" }).collect();
         let close: String = (0..depth).rev().map(|level| if level % 3 == 0 { "]" } else { "}" }).collect();

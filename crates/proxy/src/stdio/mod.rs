@@ -25,7 +25,7 @@ use self::ends::{Desk, Order, Orders, Report, start_input, start_output};
 use self::observe::{Supervised, Watch};
 use self::supervise::Supervisor;
 pub use crate::child::ChildHandle;
-use crate::child::{CleanUp, Started};
+use crate::child::{CleanUp, Program, Started};
 use crate::conversation::{Conversation, Ending};
 use crate::relay::Relay;
 use crate::{Limits, RestartPolicy, SWEEP, ServerState, Traffic};
@@ -70,6 +70,8 @@ pub enum StdioError {
 pub struct StdioRelay {
     command: Command,
     child: ChildHandle,
+    /// Whether its input was closed before its end.
+    is_closed: bool,
     exited: oneshot::Receiver<io::Result<ExitStatus>>,
     watch: Option<Arc<Watch>>,
     supervisor: Option<Supervisor>,
@@ -103,15 +105,20 @@ struct Told {
     written: bool,
 }
 
-/// Starts `command` as a stdio MCP server and relays between it and `client`. When it ends, so does the relay.
+/// Starts `program` as a stdio MCP server and relays between it and `client`. When it ends, so does the relay.
 ///
-/// The child's stdin and stdout are ours; its stderr is as `command` says (inherited unless changed). It gets a process
+/// The child's stdin and stdout are ours; its stderr is as the command says (inherited unless changed). It gets a process
 /// group of its own, so that signals reach its descendants too.
 ///
 /// # Errors
 /// The command cannot be started, or the system refuses threads or pipes.
-pub fn spawn(command: Command, client: ClientEnd, probe: &Probe, limits: Limits) -> Result<StdioRelay, StdioError> {
-    start(command, client, probe, limits, None)
+pub fn spawn(
+    program: impl Into<Program>,
+    client: ClientEnd,
+    probe: &Probe,
+    limits: Limits,
+) -> Result<StdioRelay, StdioError> {
+    start(program.into(), client, probe, limits, None)
 }
 
 /// The same, but if the server crashes, which is to end neither with exit code 0 nor because it was asked to, it is started
@@ -124,17 +131,17 @@ pub fn spawn(command: Command, client: ClientEnd, probe: &Probe, limits: Limits)
 /// # Errors
 /// As of [`spawn`]: only a server that could be started once is started again.
 pub fn spawn_supervised(
-    command: Command,
+    program: impl Into<Program>,
     client: ClientEnd,
     probe: &Probe,
     limits: Limits,
     policy: RestartPolicy,
 ) -> Result<StdioRelay, StdioError> {
-    start(command, client, probe, limits, Some(policy))
+    start(program.into(), client, probe, limits, Some(policy))
 }
 
 fn start(
-    mut command: Command,
+    Program { mut command, guardians }: Program,
     client: ClientEnd,
     probe: &Probe,
     limits: Limits,
@@ -148,11 +155,11 @@ fn start(
         let relay = Relay::new(probe.clone(), limits);
         let conversation = Conversation::new(Arc::clone(&relay), "", true, now);
         let supervised = supervised.then(|| Supervised::new(reporter.clone()));
-        Arc::new(Watch { relay, conversation, supervised })
+        Arc::new(Watch::new(relay, conversation, supervised))
     });
     let desk = Desk { watch: watch.clone(), supervised, reports: reporter };
     let (input, output) = (start_input(client.input, desk.clone())?, start_output(client.output, desk)?);
-    let child = ChildHandle::new();
+    let child = ChildHandle::new(guardians, true);
     let clean_up = if supervised { CleanUp::AfterCrash } else { CleanUp::Never };
     let started = child.start(&mut command, clean_up, pipes).map_err(|source| StdioError::Spawn {
         command: command.get_program().to_string_lossy().into_owned(),
@@ -167,6 +174,7 @@ fn start(
     let mut relay = StdioRelay {
         command,
         child,
+        is_closed: false,
         exited,
         watch,
         supervisor,
@@ -236,9 +244,10 @@ impl StdioRelay {
             let status = self.child_ended(&mut sweep).await?;
             let asked_to_end = self.child.was_asked_to_end();
             self.output_ended(asked_to_end).await;
-            let crashed = (!status.success() && !asked_to_end).then_some(ErrorType::Crash);
+            let fault = self.child.crashed_by();
+            let crashed = ((!status.success() || fault.is_some()) && !asked_to_end).then_some(ErrorType::Crash);
             if let Some(watch) = &self.watch {
-                watch.relay.probe.operation(Component::Server, crashed, Instant::now());
+                watch.relay.probe.server_ended(crashed, fault, Instant::now());
             }
             if crashed.is_some()
                 && let Some(started) = self.after_crash(status).await
@@ -257,6 +266,10 @@ impl StdioRelay {
                 status = &mut self.exited => break status.map_err(io::Error::other)??,
                 Some(report) = self.reports.recv() => self.hear(report),
                 () = reached(self.greeting_due) => self.hangs(),
+                () = self.child.closing(), if !self.is_closed => {
+                    self.is_closed = true;
+                    self.input.give(Order::Stop);
+                }
                 _ = sweep.tick() => if let Some(watch) = &self.watch {
                     watch.sweep();
                     watch.relay.queue.look(self.traffic.as_deref());
@@ -326,7 +339,7 @@ impl StdioRelay {
     fn serve(&mut self, started: Started<Pipes>) {
         let Started { ends: (stdin, stdout), exited } = started;
         self.exited = exited;
-        self.greeting_due = None;
+        (self.greeting_due, self.is_closed) = (None, false);
         (self.told.parked, self.told.output_ended) = (false, false);
         self.output.give(Order::Serve(stdout));
         self.input.give(Order::Serve(stdin));

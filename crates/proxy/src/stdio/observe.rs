@@ -1,6 +1,8 @@
 //! What both directions share to observe the traffic, and to supervise the server.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use mcpscope_core::Direction;
@@ -20,6 +22,16 @@ pub(super) struct Watch {
     pub(super) conversation: Conversation,
     /// Only where the server is started again after a crash.
     pub(super) supervised: Option<Supervised>,
+    /// Lines of our own, by the way that they go: answers that faults make up.
+    posts: [Posts; 2],
+}
+
+/// Lines of our own that go one way.
+#[derive(Debug, Default)]
+struct Posts {
+    /// How many there are: that there is none is read for every message.
+    count: AtomicUsize,
+    lines: Mutex<VecDeque<Vec<u8>>>,
 }
 
 /// What it takes to go on with another server.
@@ -40,7 +52,48 @@ impl Supervised {
     }
 }
 
+impl Posts {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Vec<u8>>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Watch {
+    pub(super) fn new(relay: Arc<Relay>, conversation: Conversation, supervised: Option<Supervised>) -> Self {
+        Self { relay, conversation, supervised, posts: Default::default() }
+    }
+
+    /// A line of our own goes this way as soon as it can.
+    pub(super) fn post(&self, direction: Direction, line: Vec<u8>) {
+        let posts = self.posts(direction);
+        posts.lock().push_back(line);
+        posts.count.fetch_add(1, Ordering::SeqCst);
+        self.relay.bell.ring();
+    }
+
+    /// The next line of our own that goes this way.
+    pub(super) fn posted(&self, direction: Direction) -> Option<Vec<u8>> {
+        let posts = self.posts(direction);
+        if posts.count.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
+        posts.count.fetch_sub(1, Ordering::SeqCst);
+        posts.lock().pop_front()
+    }
+
+    /// Whether no more of them can wait to go this way.
+    pub(super) fn is_full(&self, direction: Direction) -> bool {
+        self.posts(direction).count.load(Ordering::Relaxed) >= self.relay.limits.queue_messages
+    }
+
+    fn posts(&self, direction: Direction) -> &Posts {
+        let [to_server, to_client] = &self.posts;
+        match direction {
+            Direction::ToServer => to_server,
+            Direction::ToClient => to_client,
+        }
+    }
+
     pub(super) fn sweep(&self) {
         let now = Instant::now();
         self.relay.probe.guarded(|| {
@@ -54,14 +107,22 @@ impl Watch {
         self.supervised.as_ref().is_some_and(|supervised| supervised.ledger.holds(direction))
     }
 
-    pub(super) fn observe(&self, seen: Seen<'_>, direction: Direction, lane: &mut Lane, at: Instant) -> Observed {
+    /// Looks at a message; `is_held` says whether a fault can touch it.
+    pub(super) fn observe(
+        &self,
+        (seen, is_held): (Seen<'_>, bool),
+        direction: Direction,
+        lane: &mut Lane,
+        at: Instant,
+    ) -> Observed {
         let observe = || match seen {
             Seen::Message(bytes) | Seen::Endpoint(bytes) => {
                 let scanned = scan(bytes);
                 if !self.is_for_the_other_side(direction, bytes, scanned.as_deref().unwrap_or_default()) {
                     return Observed { passage: Passage::Never, ..Observed::NOTHING };
                 }
-                let travel = Travel { direction, at, protocol: None, context: None, tracestate: None, is_early: false };
+                let travel =
+                    Travel { direction, at, protocol: None, context: None, tracestate: None, is_early: false, is_held };
                 self.conversation.follow(scanned, bytes.len(), travel, lane)
             }
             Seen::Oversized => {

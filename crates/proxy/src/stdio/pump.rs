@@ -5,16 +5,21 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use mcpscope_core::Direction;
-use mcpscope_hooks::{Lane, Passage, Queued};
+use mcpscope_hooks::{Backlog, Lane, Next, Passage, Place, Queued};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use smallvec::SmallVec;
 
 use super::observe::Watch;
 use crate::MAX_HOLD;
 use crate::conversation::Observed;
 use crate::framing::{Fate, Framing, Judgement, Part, Seen, Tap};
+use crate::item::{Item, Pace};
 
 /// Bytes read at once: the capacity of a Linux pipe.
 const CHUNK_BYTES: usize = 64 * 1024;
+
+/// How often it is seen to whether there is room again where another thread makes it.
+const NO_ROOM: Duration = Duration::from_millis(10);
 
 /// Moves bytes one way.
 pub(super) struct Pump<'a> {
@@ -45,6 +50,15 @@ struct Ready {
     nobody_reads: bool,
 }
 
+/// What a pump wakes up for.
+#[derive(Clone, Copy)]
+struct Wait {
+    /// Whether it reads.
+    input: bool,
+    /// No longer than this.
+    limit: Option<Duration>,
+}
+
 impl Pump<'_> {
     /// Runs until the input ends, the output is closed or the pump is stopped.
     pub(super) fn run(&self, side: &mut Option<Side<'_>>) -> End {
@@ -62,7 +76,13 @@ impl Pump<'_> {
         // Once the pump is to stop: what was in the pipe by then, so that nobody who keeps writing keeps it alive.
         let mut left = None;
         loop {
-            let ready = self.ready(side.as_ref().and_then(Side::patience))?;
+            let mut wait = Wait { input: true, limit: None };
+            let mut patience = None;
+            if let Some(side) = side {
+                (patience, wait) = (side.patience(), self.go_on(side, left.is_some())?);
+                wait.limit = sooner(wait.limit, patience);
+            }
+            let ready = self.ready(wait, side.as_ref())?;
             if ready.stopped && left.is_none() {
                 if !self.drains {
                     return Ok(End::Stopped);
@@ -74,11 +94,11 @@ impl Pump<'_> {
             if ready.nobody_reads {
                 return Ok(End::NobodyReads);
             }
-            if (left.is_some() && !ready.input) || left == Some(0) {
+            if (left.is_some() && !ready.input && wait.input) || left == Some(0) {
                 return Ok(End::Stopped);
             }
             if !ready.input {
-                if let Some(side) = side {
+                if let Some(side) = side.as_mut().filter(|_| patience.is_some()) {
                     self.relay_observed(side, &[])?;
                 }
                 continue;
@@ -105,18 +125,20 @@ impl Pump<'_> {
     fn relay_observed(&self, side: &mut Side<'_>, chunk: &[u8]) -> io::Result<()> {
         let chunk = side.after_remains(chunk);
         let at = Instant::now();
-        let Side { watch, direction, tap, lane, .. } = side;
-        let probe = &watch.relay.probe;
+        let (watch, direction) = (side.watch, side.direction);
+        let (probe, backlog) = (&watch.relay.probe, (side.backlog.messages(), side.backlog.bytes()));
         // No input: what is held has waited long enough for its end.
-        let hold = probe.holds() || watch.holds(*direction) || (probe.propagates() && !chunk.is_empty());
+        let hold =
+            probe.holds() || backlog.0 > 0 || watch.holds(direction) || (probe.propagates() && !chunk.is_empty());
         let mut messages = 0;
-        let fate = tap.feed(chunk, hold, |seen| {
-            let Observed { passage, splices, .. } = watch.observe(seen, *direction, lane, at);
-            messages += usize::from(passage != Passage::Never);
-            Judgement { passage, splices, departure: if hold { lane.depart() } else { None } }
+        let Side { tap, lane, .. } = side;
+        let fate = tap.feed(chunk, hold, |seen, is_held| {
+            let Observed { passage, splices, subject, .. } = watch.observe((seen, is_held), direction, lane, at);
+            messages += usize::from(passage == Passage::Now);
+            Judgement { passage, splices, departure: if hold { lane.depart() } else { None }, subject }
         });
         let departure = lane.depart();
-        let mut queued = probe.queued(*direction, messages, at);
+        let mut queued = probe.queued(direction, messages, at);
         let queue = &watch.relay.queue;
         let written = match fate {
             Fate::Now(bytes) => {
@@ -124,16 +146,18 @@ impl Pump<'_> {
                 if let Some(last) = bytes.last() {
                     side.mid_line = *last != b'\n';
                 }
-                queue.set(*direction, messages, bytes.len());
+                queue.set(direction, messages, bytes.len());
                 write_all(self.to, &mut [IoSlice::new(bytes)])
             }
             Fate::Parts(parts) => {
                 queued.wait(parts.iter().filter_map(|part| part.departure.as_ref()).chain(&departure));
-                queue.set(*direction, messages, parts.iter().map(|part| part.bytes.len()).sum());
-                self.write_parts(&parts, &mut queued).map(|mid_line| side.mid_line = mid_line.unwrap_or(side.mid_line))
+                let (waits, bytes) = backlog;
+                let more: usize = parts.iter().map(|part| part.bytes.len()).sum();
+                queue.set(direction, messages + waits, bytes + more);
+                self.write_or_keep(side, parts, &mut queued, at)
             }
         };
-        queue.set(*direction, 0, 0);
+        queue.set(direction, side.backlog.messages(), side.backlog.bytes());
         written?;
         if departure.is_some() {
             queued.wrote(&departure);
@@ -141,77 +165,185 @@ impl Pump<'_> {
         Ok(())
     }
 
-    /// The input has ended: what is left of it is a message without its line feed.
+    /// Writes what may be written at once, and keeps what a fault has touched, or what is behind that.
+    fn write_or_keep(
+        &self,
+        side: &mut Side<'_>,
+        mut parts: Vec<Part<'_>>,
+        queued: &mut Queued,
+        at: Instant,
+    ) -> io::Result<()> {
+        parts.retain(|part| part.passage != Passage::Never);
+        if side.backlog.is_empty() && parts.iter().all(|part| part.passage == Passage::Now) {
+            side.mid_line = self.write_parts(&parts, queued)?.unwrap_or(side.mid_line);
+            return Ok(());
+        }
+        for part in parts {
+            let (item, passage) = Item::new(part, &side.watch.relay, self.direction, at);
+            let bytes = item.bytes.len();
+            side.backlog.push(item, passage, bytes);
+        }
+        self.go_on(side, false).map(drop)
+    }
+
+    /// Writes what waits and may go by now, or all of it if it `is_over`. Says what to wait for next.
+    fn go_on(&self, side: &mut Side<'_>, is_over: bool) -> io::Result<Wait> {
+        let Watch { relay, conversation, .. } = side.watch;
+        let mut look = None;
+        while !side.backlog.is_empty() {
+            let now = Instant::now();
+            let next = side.backlog.next(!side.mid_line, |touch, item| {
+                if is_over { touch.fate(now, |_| false, || false) } else { item.fate(touch, conversation, relay, now) }
+            });
+            match next {
+                Next::Goes(mut item, touch) => {
+                    if let Some(touch) = touch {
+                        item.alter(&touch, relay, (Framing::Line, PLACE), now);
+                    }
+                    self.deliver(side, item, now)?;
+                }
+                Next::Lost(item) => item.lost(),
+                Next::Nothing(until) => {
+                    look = until;
+                    break;
+                }
+            }
+        }
+        while !side.mid_line
+            && let Some(line) = side.watch.posted(self.direction)
+        {
+            write_all(self.to, &mut [IoSlice::new(&line)])?;
+        }
+        let limits = &relay.limits;
+        let has_room = side.backlog.messages() < limits.queue_messages && side.backlog.bytes() < limits.queue_bytes;
+        let is_blocked = side.watch.is_full(self.direction.reverse());
+        let limit = look.map(|until| until.saturating_duration_since(Instant::now()));
+        let limit = if is_blocked { sooner(limit, Some(NO_ROOM)) } else { limit };
+        Ok(Wait { input: is_over || (has_room && !is_blocked), limit })
+    }
+
+    fn deliver(&self, side: &mut Side<'_>, mut item: Item, now: Instant) -> io::Result<()> {
+        let Watch { relay, conversation, .. } = side.watch;
+        if let Some(reply) = item.reply(conversation, now) {
+            side.watch.post(self.direction.reverse(), format!("{}\n", reply.body).into_bytes());
+            item.lost();
+            return Ok(());
+        }
+        item.goes(conversation, now);
+        match &item.slow {
+            None => write_all(self.to, &mut [IoSlice::new(&item.bytes)])?,
+            Some(slow) => {
+                let mut pace = Pace::new(slow, now);
+                let mut rest = item.bytes.as_slice();
+                while !rest.is_empty() {
+                    let (piece, after) = rest.split_at(pace.next(rest.len()));
+                    write_all(self.to, &mut [IoSlice::new(piece)])?;
+                    rest = after;
+                    while !rest.is_empty() && pace.waits(relay) {
+                        let limit = Some(pace.due().saturating_duration_since(Instant::now()));
+                        let ready = self.ready(Wait { input: false, limit }, Some(side))?;
+                        if ready.stopped || ready.nobody_reads {
+                            pace.hurry();
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(last) = item.bytes.last() {
+            side.mid_line = *last != b'\n';
+        }
+        item.wrote();
+        Ok(())
+    }
+
+    /// The input has ended: what is left of it is a message without its line feed. What is held goes first, when it may.
     pub(super) fn end(&self, side: &mut Side<'_>) {
+        if let Err(error) = self.last(side)
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            tracing::warn!(direction = self.direction.as_str(), %error, "the relay ended");
+        }
+    }
+
+    fn last(&self, side: &mut Side<'_>) -> io::Result<()> {
         let at = Instant::now();
         let Side { watch, direction, tap, lane, .. } = side;
         // Half of what may have to be left out is no use to anybody.
-        if tap.is_holding() && watch.holds(*direction) {
-            return;
+        if !(tap.is_holding() && watch.holds(*direction)) {
+            let mut messages = 0;
+            let parts = tap.end(|seen, is_held| {
+                let Observed { passage, splices, subject, .. } = watch.observe((seen, is_held), *direction, lane, at);
+                messages += usize::from(passage == Passage::Now);
+                Judgement { passage, splices, departure: lane.depart(), subject }
+            });
+            let mut queued = watch.relay.probe.queued(*direction, messages, at);
+            queued.wait(parts.iter().filter_map(|part| part.departure.as_ref()));
+            // Before the end of the stream the bytes have passed already, unless they were held.
+            self.write_or_keep(side, parts, &mut queued, at)?;
         }
-        let mut messages = 0;
-        let parts = tap.end(|seen| {
-            let Observed { passage, splices, .. } = watch.observe(seen, *direction, lane, at);
-            messages += usize::from(passage != Passage::Never);
-            Judgement { passage, splices, departure: lane.depart() }
-        });
-        let mut queued = watch.relay.probe.queued(*direction, messages, at);
-        queued.wait(parts.iter().filter_map(|part| part.departure.as_ref()));
-        // Before the end of the stream the bytes have passed already, unless they were held.
-        match self.write_parts(&parts, &mut queued) {
-            Ok(mid_line) => side.mid_line = mid_line.unwrap_or(side.mid_line),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            Err(error) => tracing::warn!(direction = direction.as_str(), %error, "the relay ended"),
+        let mut is_over = false;
+        loop {
+            let wait = self.go_on(side, is_over)?;
+            // Behind a line that has no end nothing can begin.
+            if side.backlog.is_empty() || is_over || side.mid_line {
+                return Ok(());
+            }
+            let ready = self.ready(Wait { input: false, ..wait }, Some(side))?;
+            is_over = ready.stopped || ready.nobody_reads;
         }
     }
 
     /// Returns whether the last of it is no line feed, if anything was written.
     fn write_parts(&self, parts: &[Part<'_>], queued: &mut Queued) -> io::Result<Option<bool>> {
-        let mut mid_line = None;
-        // What need not wait goes on together with what is before it.
-        let together = |a: &Part<'_>, b: &Part<'_>| a.passage != Passage::Never && b.passage == Passage::Now;
-        for parts in parts.chunk_by(together) {
-            match parts.first().map(|part| part.passage) {
-                Some(Passage::Never) => continue,
-                Some(Passage::At(due)) => {
-                    self.wait_until(due)?;
-                    queued.held_until(due);
-                }
-                Some(Passage::Now) | None => {}
-            }
-            let mut bytes: Vec<_> = parts.iter().map(|part| IoSlice::new(&part.bytes)).collect();
-            write_all(self.to, &mut bytes)?;
-            queued.wrote(parts.iter().filter_map(|part| part.departure.as_ref()));
-            let last = parts.iter().rev().find_map(|part| part.bytes.last());
-            mid_line = last.map(|last| *last != b'\n').or(mid_line);
-        }
-        Ok(mid_line)
+        let mut bytes: Vec<_> = parts.iter().map(|part| IoSlice::new(&part.bytes)).collect();
+        write_all(self.to, &mut bytes)?;
+        queued.wrote(parts.iter().filter_map(|part| part.departure.as_ref()));
+        let last = parts.iter().rev().find_map(|part| part.bytes.last());
+        Ok(last.map(|last| *last != b'\n'))
     }
 
-    /// Waits until something is to be done, and no longer than `patience`.
-    fn ready(&self, patience: Option<Duration>) -> io::Result<Ready> {
-        let timeout = patience.map(timespec);
-        let mut fds = [
-            PollFd::new(self.from, PollFlags::IN),
-            PollFd::new(self.stopped, PollFlags::IN),
-            // Asks for nothing, but is told of an error: a pipe that nobody reads any more.
-            PollFd::new(self.to, PollFlags::empty()),
-        ];
+    /// Waits until something is to be done.
+    fn ready(&self, wait: Wait, side: Option<&Side<'_>>) -> io::Result<Ready> {
+        let timeout = wait.limit.map(timespec);
+        let bell = side.and_then(|side| side.bell.as_ref());
+        let mut fds = SmallVec::<[PollFd<'_>; 4]>::new();
+        fds.push(PollFd::new(self.stopped, PollFlags::IN));
+        // Asks for nothing, but is told of an error: a pipe that nobody reads any more.
+        fds.push(PollFd::new(self.to, PollFlags::empty()));
+        // What is not read would only tell of its end.
+        fds.extend(wait.input.then(|| PollFd::new(self.from, PollFlags::IN)));
+        fds.extend(bell.map(|bell| PollFd::new(bell, PollFlags::IN)));
         retried(|| poll(&mut fds, timeout.as_ref()))?;
-        let [from, stopped, to] = fds.map(|fd| fd.revents());
-        Ok(Ready {
-            input: !from.is_empty(),
-            stopped: !stopped.is_empty(),
-            nobody_reads: to.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL),
-        })
-    }
-
-    /// Waits for a time, or until the pump is to stop.
-    fn wait_until(&self, due: Instant) -> io::Result<()> {
-        let left = || timespec(due.saturating_duration_since(Instant::now()));
-        retried(|| poll(&mut [PollFd::new(self.stopped, PollFlags::IN)], Some(&left()))).map(drop)
+        let seen = |at: usize| fds.get(at).map_or(PollFlags::empty(), PollFd::revents);
+        let ready = Ready {
+            input: wait.input && !seen(2).is_empty(),
+            stopped: !seen(0).is_empty(),
+            nobody_reads: seen(1).intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL),
+        };
+        if let Some(bell) = bell.filter(|_| !seen(2 + usize::from(wait.input)).is_empty()) {
+            // However often it rang.
+            while rustix::io::read(bell, &mut [0_u8; 64]).is_ok_and(|read| read > 0) {}
+        }
+        Ok(ready)
     }
 }
+
+fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// What can be done to a line.
+const PLACE: Place = Place {
+    is_in_stream: true,
+    takes_noise: true,
+    takes_answer: true,
+    has_headers: false,
+    breaks: false,
+    is_alone: true,
+};
 
 /// What a pump needs to observe its direction.
 pub(super) struct Side<'a> {
@@ -219,6 +351,10 @@ pub(super) struct Side<'a> {
     direction: Direction,
     tap: Tap,
     lane: Lane,
+    /// What faults hold back, and what must stay behind it.
+    backlog: Backlog<Item>,
+    /// Can be read when faults begin or end; only where there can be any.
+    bell: Option<PipeReader>,
     /// What was written last is not the end of a line.
     pub(super) mid_line: bool,
     /// The next bytes are the end of a message that went to a child that is gone, and of which nothing was kept.
@@ -228,7 +364,13 @@ pub(super) struct Side<'a> {
 impl<'a> Side<'a> {
     pub(super) fn new(watch: &'a Watch, direction: Direction) -> Self {
         let tap = watch.relay.tap(Framing::Line);
-        Self { watch, direction, tap, lane: Lane::default(), mid_line: false, remains: false }
+        let bell = watch.relay.probe.has_faults().then(|| watch.relay.bell.thread());
+        let bell = bell.and_then(|bell| {
+            bell.inspect_err(|error| tracing::warn!(%error, "faults that end are seen late: no pipe to be told by"))
+                .ok()
+        });
+        let backlog = Backlog::default();
+        Self { watch, direction, tap, lane: Lane::default(), backlog, bell, mid_line: false, remains: false }
     }
 
     /// How long to wait for more of a message that is held to put trace context into it: nobody knows that it is one, or
@@ -249,7 +391,8 @@ impl<'a> Side<'a> {
     pub(super) fn take_rest(&mut self, from: &OwnedFd) {
         let Self { watch, direction, tap, lane, .. } = self;
         let (at, mut buffer) = (Instant::now(), vec![0; CHUNK_BYTES]);
-        let mut look = |seen: Seen<'_>| Judgement::from(watch.observe(seen, *direction, lane, at).passage);
+        let mut look =
+            |seen: Seen<'_>, _: bool| Judgement::from(watch.observe((seen, false), *direction, lane, at).passage);
         while let Ok(read @ 1..) = retried(|| rustix::io::read(from, &mut buffer)) {
             tap.feed(buffer.get(..read).unwrap_or_default(), false, &mut look);
         }
@@ -264,7 +407,7 @@ impl<'a> Side<'a> {
         let end = memchr::memchr(b'\n', chunk).map_or(chunk.len(), |at| at + 1);
         let (remains, rest) = chunk.split_at(end);
         // The tap looks at nothing in it, but has to see its end.
-        self.tap.feed(remains, false, |_| Passage::Now.into());
+        self.tap.feed(remains, false, |_, _| Passage::Now.into());
         self.remains = self.tap.is_passing();
         rest
     }

@@ -2,6 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::process::Signal;
@@ -10,7 +11,7 @@ use super::ends::Order;
 use super::ledger::Replay;
 use super::{GREETING, LINGER, Pipes, StdioRelay, pipes};
 use crate::child::{CleanUp, Started};
-use crate::restarts::{Decision, RestartPolicy, Restarts, ServerState};
+use crate::restarts::{Decision, RestartPolicy, Restarts, ServerState, tell};
 use crate::{INTERNAL_ERROR, answer};
 
 /// Decides about restarts.
@@ -41,20 +42,21 @@ impl StdioRelay {
             self.answer_lost(status, true).await;
             return None;
         }
-        let mut decision = self.supervisor.as_mut()?.restarts.crashed(started, now());
+        let fault = self.child.crashed_by();
+        let mut decision = self.supervisor.as_mut()?.restarts.crashed(started, fault, now());
         let is_last = matches!(decision, Decision::GiveUp { .. });
         self.answer_lost(status, is_last).await;
+        let server = self.watch.as_ref().map(|watch| Arc::clone(watch.relay.probe.server())).unwrap_or_default();
+        let mut why = status.to_string();
         let started = loop {
+            tell(&server, self.command.get_program(), &why, Some(decision));
             let (attempt, after) = match decision {
                 Decision::Restart { attempt, after } => (attempt, after),
                 Decision::GiveUp { crashes, within } => {
-                    let state = ServerState::GivenUp { crashes, within };
-                    self.state.send_replace(state);
-                    tracing::warn!(%status, "{state}");
+                    self.state.send_replace(ServerState::GivenUp { crashes, within });
                     break None;
                 }
             };
-            tracing::warn!(%status, attempt, ?after, "the server crashed and will be started again");
             self.state.send_replace(ServerState::Restarting { attempt });
             // A client that leaves needs no server.
             if self.told(|told| told.input_ended, Some(after)).await || self.child.is_abandoned() {
@@ -63,9 +65,9 @@ impl StdioRelay {
             match self.child.start(&mut self.command, CleanUp::AfterCrash, pipes) {
                 Ok(started) => break started,
                 Err(error) => {
-                    tracing::warn!(%error, "the server cannot be started again");
+                    why = error.to_string();
                     let at = now();
-                    decision = self.supervisor.as_mut()?.restarts.crashed(at, at);
+                    decision = self.supervisor.as_mut()?.restarts.crashed(at, None, at);
                 }
             }
         };
@@ -122,7 +124,10 @@ impl StdioRelay {
 
     /// Waits until nothing more is read from the client. Returns whether that is so.
     async fn park(&mut self) -> bool {
-        self.input.give(Order::Stop);
+        // Once: another answer would be taken for one about the next server.
+        if !self.is_closed {
+            self.input.give(Order::Stop);
+        }
         let is_parked = self.told(|told| told.parked || told.input_ended, Some(LINGER)).await;
         if !is_parked && !self.child.is_abandoned() {
             // Someone who left its process group took nothing of what was written.
@@ -139,7 +144,10 @@ impl StdioRelay {
         let spared = supervised.ledger.unanswered_greeting().filter(|_| !is_last);
         let lost = supervised.ledger.server_lost(is_last);
         let at = Instant::now();
-        watch.relay.probe.guarded(|| watch.conversation.break_off(spared.as_ref(), &message, at));
+        watch
+            .relay
+            .probe
+            .guarded(|| watch.conversation.break_off(spared.as_ref(), &message, self.child.crashed_by(), at));
         let line = |id| answer::error(INTERNAL_ERROR, Some(id), &message).to_string() + "\n";
         // Even without any: half a line is ended.
         let lines: String = lost.iter().map(line).collect();

@@ -3,11 +3,12 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::net::SocketAddr;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
-use mcpscope_core::{CallRecord, ClockAnchor, Direction, Transport, Verdict};
-use mcpscope_hooks::{Injector, MessageFacts, Observer, Parts, Probe};
+use mcpscope_chaos::{Controller, Plan, Request};
+use mcpscope_core::{CallRecord, ClockAnchor, Direction, FaultId, Transport};
+use mcpscope_hooks::{Observer, Parts, Probe};
 use mcpscope_metrics::{Desc, HistogramSnapshot, Metrics, Value, desc};
 use mcpscope_proxy::http::{Config, Upstream, serve};
 use mcpscope_test_support::{Wire, eventually, within};
@@ -144,17 +145,66 @@ pub(crate) fn queued(direction: &str) -> String {
     format!("mcpscope_message_queue_depth{{server=\"s\",direction=\"{direction}\"}}")
 }
 
-/// Faults by a function. They are active all the time, so that messages are held until they are complete.
+/// An engine, with the probe that asks it.
 #[derive(Debug)]
-pub(crate) struct Faults(pub(crate) fn(&MessageFacts<'_>) -> Verdict);
+pub(crate) struct Chaos {
+    pub(crate) controller: Controller,
+    pub(crate) probe: Probe,
+}
 
-impl Injector for Faults {
-    fn is_active(&self) -> bool {
-        true
+impl Chaos {
+    /// Without a fault yet.
+    pub(crate) fn new(parts: Parts) -> Self {
+        let clock = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
+        let plan = Plan { test_duration: Duration::from_secs(600), ..Plan::default() };
+        let engine = mcpscope_chaos::Parts::new(plan, 42, clock);
+        let (controller, injector) = mcpscope_chaos::new(engine).expect("a plan");
+        Self { controller, probe: Probe::new(Parts { injector: Some(injector), ..parts }) }
     }
 
-    fn verdict(&self, message: &MessageFacts<'_>, _: Instant) -> Verdict {
-        (self.0)(message)
+    /// Starts a fault, for ten minutes unless told otherwise. Parameters are written as `name=value`.
+    pub(crate) fn start(&self, scenario: &str, parameters: &[&str]) -> FaultId {
+        let request = parameters.iter().fold(Request::new(scenario), |request, parameter| {
+            let (name, value) = parameter.split_once('=').expect("name=value");
+            request.with(name, value)
+        });
+        let lasts = parameters.iter().any(|parameter| parameter.starts_with("duration="));
+        let request = if lasts { request } else { request.with("duration", "10m") };
+        self.controller.start(&request, Instant::now()).expect("it can be started")
+    }
+
+    /// A probe with this fault.
+    pub(crate) fn with(parts: Parts, scenario: &str, parameters: &[&str]) -> Probe {
+        let chaos = Self::new(parts);
+        chaos.start(scenario, parameters);
+        chaos.probe
+    }
+
+    /// Ends a fault; says how often it hit, and how much of that was acted on.
+    pub(crate) fn stop(&self, fault: FaultId) -> (u64, u64) {
+        let now = Instant::now();
+        self.controller.stop(fault.0, now).expect("it is running");
+        self.ended(fault)
+    }
+
+    /// Waits until it has hit so often.
+    pub(crate) async fn hits(&self, fault: FaultId, times: u64) {
+        mcpscope_test_support::eventually(|| {
+            let hits = self.controller.experiment(fault.0, Instant::now()).expect("it is running").details.injected;
+            if hits == times { Ok(()) } else { Err(hits) }
+        })
+        .await;
+    }
+
+    /// The same of one that has ended.
+    pub(crate) fn ended(&self, fault: FaultId) -> (u64, u64) {
+        let report = (0..100).find_map(|seconds| {
+            let now = Instant::now() + Duration::from_secs(seconds);
+            self.controller.drive(now);
+            self.controller.report(fault.0, now)
+        });
+        let injection = report.expect("it has ended").injection;
+        (injection.injected, injection.observed)
     }
 }
 
@@ -181,9 +231,9 @@ impl Drop for Frozen {
     }
 }
 
-/// Lets everything pass, but makes the relay hold messages.
-pub(crate) fn holds() -> Option<Arc<dyn Injector>> {
-    Some(Arc::new(Faults(|_| Verdict::Pass)))
+/// Lets everything pass, but makes the relay hold messages, as while a fault is active.
+pub(crate) fn holds(parts: Parts) -> Probe {
+    Chaos::with(parts, "lost_request", &["tool=no such tool"])
 }
 
 /// Instrumentation that is broken through and through.
@@ -193,16 +243,6 @@ pub(crate) struct Panics;
 impl Observer for Panics {
     fn on_call(&self, _: &CallRecord) {
         panic!("provoked inside recording");
-    }
-}
-
-impl Injector for Panics {
-    fn is_active(&self) -> bool {
-        true
-    }
-
-    fn verdict(&self, _: &MessageFacts<'_>, _: Instant) -> Verdict {
-        panic!("provoked inside a decision");
     }
 }
 

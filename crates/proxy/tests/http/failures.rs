@@ -104,6 +104,20 @@ async fn a_server_that_closes_before_its_answer_is_told_and_not_asked_again() {
 }
 
 #[tokio::test]
+async fn each_request_of_a_batch_gets_its_error() {
+    let stage = Stage::new().await;
+    let batch = format!("[{},{}]", call(7, "echo"), call(8, "echo"));
+    let (mut client, server, _) = stage.asked(&post(&[], &batch)).await;
+    drop(server);
+    let answer = client.reader.message().await.unwrap().unwrap();
+    let errors = error_of(&answer.body);
+    let ids: Vec<_> = errors.as_array().unwrap().iter().map(|error| &error["id"]).collect();
+    assert_eq!((answer.head.status(), ids), (502, vec![&7.into(), &8.into()]));
+    assert!(errors.as_array().unwrap().iter().all(|error| error["error"]["data"]["source"] == "mcpscope"), "{errors}");
+    stage.bench.becomes(&tool_calls("echo", "error"), 2).await;
+}
+
+#[tokio::test]
 async fn a_server_that_closes_at_once_is_not_asked_again() {
     let stage = Stage::new().await;
     let mut client = stage.proxy.connect().await;

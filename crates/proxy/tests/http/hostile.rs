@@ -2,21 +2,25 @@
 
 use std::time::Duration;
 
-use mcpscope_core::{FaultId, Transport, Verdict};
+use mcpscope_core::Transport;
 use mcpscope_hooks::{Parts, Probe};
 use mcpscope_proxy::http::Config;
 use mcpscope_test_support::{BodyReader, Listener, http};
 use tokio::time::timeout;
 
-use crate::common::{Bench, Faults, Proxy, holds};
+use crate::common::{Bench, Chaos, Proxy, holds};
 use crate::{Stage, call, event, json, post, result};
 
 /// How long nothing must happen.
 const QUIET: Duration = Duration::from_millis(300);
 
 async fn with(parts: impl FnOnce(&Bench) -> Parts, change: impl FnOnce(&mut Config)) -> Stage {
+    with_probe(|bench| Probe::new(parts(bench)), change).await
+}
+
+async fn with_probe(probe: impl FnOnce(&Bench) -> Probe, change: impl FnOnce(&mut Config)) -> Stage {
     let (bench, upstream) = (Bench::new(), Listener::bind().await);
-    let probe = Probe::new(parts(&bench));
+    let probe = probe(&bench);
     let proxy = Proxy::start_with(upstream.address(), probe, change).await;
     Stage { bench, proxy, upstream }
 }
@@ -58,7 +62,7 @@ async fn what_is_left_of_a_body_is_no_request() {
 #[tokio::test]
 async fn trailers_follow_the_last_chunk_however_they_come() {
     for (first, second) in [("0\r\nX-Sum: 1\r\n", "\r\n"), ("0\r\n\r", "\n")] {
-        let stage = with(|bench| Parts { injector: holds(), ..bench.parts(Transport::Http) }, |_| ()).await;
+        let stage = with_probe(|bench| holds(bench.parts(Transport::Http)), |_| ()).await;
         let (client, mut server, _) = stage.asked(&post(&[], &call(1, "echo"))).await;
         server.write(&[http::stream_head("200 OK", &[]), event(&result(1))].concat()).await.unwrap();
         let (_, mut events) = crate::Events::open(client.reader).await;
@@ -72,12 +76,8 @@ async fn trailers_follow_the_last_chunk_however_they_come() {
 
 #[tokio::test]
 async fn an_event_that_a_length_was_told_for_is_not_left_out() {
-    let drops = Faults(|message| match message.method {
-        Some("notifications/progress") => Verdict::Drop { fault: FaultId(1) },
-        _ => Verdict::Pass,
-    });
-    let parts = |bench: &Bench| Parts { injector: Some(std::sync::Arc::new(drops)), ..bench.parts(Transport::Http) };
-    let stage = with(parts, |_| ()).await;
+    let lost = ["intensity=1", "method=notifications/progress"];
+    let stage = with_probe(|bench| Chaos::with(bench.parts(Transport::Http), "packet_loss", &lost), |_| ()).await;
     let (mut client, mut server, _) = stage.asked(&post(&[], &call(1, "echo"))).await;
     let progress = r#"{"jsonrpc":"2.0","method":"notifications/progress"}"#;
     let body = format!("data: {progress}\n\ndata: {}\n\n", result(1));

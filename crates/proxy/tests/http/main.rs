@@ -18,6 +18,7 @@ mod guard;
 mod hostile;
 mod process;
 mod propagation;
+mod protocol_faults;
 mod relay;
 mod sessions;
 mod slow;

@@ -9,7 +9,8 @@ use mcpscope_proxy::{RestartPolicy, ServerState};
 use mcpscope_test_support::{Listener, http, within};
 use tokio::sync::{oneshot, watch};
 
-use super::common::{Bench, Frozen, Proxy};
+use super::common::{Bench, Frozen, Proxy, errors, tool_calls};
+use super::sessions::{ENDPOINT, http_sse, post_to};
 use super::{Events, Stage, call, event, post, result};
 
 fn shell(script: &str, policy: Option<RestartPolicy>) -> ServerProcess {
@@ -78,6 +79,31 @@ async fn what_cannot_be_started_crashes_at_once() {
         assert_eq!(reaches(&mut state, is_last).await.to_string(), shown);
         running.abort();
     }
+}
+
+#[tokio::test]
+async fn calls_in_flight_on_a_stream_of_2024_get_an_error_each() {
+    let (bench, upstream) = (Bench::new(), Listener::bind().await);
+    let (process, state) = watch::channel(ServerState::Serving(Some(1)));
+    let change = |config: &mut Config| config.server = Some(state);
+    let proxy = Proxy::start_with(upstream.address(), bench.probe(Transport::Http), change).await;
+    let stage = Stage { bench, proxy, upstream };
+    let (mut events, server, _writer) = http_sse(&stage, ENDPOINT).await;
+    for id in [3, 1, 2] {
+        post_to(&stage, ENDPOINT, &call(id, "echo")).await;
+    }
+    drop(server);
+    process.send_replace(ServerState::Restarting { attempt: 1 });
+    for id in [3, 1, 2] {
+        let error = within(events.next()).await.unwrap().unwrap();
+        let data = error.strip_prefix("event: message\ndata: ").unwrap();
+        let error: serde_json::Value = serde_json::from_str(data).unwrap();
+        assert_eq!((&error["id"], &error["error"]["data"]["source"]), (&id.into(), &"mcpscope".into()), "{error}");
+    }
+    assert_eq!(within(events.next()).await.unwrap(), None, "it ends well");
+    stage.bench.becomes(&tool_calls("echo", "error"), 3).await;
+    stage.bench.becomes(&errors("transport", "connection_lost"), 3).await;
+    stage.bench.becomes(&tool_calls("echo", "timeout"), 0).await;
 }
 
 #[tokio::test]

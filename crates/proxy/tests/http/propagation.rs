@@ -357,7 +357,7 @@ async fn a_stream_whose_length_was_told_keeps_it() {
 #[tokio::test]
 async fn a_fault_and_our_context_go_together() {
     let bench = Bench::new();
-    let probe = Probe::new(Parts { propagate: true, injector: holds(), ..bench.parts(Transport::Http) });
+    let probe = holds(Parts { propagate: true, ..bench.parts(Transport::Http) });
     let echo = EchoServer::start().await;
     let proxy = Proxy::start(echo.address(), probe).await;
     let sent = with_meta(&json!({"traceparent": THEIRS}));

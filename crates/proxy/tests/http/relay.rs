@@ -6,7 +6,7 @@ use mcpscope_core::Transport;
 use mcpscope_proxy::http::Config;
 use mcpscope_test_support::{Listener, Wire, WireReader, http, within};
 
-use crate::common::{Bench, Proxy, dropped, errors, holds, operations, tool_calls};
+use crate::common::{Bench, Chaos, Proxy, dropped, errors, holds, operations, tool_calls};
 use crate::{Stage, call, event, json, post, result};
 
 /// So many bytes, as they come.
@@ -60,8 +60,7 @@ async fn an_exchange_passes_byte_by_byte_in_both_directions() {
 #[tokio::test]
 async fn trailers_and_ends_of_chunks_pass_while_messages_are_held() {
     let (bench, upstream) = (Bench::new(), Listener::bind().await);
-    let parts = mcpscope_hooks::Parts { injector: holds(), ..bench.parts(Transport::Http) };
-    let proxy = Proxy::start(upstream.address(), mcpscope_hooks::Probe::new(parts)).await;
+    let proxy = Proxy::start(upstream.address(), holds(bench.parts(Transport::Http))).await;
     let mut client = proxy.connect().await;
     let head = http::request_head("POST", "/mcp", &[("Transfer-Encoding", "chunked")]);
     let body = call(1, "echo");
@@ -321,26 +320,9 @@ async fn half_a_client_is_none() {
 
 #[tokio::test]
 async fn a_fault_that_begins_within_a_stream_finds_its_next_event() {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    #[derive(Debug)]
-    struct Switch(AtomicBool);
-    impl mcpscope_hooks::Injector for Switch {
-        fn is_active(&self) -> bool {
-            self.0.load(Ordering::Relaxed)
-        }
-        fn verdict(&self, message: &mcpscope_hooks::MessageFacts<'_>, _: std::time::Instant) -> mcpscope_core::Verdict {
-            match message.direction {
-                mcpscope_core::Direction::ToClient => mcpscope_core::Verdict::Drop { fault: mcpscope_core::FaultId(1) },
-                mcpscope_core::Direction::ToServer => mcpscope_core::Verdict::Pass,
-            }
-        }
-    }
-
     let (bench, upstream) = (Bench::new(), Listener::bind().await);
-    let switch = std::sync::Arc::new(Switch(AtomicBool::new(false)));
-    let parts = mcpscope_hooks::Parts { injector: Some(switch.clone()), ..bench.parts(Transport::Http) };
-    let proxy = Proxy::start(upstream.address(), mcpscope_hooks::Probe::new(parts)).await;
+    let chaos = Chaos::new(bench.parts(Transport::Http));
+    let proxy = Proxy::start(upstream.address(), chaos.probe.clone()).await;
     let stage = Stage { bench, proxy, upstream };
     let (client, mut server, _) = stage.asked(&post(&[], &call(1, "echo"))).await;
     server.write(&http::stream_head("200 OK", &[])).await.unwrap();
@@ -355,11 +337,11 @@ async fn a_fault_that_begins_within_a_stream_finds_its_next_event() {
         let part = events.body.part(&mut events.from).await.unwrap().unwrap();
         events.pending.extend_from_slice(&part);
     }
-    switch.0.store(true, Ordering::Relaxed);
+    let fault = chaos.start("packet_loss", &["intensity=1", "direction=to_client"]);
     server.write(&[rest, &event(r#"{"jsonrpc":"2.0","method":"c"}"#)].concat()).await.unwrap();
     events.expect(r#"{"jsonrpc":"2.0","method":"b"}"#).await;
     stage.bench.becomes(&operations("transport"), 4).await;
-    switch.0.store(false, Ordering::Relaxed);
+    assert_eq!(chaos.stop(fault), (1, 1));
     server.write(&event(r#"{"jsonrpc":"2.0","method":"d"}"#)).await.unwrap();
     events.expect(r#"{"jsonrpc":"2.0","method":"d"}"#).await;
     server.write(http::LAST_CHUNK).await.unwrap();

@@ -9,8 +9,9 @@ use crate::{Events, Stage, call, event, json, post, result};
 
 const SESSION: (&str, &str) = ("Mcp-Session-Id", "abc");
 
-const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#;
-const INITIALIZED: &str = r#"{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-06-18"}}"#;
+pub(crate) const INITIALIZE: &str =
+    r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#;
+pub(crate) const INITIALIZED: &str = r#"{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-06-18"}}"#;
 
 /// A session `abc` of 2025-06-18.
 async fn opened() -> Stage {
@@ -215,7 +216,7 @@ pub(crate) async fn http_sse(stage: &Stage, endpoint: &str) -> (Events, Wire, Wi
     (events, server, client.writer)
 }
 
-async fn post_to(stage: &Stage, target: &str, body: &str) {
+pub(crate) async fn post_to(stage: &Stage, target: &str, body: &str) {
     let request = http::request("POST", target, &[crate::JSON], body.as_bytes());
     let answer = stage.exchange(&request, &http::answer("202 Accepted", &[], b"Accepted")).await;
     assert_eq!(answer.head.status(), 202);

@@ -4,15 +4,14 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mcpscope_core::{Direction, FaultId, Transport, Verdict};
+use mcpscope_core::Transport;
 use mcpscope_health::State;
-use mcpscope_hooks::{Parts, Probe};
 use mcpscope_proxy::Traffic;
 use mcpscope_proxy::http::Config;
 use mcpscope_test_support::{BodyReader, Listener, Wire, eventually, http};
 use tokio::time::timeout;
 
-use crate::common::{Bench, Faults, Frozen, Proxy, connections, errors, queued, tool_calls};
+use crate::common::{Bench, Chaos, Frozen, Proxy, connections, errors, queued, tool_calls};
 use crate::{Events, JSON, Stage, call, event, json, post, result};
 
 /// After so long without progress a writer is taken to be stuck; if it only is slow, a test sees less than it could.
@@ -217,13 +216,10 @@ async fn transports_become(view: &mcpscope_health::View, expected: State) -> Str
 async fn a_queue_that_is_full_is_told_of_and_stops_nobody_else() {
     let (bench, upstream) = (Bench::new(), Listener::bind().await);
     // Calls of one tool never arrive, and wait.
-    let delays = Faults(|message| match (message.target, message.direction) {
-        (Some("slow"), Direction::ToServer) => Verdict::Delay { fault: FaultId(1), by: Duration::from_secs(3600) },
-        _ => Verdict::Pass,
-    });
-    let parts = Parts { injector: Some(Arc::new(delays)), ..bench.parts(Transport::Http) };
+    let late = ["delay=10m", "tool=slow", "direction=to_server"];
+    let probe = Chaos::with(bench.parts(Transport::Http), "latency_injection", &late);
     let mut view = None;
-    let proxy = Proxy::start_with(upstream.address(), Probe::new(parts), |config| {
+    let proxy = Proxy::start_with(upstream.address(), probe, |config| {
         config.limits.queue_messages = 5;
         view = Some(healthy(config));
     })
@@ -233,12 +229,11 @@ async fn a_queue_that_is_full_is_told_of_and_stops_nobody_else() {
     let stage = Stage { bench, proxy, upstream };
     // The relay tries whether the server is there.
     drop(stage.upstream.accept().await);
-    let (mut waiting, mut servers) = (Vec::new(), Vec::new());
+    let mut waiting = Vec::new();
     for id in 0..6 {
         let mut client = stage.proxy.connect().await;
         client.write(&post(&[], &call(id, "slow"))).await.unwrap();
         waiting.push(client);
-        servers.push(stage.upstream.accept().await);
     }
     stage.bench.becomes(&queued("to_server"), 6).await;
     let reason = transports_become(&view, State::Warning).await;
@@ -258,7 +253,6 @@ async fn a_queue_that_is_full_is_told_of_and_stops_nobody_else() {
     drop(waiting);
     stage.bench.becomes(&queued("to_server"), 0).await;
     assert_eq!(transports_become(&view, State::Healthy).await, "Transports running");
-    drop(servers);
 }
 
 #[tokio::test]

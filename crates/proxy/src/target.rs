@@ -1,0 +1,70 @@
+//! What faults are done to, besides messages: the processes of supervised servers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use mcpscope_chaos::{ChaosTarget, Order, Scenario, TargetError};
+use mcpscope_core::{Component, FaultId};
+
+use crate::stdio::ChildHandle;
+
+/// A server that we start, as a target of `process_crash`: whichever process it is at the time, with its whole process group.
+///
+/// It is for servers that are started again when they crash; the crash of any other is its end. A server that ends by a fault, even
+/// with exit code 0, has crashed.
+#[derive(Debug)]
+pub struct ChildTarget {
+    name: Arc<str>,
+    is_critical: AtomicBool,
+    child: ChildHandle,
+}
+
+impl ChildTarget {
+    /// The server called `name`. Nothing is ever done to one that is critical.
+    #[must_use]
+    pub fn new(name: &str, is_critical: bool, child: ChildHandle) -> Self {
+        Self { name: name.into(), is_critical: AtomicBool::new(is_critical), child }
+    }
+
+    /// Whether nothing may be done to it from now on.
+    pub fn set_critical(&self, is_critical: bool) {
+        self.is_critical.store(is_critical, Ordering::Relaxed);
+    }
+}
+
+impl ChaosTarget for ChildTarget {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// All of them: what is instrumented are the parts of a server.
+    fn components(&self) -> &[Component] {
+        &Component::ALL
+    }
+
+    fn is_critical(&self) -> bool {
+        self.is_critical.load(Ordering::Relaxed)
+    }
+
+    fn is_there(&self) -> bool {
+        self.child.id().is_some()
+    }
+
+    fn carries(&self, scenario: Scenario) -> bool {
+        scenario == Scenario::ProcessCrash
+    }
+
+    fn apply(&self, order: &Order<'_>) -> Result<(), TargetError> {
+        self.child.crash(order)
+    }
+
+    fn undo(&self, fault: FaultId) -> Result<(), TargetError> {
+        self.child.recover(fault, Instant::now());
+        Ok(())
+    }
+
+    fn left_over(&self, fault: FaultId) -> Option<String> {
+        self.child.left_over(fault)
+    }
+}
