@@ -26,7 +26,8 @@ use crate::{
     critical,
     error::{ConfigError, Origin, Problem},
     kind::described,
-    servers,
+    records::{Field, Records},
+    root::Root,
     tree::{Entry, Number, Setter, Tree, join},
 };
 
@@ -72,8 +73,12 @@ impl Document {
         }
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Applies all keys to the settings, which remember this document by the number `file`.
-    pub(crate) fn apply(&mut self, file: usize, tree: &mut Tree, errors: &mut Vec<ConfigError>) {
+    pub(crate) fn apply<T: Root>(&mut self, file: usize, tree: &mut Tree<T>, errors: &mut Vec<ConfigError>) {
         while let Some((key, error)) = self.walk(file, tree, None) {
             if self.reported.len() == MAX_ERRORS {
                 errors.push(self.error(None, None, Problem::More(MAX_ERRORS)));
@@ -87,23 +92,23 @@ impl Document {
     }
 
     /// The error that an accepted key, given by its number, is at odds with another one.
-    pub(crate) fn refuse(&self, key: Number, path: &str, message: &str) -> ConfigError {
-        match self.walk(0, &mut Tree::new(), Some((key, message))) {
+    pub(crate) fn refuse<T: Root>(&self, key: Number, path: &str, message: &str) -> ConfigError {
+        match self.walk(0, &mut Tree::<T>::new(), Some((key, message))) {
             Some((_, error)) => error,
             None => self.error(None, Some(path.to_owned()), Problem::Invalid(message.to_owned())),
         }
     }
 
     /// Walks to the end or the first error; with that comes the number of the key to pass over next time.
-    fn walk(
+    fn walk<T: Root>(
         &self,
         file: usize,
-        tree: &mut Tree,
+        tree: &mut Tree<T>,
         unwanted: Option<(Number, &str)>,
     ) -> Option<(Option<Number>, ConfigError)> {
-        let (critical, servers) = (critical::List::default(), servers::List::default());
+        let critical = critical::List::default();
         let mut walk =
-            Walk { file, tree, reported: &self.reported, unwanted, keys: 0, critical, servers, failure: None };
+            Walk { file, tree, reported: &self.reported, unwanted, keys: 0, critical, records: None, failure: None };
         let top = Node { walk: &mut walk, path: "", key: None, entry: Entry::Section };
         let error = top.deserialize(serde_yaml::Deserializer::from_str(&self.text)).err()?;
         let place = place_of(&error);
@@ -146,17 +151,17 @@ fn too_deep(text: &str) -> Option<(usize, usize)> {
 }
 
 /// One pass over a document.
-struct Walk<'a> {
+struct Walk<'a, T> {
     file: usize,
-    tree: &'a mut Tree,
+    tree: &'a mut Tree<T>,
     reported: &'a BTreeSet<Number>,
     /// A key to fail at although its value is fine, and why.
     unwanted: Option<(Number, &'a str)>,
     keys: usize,
     /// The critical metrics that were read.
     critical: critical::List,
-    /// The servers that were read.
-    servers: servers::List,
+    /// The list of mappings that is read.
+    records: Option<Box<dyn Records>>,
     /// Why the walk ended. It travels beside the parser's error, which carries the place.
     failure: Option<Failure>,
 }
@@ -167,11 +172,47 @@ struct Failure {
     problem: Problem,
 }
 
-impl Walk<'_> {
+impl<T: Root> Walk<'_, T> {
     /// Notes why the walk ends, unless something further inside did.
     fn failed(&mut self, key: Option<Number>, path: &str, problem: Problem) {
         let path = Some(path).filter(|path| !path.is_empty()).map(str::to_owned);
         self.failure.get_or_insert(Failure { key, path, problem });
+    }
+
+    /// Why this key is unwanted, if it is.
+    fn unwanted(&self, key: Option<Number>) -> Option<Problem> {
+        let (unwanted, why) = self.unwanted?;
+        (Some(unwanted) == key).then(|| Problem::Invalid(why.to_owned()))
+    }
+
+    fn setter(&self, key: Number) -> Setter {
+        Setter::File { file: self.file, key }
+    }
+
+    /// What a key is, which is inside of `above` unless it is one of a section.
+    fn entry(&self, section: &str, above: Option<Entry>, name: &str) -> Result<Entry, Problem> {
+        match (above, &self.records) {
+            (Some(Entry::Field(Field::Parts(field))), Some(records)) => {
+                records.part(field, name).map(|()| Entry::Part(field))
+            }
+            (Some(_), Some(records)) => records.field(name).map(Entry::Field),
+            _ => self.tree.entry(section, name),
+        }
+    }
+
+    /// Sets what is not a setting of its own.
+    fn set_inside(&mut self, entry: Entry, path: &str, key: Number, value: &Value) -> Result<(), String> {
+        let Some(records) = &mut self.records else { return Ok(()) };
+        match entry {
+            Entry::Field(Field::Value(field) | Field::Parts(field)) => records.set(field, value)?,
+            Entry::Part(field) => {
+                let name = path.split_once(&format!("].{field}.")).map_or(path, |(_, name)| name);
+                records.set_part(field, name, value)?;
+            }
+            _ => return Err(records.no_record(value)),
+        }
+        self.tree.note(path, self.setter(key));
+        Ok(())
     }
 
     fn fail<E: de::Error>(&mut self, key: Option<Number>, path: &str, problem: Problem) -> E {
@@ -180,10 +221,46 @@ impl Walk<'_> {
     }
 }
 
+impl<T: Root> Walk<'_, T> {
+    /// Reads a list of mappings, element by element.
+    fn read_records<'de, A: SeqAccess<'de>>(
+        &mut self,
+        path: &str,
+        mut key: Number,
+        list: &mut A,
+    ) -> Result<Value, A::Error> {
+        self.records = T::records(path);
+        self.tree.forget(path);
+        // Those that come after it are too many, too, and are not looked at.
+        let mut too_many = None;
+        loop {
+            let element = format!("{path}[{}]", key.element);
+            key.element += 1;
+            let begun = self.records.as_mut().map_or(Ok(()), |records| records.begin());
+            let next = match begun {
+                Ok(()) => {
+                    let element = Element { walk: &mut *self, path: &element, key, entry: Entry::Record };
+                    list.next_element_seed(element)?
+                }
+                Err(message) => list.next_element::<IgnoredAny>()?.map(|_| too_many = Some(message)),
+            };
+            if next.is_none() {
+                break;
+            }
+        }
+        match too_many {
+            Some(message) => Err(self.fail(Some(Number { element: 0, ..key }), path, Problem::Invalid(message))),
+            None => Ok(self.records.take().map(Records::into_value).unwrap_or_default()),
+        }
+    }
+}
+
 /// A key, judged while the parser stands on it, so that an error gets its place.
-struct Key<'w, 'a> {
-    walk: &'w mut Walk<'a>,
+struct Key<'w, 'a, T> {
+    walk: &'w mut Walk<'a, T>,
     section: &'w str,
+    /// What it is inside of, unless that is a section.
+    above: Option<Entry>,
     seen: &'w mut BTreeSet<String>,
     key: Number,
 }
@@ -195,27 +272,28 @@ enum Step {
     Enter(Entry, String),
 }
 
-impl<'de> DeserializeSeed<'de> for Key<'_, '_> {
+impl<'de, T: Root> DeserializeSeed<'de> for Key<'_, '_, T> {
     type Value = Step;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Step, D::Error> {
-        let Self { walk, section, seen, key } = self;
+        let Self { walk, section, above, seen, key } = self;
         if walk.reported.contains(&key) {
-            if key.field == 0 {
+            let records = walk.records.as_mut().filter(|_| key.field > 0 && key.part == 0);
+            let Some(records) = records else {
                 return IgnoredAny::deserialize(deserializer).map(|_| Step::Pass);
-            }
+            };
             let name = Value::deserialize(deserializer)?;
-            walk.servers.passed(name.as_str().unwrap_or_default());
+            records.passed(name.as_str().unwrap_or_default());
             return Ok(Step::Pass);
         }
-        let visited = deserializer.deserialize_str(Key { walk: &mut *walk, section, seen, key });
+        let visited = deserializer.deserialize_str(Key { walk: &mut *walk, section, above, seen, key });
         visited.inspect_err(|_| {
             walk.failed(Some(key), section, Problem::Invalid("expected the name of a key".to_owned()));
         })
     }
 }
 
-impl<'de> Visitor<'de> for Key<'_, '_> {
+impl<'de, T: Root> Visitor<'de> for Key<'_, '_, T> {
     type Value = Step;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -223,13 +301,9 @@ impl<'de> Visitor<'de> for Key<'_, '_> {
     }
 
     fn visit_str<E: de::Error>(self, name: &str) -> Result<Step, E> {
-        let Self { walk, section, seen, key } = self;
+        let Self { walk, section, above, seen, key } = self;
         let path = join(section, name);
-        let known = match key.field {
-            0 => walk.tree.entry(section, name),
-            _ => servers::field(name).map(Entry::Field),
-        };
-        let entry = match known {
+        let entry = match walk.entry(section, above, name) {
             Ok(_) if !seen.insert(name.to_owned()) => Err(Problem::Duplicate),
             entry => entry,
         };
@@ -241,14 +315,14 @@ impl<'de> Visitor<'de> for Key<'_, '_> {
 }
 
 /// An element of a list of more than texts, each of which has errors of its own.
-struct Element<'w, 'a> {
-    walk: &'w mut Walk<'a>,
+struct Element<'w, 'a, T> {
+    walk: &'w mut Walk<'a, T>,
     path: &'w str,
     key: Number,
     entry: Entry,
 }
 
-impl<'de> DeserializeSeed<'de> for Element<'_, '_> {
+impl<'de, T: Root> DeserializeSeed<'de> for Element<'_, '_, T> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -261,38 +335,39 @@ impl<'de> DeserializeSeed<'de> for Element<'_, '_> {
 }
 
 /// What follows a key, and the document as a whole.
-struct Node<'w, 'a> {
-    walk: &'w mut Walk<'a>,
+struct Node<'w, 'a, T> {
+    walk: &'w mut Walk<'a, T>,
     path: &'w str,
     /// The number of the key; the document has none.
     key: Option<Number>,
     entry: Entry,
 }
 
-impl Node<'_, '_> {
+impl<T: Root> Node<'_, '_, T> {
     /// Takes a value that is no section.
     fn take<E: de::Error>(self, value: Value) -> Result<(), E> {
         let Self { walk, path, key, entry } = self;
+        if let Some(problem) = walk.unwanted(key) {
+            return Err(walk.fail(key, path, problem));
+        }
         let problem = match (entry, key) {
             // An empty document, or a section with every key commented out. Not `is_null()`, which looks through tags:
             // the parser may go on only after a value that was read to its end, and what was tagged was not.
             (Entry::Section, _) if value == Value::Null => return Ok(()),
-            (Entry::Leaf, Some(key)) => match walk.unwanted {
-                Some((unwanted, why)) if unwanted == key => Problem::Invalid(why.to_owned()),
-                _ => match walk.tree.set(path, value, Setter::File { file: walk.file, key }) {
-                    Ok(()) => return Ok(()),
-                    Err(problem) => problem,
-                },
+            (Entry::Leaf, Some(key)) => match walk.tree.set(path, value, walk.setter(key)) {
+                Ok(()) => return Ok(()),
+                Err(problem) => problem,
             },
             (Entry::Element, _) => match walk.critical.push(value) {
                 Ok(()) => return Ok(()),
                 Err(message) => Problem::Invalid(message),
             },
-            (Entry::Field(field), _) => match walk.servers.set(field, &value) {
-                Ok(()) => return Ok(()),
-                Err(message) => Problem::Invalid(message),
-            },
-            (Entry::Server, _) => Problem::Invalid(servers::no_server(&value)),
+            (Entry::Field(_) | Entry::Part(_) | Entry::Record, Some(key)) => {
+                match walk.set_inside(entry, path, key, &value) {
+                    Ok(()) => return Ok(()),
+                    Err(message) => Problem::Invalid(message),
+                }
+            }
             _ => {
                 let names = walk.tree.names(path).join(", ");
                 Problem::Invalid(format!("expected a section with keys out of {names}, found {}", described(&value)))
@@ -302,7 +377,7 @@ impl Node<'_, '_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Node<'_, '_> {
+impl<'de, T: Root> DeserializeSeed<'de> for Node<'_, '_, T> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -313,7 +388,7 @@ impl<'de> DeserializeSeed<'de> for Node<'_, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for Node<'_, '_> {
+impl<'de, T: Root> Visitor<'de> for Node<'_, '_, T> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -359,7 +434,7 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         let Self { walk, path, key, entry } = self;
-        let value = match (&entry, key) {
+        let value = match (entry, key) {
             (Entry::Leaf, Some(mut key)) if path == critical::KEY => {
                 walk.critical = critical::List::default();
                 loop {
@@ -371,38 +446,15 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
                 }
                 std::mem::take(&mut walk.critical).into_value()
             }
-            (Entry::Leaf, Some(mut key)) if path == servers::KEY => {
-                walk.servers = servers::List::default();
-                let mut too_many = None;
-                loop {
-                    let path = format!("{path}[{}]", key.element);
-                    key.element += 1;
-                    // Those that come after are too many, too, and are not looked at.
-                    too_many = too_many.or_else(|| walk.servers.begin().err());
-                    let next = match &too_many {
-                        None => {
-                            let element = Element { walk: &mut *walk, path: &path, key, entry: Entry::Server };
-                            list.next_element_seed(element)?
-                        }
-                        Some(_) => list.next_element::<IgnoredAny>()?.map(|_| ()),
-                    };
-                    if next.is_none() {
-                        break;
-                    }
-                }
-                if let Some(message) = too_many.filter(|_| key.element > servers::MAX_SERVERS + 1) {
-                    return Err(walk.fail(Some(Number { element: 0, ..key }), path, Problem::Invalid(message)));
-                }
-                std::mem::take(&mut walk.servers).into_value()
-            }
-            (Entry::Leaf | Entry::Field(_), _) => {
+            (Entry::Leaf, Some(key)) if Tree::<T>::is_records(path) => walk.read_records(path, key, &mut list)?,
+            (Entry::Leaf | Entry::Field(Field::Value(_)), _) => {
                 let mut values = Vec::new();
                 while let Some(value) = list.next_element::<Value>()? {
                     values.push(value);
                 }
                 Value::Sequence(values)
             }
-            (Entry::Section | Entry::Element | Entry::Server, _) => Value::Sequence(Vec::new()),
+            _ => Value::Sequence(Vec::new()),
         };
         Node { walk, path, key, entry }.take(value)
     }
@@ -413,24 +465,28 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        match self.entry {
-            Entry::Section | Entry::Server => {}
-            Entry::Leaf | Entry::Field(_) => return self.take(Value::Mapping(Mapping::new())),
+        let above = match self.entry {
+            Entry::Section => None,
+            Entry::Record | Entry::Field(Field::Parts(_)) => Some(self.entry),
+            Entry::Leaf | Entry::Field(Field::Value(_)) | Entry::Part(_) => {
+                return self.take(Value::Mapping(Mapping::new()));
+            }
             Entry::Element => return self.take(Value::deserialize(MapAccessDeserializer::new(map))?),
-        }
-        let Self { walk, path: section, key: above, .. } = self;
-        let server = above.filter(|above| above.element > 0);
-        let (mut seen, mut fields) = (BTreeSet::new(), 0);
+        };
+        let Self { walk, path: section, key: within, .. } = self;
+        let within = within.unwrap_or_default();
+        let (mut seen, mut inside) = (BTreeSet::new(), 0);
         loop {
-            let key = match server {
-                Some(server) => Number { field: fields + 1, ..server },
+            let key = match above {
                 None => Number { key: walk.keys, ..Number::default() },
+                Some(Entry::Record) => Number { field: inside + 1, ..within },
+                Some(_) => Number { part: inside + 1, ..within },
             };
-            let Some(step) = map.next_key_seed(Key { walk: &mut *walk, section, seen: &mut seen, key })? else {
+            let Some(step) = map.next_key_seed(Key { walk: &mut *walk, section, above, seen: &mut seen, key })? else {
                 break;
             };
-            match server {
-                Some(_) => fields += 1,
+            match above {
+                Some(_) => inside += 1,
                 None => walk.keys += 1,
             }
             match step {
@@ -440,10 +496,15 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
                 }
             }
         }
-        let Some(server) = server else { return Ok(()) };
+        let Some(above) = above else { return Ok(()) };
+        if let Some(problem) = walk.unwanted(Some(within)) {
+            return Err(walk.fail(Some(within), section, problem));
+        }
+        walk.tree.note(section, walk.setter(within));
         // Apart from the element itself, which is walked again: its keys are compared with those of others.
-        let end = Number { field: usize::MAX, ..server };
-        match walk.servers.end() {
+        let end = Number { field: usize::MAX, ..within };
+        let ended = walk.records.as_mut().filter(|_| matches!(above, Entry::Record)).map_or(Ok(()), |list| list.end());
+        match ended {
             Err(message) if !walk.reported.contains(&end) => {
                 Err(walk.fail(Some(end), section, Problem::Invalid(message)))
             }

@@ -3,8 +3,10 @@
 use serde_yaml::Value;
 
 use crate::{
+    chaos::ChaosSettings,
     error::{ConfigError, Origin, Problem},
-    settings::{LATER, standard_variable},
+    root::Root,
+    settings::Settings,
     tree::{Setter, Tree, most_similar},
 };
 
@@ -31,33 +33,56 @@ pub fn environment(others: &[&str]) -> Vec<(String, String)> {
     variables.filter(|(name, _)| is_setting(name)).collect()
 }
 
-/// Applies the variables that are ours; the rest of an environment is none of our business.
-pub(crate) fn apply(
-    variables: impl IntoIterator<Item = (String, String)>,
-    tree: &mut Tree,
-    errors: &mut Vec<ConfigError>,
-) {
-    let paths = tree.leaves();
-    let names: Vec<String> = paths.iter().map(|path| variable(path)).collect();
-    // Sorted, since the order of an environment is anyone's guess and that of errors should not be.
-    let mut ours: Vec<_> = variables.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
-    ours.sort();
-    for (name, text) in ours {
-        let known = names.iter().zip(&paths).find(|(known, _)| **known == name).map(|(_, path)| path);
-        let result = match known {
-            Some(_) if text.contains(char::REPLACEMENT_CHARACTER) => Err(Problem::NotUtf8(None)),
-            Some(path) => tree.set(path, value(&text, tree.get(path)), Setter::Variable(name.clone())),
-            None if is_later(&name) => Err(Problem::NotAvailable),
-            None => Err(match standard(&name) {
-                Some(standard) => Problem::Standard { what: "variable", standard },
-                None => {
-                    let likely = most_similar(&name, names.iter().map(String::as_str)).map(str::to_owned);
-                    Problem::Unknown { what: "variable", likely }
-                }
-            }),
-        };
-        if let Err(problem) = result {
-            errors.push(ConfigError { origin: Origin::Variable(name), path: known.cloned(), problem });
+/// The variables that are ours; the rest of an environment is none of our business.
+pub(crate) struct Variables(Vec<(String, String)>);
+
+impl Variables {
+    pub(crate) fn new(all: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self(all.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect())
+    }
+
+    /// Applies those that are keys of this tree; of each that is wrong the name, and why.
+    pub(crate) fn apply<T: Root>(&self, tree: &mut Tree<T>) -> Vec<(String, ConfigError)> {
+        let paths = tree.leaves();
+        let known = self.0.iter().filter_map(|(name, text)| {
+            let path = paths.iter().find(|path| variable(path) == *name)?;
+            let problem = set(tree, path, name, text).err()?;
+            Some((name.clone(), error(name, Some(path), problem)))
+        });
+        known.collect()
+    }
+
+    /// Those that are no keys of these trees.
+    pub(crate) fn unknown<A: Root, B: Root>(&self, one: &Tree<A>, other: &Tree<B>) -> Vec<(String, ConfigError)> {
+        let paths = one.leaves().into_iter().chain(other.leaves());
+        let names: Vec<String> = paths.map(|path| variable(&path)).collect();
+        let unknown = self.0.iter().filter(|(name, _)| !names.contains(name));
+        unknown.map(|(name, _)| (name.clone(), error(name, None, no_variable(name, &names)))).collect()
+    }
+}
+
+fn error(name: &str, path: Option<&String>, problem: Problem) -> ConfigError {
+    ConfigError { origin: Origin::Variable(name.to_owned()), path: path.cloned(), problem }
+}
+
+fn set<T: Root>(tree: &mut Tree<T>, path: &str, name: &str, text: &str) -> Result<(), Problem> {
+    if text.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(Problem::NotUtf8(None));
+    }
+    tree.forget(path);
+    tree.set(path, value(text, tree.get(path)), Setter::Variable(name.to_owned()))
+}
+
+/// Why there is no such variable.
+fn no_variable(name: &str, names: &[String]) -> Problem {
+    if is_later(name) {
+        return Problem::NotAvailable;
+    }
+    match standard(name) {
+        Some(standard) => Problem::Standard { what: "variable", standard },
+        None => {
+            let likely = most_similar(name, names.iter().map(String::as_str)).map(str::to_owned);
+            Problem::Unknown { what: "variable", likely }
         }
     }
 }
@@ -69,11 +94,11 @@ pub(crate) fn variable(path: &str) -> String {
 
 /// The standard variable that says what this one looks as if it did.
 fn standard(name: &str) -> Option<String> {
-    standard_variable(&name.strip_prefix(&variable("otel."))?.to_ascii_lowercase())
+    Settings::standard_variable("otel", &name.strip_prefix(&variable("otel."))?.to_ascii_lowercase())
 }
 
 fn is_later(name: &str) -> bool {
-    LATER.iter().map(|path| variable(path)).any(|later| {
+    Settings::LATER.iter().chain(ChaosSettings::LATER).map(|path| variable(path)).any(|later| {
         let rest = name.strip_prefix(&later);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
     })

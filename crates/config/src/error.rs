@@ -7,7 +7,10 @@ use std::{fmt, io, path::PathBuf, str::Utf8Error};
 ///
 /// Shown as one line each, `FILE:LINE:COLUMN: KEY: MESSAGE`.
 #[derive(Debug)]
-pub struct ConfigErrors(pub(crate) Vec<ConfigError>);
+pub struct ConfigErrors {
+    pub(crate) errors: Vec<ConfigError>,
+    pub(crate) files: Vec<PathBuf>,
+}
 
 impl ConfigErrors {
     /// These, if there are any.
@@ -16,19 +19,26 @@ impl ConfigErrors {
     /// There are.
     pub fn none_of(errors: impl IntoIterator<Item = ConfigError>) -> Result<(), Self> {
         let errors: Vec<_> = errors.into_iter().collect();
-        if errors.is_empty() { Ok(()) } else { Err(Self(errors)) }
+        if errors.is_empty() { Ok(()) } else { Err(Self { errors, files: Vec::new() }) }
     }
 
     /// The errors one by one.
     #[must_use]
     pub fn errors(&self) -> &[ConfigError] {
-        &self.0
+        &self.errors
+    }
+
+    /// All files that the configuration depends on, also those that are not there; none if it could be read, and turned out to
+    /// be wrong later.
+    #[must_use]
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 }
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().enumerate() {
+        for (index, error) in self.errors.iter().enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }
@@ -94,6 +104,14 @@ pub enum Problem {
     /// The file is missing or cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(#[source] io::Error),
+    /// A file that is named here is missing or cannot be read.
+    #[error("{} cannot be read: {source}", .file.display())]
+    Named {
+        /// Where it was looked for.
+        file: PathBuf,
+        /// Why it cannot be read.
+        source: io::Error,
+    },
     /// The file is larger than 1 MiB.
     #[error("is larger than 1 MiB, which no configuration file needs")]
     TooLarge,

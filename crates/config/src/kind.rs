@@ -1,6 +1,6 @@
 //! What a value may look like: one [`Kind`] for each sort of setting, used as `#[serde(with = "...")]`.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de, ser};
@@ -10,7 +10,7 @@ use url::Url;
 use crate::error::excerpt;
 
 /// One sort of setting: how it is read, written and described.
-pub(crate) trait Kind {
+pub(crate) trait Kind: Sized {
     /// The type in the settings tree.
     type Setting;
 
@@ -24,14 +24,17 @@ pub(crate) trait Kind {
     fn write(setting: &Self::Setting) -> Value;
 
     fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self::Setting, D::Error> {
-        let value = Value::deserialize(deserializer)?;
-        Self::read(&value)
-            .map_err(|wrong| de::Error::custom(format_args!("expected {}, found {}", Self::EXPECTED, described(wrong))))
+        accepted::<Self>(&Value::deserialize(deserializer)?).map_err(de::Error::custom)
     }
 
     fn serialize<S: Serializer>(setting: &Self::Setting, serializer: S) -> Result<S::Ok, S::Error> {
         Self::write(setting).serialize(serializer).map_err(ser::Error::custom)
     }
+}
+
+/// The setting, or what should have been written instead.
+pub(crate) fn accepted<K: Kind>(value: &Value) -> Result<K::Setting, String> {
+    K::read(value).map_err(|wrong| format!("expected {}, found {}", K::EXPECTED, described(wrong)))
 }
 
 /// A value as an error message names it.
@@ -120,6 +123,41 @@ impl Kind for AutoRestart {
     }
 }
 
+/// Who may start experiments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChaosMode {
+    /// Nobody.
+    Off,
+    /// People.
+    Manual,
+    /// People and the scheduler.
+    Scheduled,
+}
+
+pub(crate) enum Modes {}
+
+impl Kind for Modes {
+    type Setting = ChaosMode;
+    const EXPECTED: &str = "off, manual or scheduled";
+
+    fn read(value: &Value) -> Result<ChaosMode, &Value> {
+        match value {
+            Value::String(text) if text == "off" => Ok(ChaosMode::Off),
+            Value::String(text) if text == "manual" => Ok(ChaosMode::Manual),
+            Value::String(text) if text == "scheduled" => Ok(ChaosMode::Scheduled),
+            _ => Err(value),
+        }
+    }
+
+    fn write(setting: &ChaosMode) -> Value {
+        Value::from(match setting {
+            ChaosMode::Off => "off",
+            ChaosMode::Manual => "manual",
+            ChaosMode::Scheduled => "scheduled",
+        })
+    }
+}
+
 pub(crate) enum Count {}
 
 impl Kind for Count {
@@ -153,31 +191,34 @@ impl Kind for Port {
 
 pub(crate) enum Period {}
 
-impl Period {
-    // The upper bound keeps sums of instants and settings far from overflow.
-    const RANGE: std::ops::RangeInclusive<Duration> =
-        Duration::from_millis(1)..=Duration::from_secs(365 * 24 * 60 * 60);
-}
-
 impl Kind for Period {
     type Setting = Duration;
     const EXPECTED: &str = "a duration from 1ms to 365d such as 200ms, 10s or 60m, or a number of milliseconds";
 
     fn read(value: &Value) -> Result<Duration, &Value> {
-        let duration = match value {
-            // An environment variable has no other form than text, so bare numbers arrive as text too.
-            Value::String(text) => match text.parse() {
-                Ok(millis) => Some(Duration::from_millis(millis)),
-                Err(_) => humantime::parse_duration(text).ok(),
-            },
-            number => number.as_u64().map(Duration::from_millis),
-        };
-        duration.filter(|duration| Self::RANGE.contains(duration)).ok_or(value)
+        // The upper bound keeps sums of instants and settings far from overflow.
+        read_duration(value, Duration::from_millis(1)..=Duration::from_secs(365 * 24 * 60 * 60))
     }
 
     fn write(setting: &Duration) -> Value {
-        Value::from(humantime::format_duration(*setting).to_string())
+        write_duration(setting)
     }
+}
+
+pub(crate) fn read_duration(value: &Value, range: RangeInclusive<Duration>) -> Result<Duration, &Value> {
+    let duration = match value {
+        // An environment variable has no other form than text, so bare numbers arrive as text too.
+        Value::String(text) => match text.parse() {
+            Ok(millis) => Some(Duration::from_millis(millis)),
+            Err(_) => humantime::parse_duration(text).ok(),
+        },
+        number => number.as_u64().map(Duration::from_millis),
+    };
+    duration.filter(|duration| range.contains(duration)).ok_or(value)
+}
+
+pub(crate) fn write_duration(setting: &Duration) -> Value {
+    Value::from(humantime::format_duration(*setting).to_string())
 }
 
 pub(crate) enum Size {}
@@ -285,6 +326,24 @@ impl Kind for OptionalFile {
 
     fn write(setting: &Option<PathBuf>) -> Value {
         setting.as_ref().map_or(Value::Null, |path| Value::from(path.to_string_lossy().into_owned()))
+    }
+}
+
+pub(crate) enum File {}
+
+impl Kind for File {
+    type Setting = PathBuf;
+    const EXPECTED: &str = "the name of a file";
+
+    fn read(value: &Value) -> Result<PathBuf, &Value> {
+        match value {
+            Value::String(text) if !text.is_empty() && !text.contains('\0') => Ok(PathBuf::from(text)),
+            _ => Err(value),
+        }
+    }
+
+    fn write(setting: &PathBuf) -> Value {
+        Value::from(setting.to_string_lossy().into_owned())
     }
 }
 
@@ -463,6 +522,11 @@ impl Ratio {
     /// The number is below 0, above 1 or not a number.
     pub fn try_new(ratio: f64) -> Result<Self, InvalidRatio> {
         if (0.0..=1.0).contains(&ratio) { Ok(Self(ratio)) } else { Err(InvalidRatio(ratio)) }
+    }
+
+    /// A share that is known to be one.
+    pub(crate) const fn of(ratio: f64) -> Self {
+        Self(ratio)
     }
 
     /// The share, 0 to 1.

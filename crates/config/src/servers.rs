@@ -3,17 +3,18 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
-use serde_yaml::{Mapping, Value};
+use serde_yaml::Value;
 use url::Url;
 
 use crate::{
     error::{Problem, excerpt},
-    kind::{Address, Kind, Name, Switch, described},
+    kind::{Address, Kind, Name, Switch, accepted, described},
     place::Place,
+    records::{Field, Records, read_record},
     tree::most_similar,
 };
 
-pub(crate) const MAX_SERVERS: usize = 256;
+const MAX_SERVERS: usize = 256;
 
 /// The key of the list.
 pub(crate) const KEY: &str = "servers";
@@ -63,21 +64,18 @@ fn read(value: &Value) -> Result<Vec<Server>, String> {
     let mut list = List::default();
     for element in elements {
         let Value::Mapping(fields) = element else { return Err(no_server(element)) };
-        list.begin()?;
-        list.read(fields)?;
+        read_record(&mut list, fields)?;
     }
     Ok(list.servers())
 }
 
 /// What is said of an element that is no mapping.
-pub(crate) fn no_server(found: &Value) -> String {
+fn no_server(found: &Value) -> String {
     format!("expected {EXPECTED}, found {}", described(found))
 }
 
-/// What a key of an element is, or why it cannot be used.
-pub(crate) fn field(name: &str) -> Result<&'static str, Problem> {
-    let known = FIELDS.into_iter().find(|field| *field == name);
-    known.ok_or_else(|| Problem::Unknown { what: "key", likely: most_similar(name, FIELDS).map(str::to_owned) })
+fn field(name: &str) -> Option<&'static str> {
+    FIELDS.into_iter().find(|field| *field == name)
 }
 
 /// The list, element by element and key by key.
@@ -100,9 +98,8 @@ struct Draft {
     is_refused: bool,
 }
 
-impl List {
-    /// The next element begins, unless there are too many.
-    pub(crate) fn begin(&mut self) -> Result<(), String> {
+impl Records for List {
+    fn begin(&mut self) -> Result<(), String> {
         if self.drafts.len() == MAX_SERVERS {
             return Err(format!("expected {MAX_SERVERS} servers at most"));
         }
@@ -110,16 +107,19 @@ impl List {
         Ok(())
     }
 
-    /// A key of this element is there, though what it says is wrong, or it is spelt wrong.
-    pub(crate) fn passed(&mut self, name: &str) {
-        let meant = field(name).ok().or_else(|| most_similar(name, FIELDS));
+    fn field(&self, name: &str) -> Result<Field, Problem> {
+        let unknown = || Problem::Unknown { what: "key", likely: most_similar(name, FIELDS).map(str::to_owned) };
+        field(name).map(Field::Value).ok_or_else(unknown)
+    }
+
+    fn passed(&mut self, name: &str) {
+        let meant = field(name).or_else(|| most_similar(name, FIELDS));
         if let (Some(draft), Some(meant)) = (self.drafts.last_mut(), meant) {
             draft.given.insert(meant);
         }
     }
 
-    /// Sets a key of this element, or says what is wrong with the value.
-    pub(crate) fn set(&mut self, field: &'static str, value: &Value) -> Result<(), String> {
+    fn set(&mut self, field: &'static str, value: &Value) -> Result<(), String> {
         let Some((draft, others)) = self.drafts.split_last_mut() else { return Ok(()) };
         draft.given.insert(field);
         let other = |is_same: &dyn Fn(&Draft) -> bool| others.iter().position(is_same);
@@ -147,29 +147,24 @@ impl List {
         Ok(())
     }
 
-    /// This element ends: nothing may be missing, and where it is must be its own.
-    pub(crate) fn end(&mut self) -> Result<(), String> {
+    fn end(&mut self) -> Result<(), String> {
         let Some((draft, others)) = self.drafts.split_last_mut() else { return Ok(()) };
         let checked = draft.check(others);
         draft.is_refused = checked.is_err();
         checked
     }
 
-    /// Those that are complete, in the form in which they are written.
-    pub(crate) fn into_value(self) -> Value {
+    fn no_record(&self, found: &Value) -> String {
+        no_server(found)
+    }
+
+    fn into_value(self: Box<Self>) -> Value {
         // Plain data serialises; were it otherwise, the list would be refused.
         serde_yaml::to_value(self.servers()).unwrap_or_default()
     }
+}
 
-    fn read(&mut self, fields: &Mapping) -> Result<(), String> {
-        for (name, value) in fields {
-            let Value::String(name) = name else { return Err("expected the name of a key".to_owned()) };
-            let field = field(name).map_err(|problem| format!("{}: {problem}", excerpt(name)))?;
-            self.set(field, value).map_err(|wrong| format!("{name}: {wrong}"))?;
-        }
-        self.end()
-    }
-
+impl List {
     fn servers(self) -> Vec<Server> {
         self.drafts.into_iter().filter_map(Draft::into_server).collect()
     }
@@ -234,10 +229,6 @@ fn way(from: &Place, to: &Place, drafts: &[Draft], seen: &mut BTreeSet<usize>) -
         let further = if next == *to { Vec::new() } else { way(&next, to, drafts, seen)? };
         Some([vec![at], further].concat())
     })
-}
-
-fn accepted<K: Kind>(value: &Value) -> Result<K::Setting, String> {
-    K::read(value).map_err(|wrong| format!("expected {}, found {}", K::EXPECTED, described(wrong)))
 }
 
 enum Command {}

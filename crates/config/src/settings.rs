@@ -9,9 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     critical::{self, CriticalMetric},
     kind::{
-        Address, AutoRestart, AutoSwitch, Components, Count, Exporters, Host, Hosts, Kind as _, Name, Names,
-        OptionalAddress, OptionalFile, Origins, Period, Port, Ratio, Restart, Sampling, Share, Size, Switch,
+        Address, AutoRestart, AutoSwitch, ChaosMode, Components, Count, Exporters, File, Host, Hosts, Kind as _, Modes,
+        Name, Names, OptionalAddress, OptionalFile, Origins, Period, Port, Ratio, Restart, Sampling, Share, Size,
+        Switch,
     },
+    records::Records,
+    root::Root,
     servers::{self, Server},
     tree,
 };
@@ -33,12 +36,16 @@ pub struct Settings {
     pub metrics: Metrics,
     /// What is recorded of the traffic.
     pub instrumentation: Instrumentation,
+    /// Whether faults can be injected.
+    pub chaos: Chaos,
     /// The HTTP listener with dashboard and API.
     pub dashboard: Dashboard,
     /// The gRPC listener.
     pub grpc: Grpc,
     /// The plain listener for probes and scrapes from elsewhere.
     pub probe: Probe,
+    /// Who may command.
+    pub auth: Auth,
     /// What goes to an OpenTelemetry collector.
     pub otel: Otel,
     /// TLS of the proxy's listener.
@@ -154,6 +161,33 @@ impl InstrumentedComponents {
             ("tools", tools),
         ]
     }
+}
+
+/// Whether faults can be injected. Which, when and how much is said in a file of its own:
+/// [`ChaosSettings`](crate::ChaosSettings).
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Chaos {
+    /// Whether they can at all. Default: true.
+    #[serde(with = "Switch")]
+    pub enabled: bool,
+    /// Who may start experiments. Default: people.
+    #[serde(with = "Modes")]
+    pub mode: ChaosMode,
+    /// The file with the plan, from where the configuration file is that names it. The default one is looked for beside the
+    /// configuration files, and need not be there. Default: `chaos.yaml`.
+    #[serde(with = "File")]
+    pub file: PathBuf,
+}
+
+/// Who may command.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// The file with the token that whoever starts or stops faults must give, from where the configuration file is that names
+    /// it. Default: none, and each run has a token of its own.
+    #[serde(with = "OptionalFile")]
+    pub chaos_token_file: Option<PathBuf>,
 }
 
 /// The gRPC listener.
@@ -309,13 +343,9 @@ pub struct Tls {
     pub client_ca_file: Option<PathBuf>,
 }
 
-/// Keys of later versions: refused by name, because a setting that does nothing must not look as if it did. A section
-/// stands for all its keys.
-pub(crate) const LATER: &[&str] = &["alerting", "auth", "chaos", "history", "tracing.capture"];
-
 /// The standard variable that says what people look for under this name in the section `otel`: where a collector is, and how it
 /// is spoken to, is said by the variables alone.
-pub(crate) fn standard_variable(name: &str) -> Option<String> {
+fn standard_variable(name: &str) -> Option<String> {
     const OF_COLLECTORS: [&str; 9] = [
         "endpoint",
         "protocol",
@@ -346,9 +376,20 @@ impl Settings {
     pub fn differences(&self, other: &Self) -> Vec<String> {
         tree::differences(self, other)
     }
+}
 
-    /// What is wrong between settings that are right each for themselves.
-    pub(crate) fn conflicts(&self) -> Vec<Conflict> {
+impl Root for Settings {
+    const LATER: &[&str] = &["alerting", "auth.read_token_file", "history", "tracing.capture"];
+
+    fn records(path: &str) -> Option<Box<dyn Records>> {
+        (path == servers::KEY).then(|| Box::<servers::List>::default() as Box<dyn Records>)
+    }
+
+    fn standard_variable(section: &str, name: &str) -> Option<String> {
+        standard_variable(name).filter(|_| section == "otel")
+    }
+
+    fn conflicts(&self) -> Vec<Conflict> {
         let Metrics { aggregation_interval, retention, .. } = self.metrics;
         let mut conflicts = Vec::new();
         if retention < aggregation_interval {
@@ -398,9 +439,11 @@ impl Default for Settings {
             tracing: Tracing::default(),
             metrics: Metrics::default(),
             instrumentation: Instrumentation::default(),
+            chaos: Chaos::default(),
             dashboard: Dashboard::default(),
             grpc: Grpc::default(),
             probe: Probe::default(),
+            auth: Auth::default(),
             otel: Otel::default(),
             tls: Tls::default(),
             proxy: Proxy::default(),
@@ -454,6 +497,12 @@ impl Default for InstrumentedComponents {
             transport: names(&["send", "receive"]),
             tools: names(&["call_tool"]),
         }
+    }
+}
+
+impl Default for Chaos {
+    fn default() -> Self {
+        Self { enabled: true, mode: ChaosMode::Manual, file: PathBuf::from("chaos.yaml") }
     }
 }
 

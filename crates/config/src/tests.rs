@@ -2,10 +2,12 @@
 
 mod bad_files;
 mod bad_variables;
+mod chaos;
 mod critical;
 mod layers;
 mod robust;
 mod servers;
+mod suite;
 
 use std::{fs, path::PathBuf};
 

@@ -2,32 +2,33 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize as _;
 use serde_yaml::Value;
 
-use crate::{
-    error::Problem,
-    settings::{LATER, Settings, standard_variable},
-};
+use crate::{error::Problem, records::Field, root::Root};
 
 /// What there is at a path.
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Entry {
     Section,
     Leaf,
     /// Of the list of critical metrics.
     Element,
-    /// Of the list of servers.
-    Server,
+    /// Of a list of mappings.
+    Record,
     /// A key of one of them.
-    Field(&'static str),
+    Field(Field),
+    /// What is inside of that key.
+    Part(&'static str),
 }
 
-/// A key in document order; of a list of more than texts also the element, and of that the key, each from 1.
+/// A key in document order; of a list of more than texts also the element, of that the key, and what is inside of it, each
+/// from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Number {
     pub(crate) key: usize,
     pub(crate) element: usize,
     pub(crate) field: usize,
+    pub(crate) part: usize,
 }
 
 /// Who set a key last.
@@ -41,19 +42,19 @@ pub(crate) enum Setter {
 
 /// The settings so far, typed and as values side by side.
 #[derive(Debug)]
-pub(crate) struct Tree {
-    pub(crate) settings: Settings,
+pub(crate) struct Tree<T> {
+    pub(crate) settings: T,
     values: Value,
     setters: BTreeMap<String, Setter>,
     refused: BTreeSet<String>,
 }
 
-impl Tree {
+impl<T: Root> Tree<T> {
     pub(crate) fn new() -> Self {
-        Self::of(Settings::default())
+        Self::of(T::default())
     }
 
-    fn of(settings: Settings) -> Self {
+    fn of(settings: T) -> Self {
         // Plain data serialises; were it otherwise, every key would be reported as unknown.
         let values = serde_yaml::to_value(&settings).unwrap_or_default();
         Self { settings, values, setters: BTreeMap::new(), refused: BTreeSet::new() }
@@ -61,28 +62,62 @@ impl Tree {
 
     /// Sets one key, or says what was expected of it.
     pub(crate) fn set(&mut self, path: &str, value: Value, setter: Setter) -> Result<(), Problem> {
-        // All else in the tree is valid, so an error is about this value.
-        self.settings = self.with(path, value).map_err(|error| {
+        (self.settings, self.values) = self.with(path, value).inspect_err(|_| {
             self.refused.insert(path.to_owned());
-            Problem::Invalid(error.to_string())
         })?;
-        self.setters.insert(path.to_owned(), setter);
+        self.note(path, setter);
         Ok(())
     }
 
-    fn with(&mut self, path: &str, value: Value) -> Result<Settings, serde_yaml::Error> {
+    fn with(&self, path: &str, value: Value) -> Result<(T, Value), Problem> {
+        // All else in the tree is valid, so an error is about this value.
+        let wrong = |error: serde_yaml::Error| Problem::Invalid(error.to_string());
         let mut values = self.values.clone();
-        if let Some(slot) = path.split('.').try_fold(&mut values, |at, name| at.get_mut(name)) {
+        if let Some(slot) = at_mut(&mut values, path) {
             *slot = value;
         }
-        let settings = Settings::deserialize(&values)?;
-        self.values = serde_yaml::to_value(&settings)?;
-        Ok(settings)
+        let settings = T::deserialize(&values).map_err(wrong)?;
+        let values = serde_yaml::to_value(&settings).map_err(wrong)?;
+        if T::FIXED.contains(&path) && at(&values, path) != self.get(path) {
+            return Err(Problem::NotAvailable);
+        }
+        Ok((settings, values))
+    }
+
+    /// Notes who set what is inside of a list.
+    pub(crate) fn note(&mut self, path: &str, setter: Setter) {
+        self.setters.insert(path.to_owned(), setter);
+    }
+
+    /// Forgets who set what is inside of a list, which takes the place of an earlier one as a whole.
+    pub(crate) fn forget(&mut self, list: &str) {
+        self.setters.retain(|path, _| path.strip_prefix(list).is_none_or(|rest| !rest.starts_with('[')));
+    }
+
+    /// Whether the key is a list of mappings.
+    pub(crate) fn is_records(path: &str) -> bool {
+        T::records(path).is_some()
+    }
+
+    /// Two keys for one thing: where one alone is written, the other takes its value.
+    pub(crate) fn pair_twins(&mut self) {
+        for [one, other] in T::TWINS {
+            let (from, to) = match (self.setters.get(*one), self.setters.get(*other)) {
+                (Some(setter), None) => ((*one, setter.clone()), *other),
+                (None, Some(setter)) => ((*other, setter.clone()), *one),
+                _ => continue,
+            };
+            let (from, setter) = from;
+            if let Some(value) = self.get(from).cloned().filter(|_| !self.was_refused(to)) {
+                // Both take the same values.
+                let _ = self.set(to, value, setter);
+            }
+        }
     }
 
     /// The value at a path, in the form in which it would be written.
     pub(crate) fn get(&self, path: &str) -> Option<&Value> {
-        path.split('.').try_fold(&self.values, |at, name| at.get(name))
+        at(&self.values, path)
     }
 
     /// Who set a key last.
@@ -98,13 +133,13 @@ impl Tree {
     /// What the key `name` in `section` is ("" is the top), or why it cannot be used.
     pub(crate) fn entry(&self, section: &str, name: &str) -> Result<Entry, Problem> {
         let path = join(section, name);
-        if LATER.contains(&path.as_str()) {
+        if T::LATER.contains(&path.as_str()) {
             return Err(Problem::NotAvailable);
         }
         match self.get(&path) {
             Some(Value::Mapping(_)) if !name.contains('.') => Ok(Entry::Section),
             Some(_) if !name.contains('.') => Ok(Entry::Leaf),
-            _ => Err(match standard_variable(name).filter(|_| section == "otel") {
+            _ => Err(match T::standard_variable(section, name) {
                 Some(standard) => Problem::Standard { what: "key", standard },
                 None => Problem::Unknown { what: "key", likely: self.likely(section, name) },
             }),
@@ -143,11 +178,19 @@ impl Tree {
 }
 
 /// The paths of the keys whose values are not the same, sorted.
-pub(crate) fn differences(one: &Settings, other: &Settings) -> Vec<String> {
+pub(crate) fn differences<T: Root>(one: &T, other: &T) -> Vec<String> {
     let [one, other] = [one, other].map(|settings| Tree::of(settings.clone()));
     let mut paths: Vec<_> = one.leaves().into_iter().filter(|path| one.get(path) != other.get(path)).collect();
     paths.sort();
     paths
+}
+
+fn at<'a>(values: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').try_fold(values, |at, name| at.get(name))
+}
+
+fn at_mut<'a>(values: &'a mut Value, path: &str) -> Option<&'a mut Value> {
+    path.split('.').try_fold(values, |at, name| at.get_mut(name))
 }
 
 pub(crate) fn join(section: &str, name: &str) -> String {

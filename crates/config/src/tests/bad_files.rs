@@ -84,9 +84,11 @@ fn misspelt_and_misplaced_keys() {
 #[test]
 fn keys_of_later_versions() {
     check(
-        "chaos: { enabled: true, nonsense: 1 }\nalerting: {}\ntracing: { capture: off }\nhistory: {}\n",
+        "auth: { read_token_file: a, chaos_token_file: 7, token: b }\nalerting: {}\ntracing: { capture: off }\nhistory: {}\n",
         expect![[r#"
-            a.yaml:1:1: chaos: not available in this version
+            a.yaml:1:9: auth.read_token_file: not available in this version
+            a.yaml:1:47: auth.chaos_token_file: expected null, or the name of a file, found 7
+            a.yaml:1:50: auth.token: unknown key
             a.yaml:2:1: alerting: not available in this version
             a.yaml:3:12: tracing.capture: not available in this version
             a.yaml:4:1: history: not available in this version"#]],
@@ -166,19 +168,19 @@ fn wrong_shapes() {
     check(
         "just text",
         expect![[
-            r#"a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, supervision, servers, found "just text""#
+            r#"a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, chaos, dashboard, grpc, probe, auth, otel, tls, proxy, supervision, servers, found "just text""#
         ]],
     );
     check(
         "- a\n- b\n",
         expect![
-            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, supervision, servers, found a list"
+            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, chaos, dashboard, grpc, probe, auth, otel, tls, proxy, supervision, servers, found a list"
         ],
     );
     check(
         "!tag {}\n",
         expect![
-            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, dashboard, grpc, probe, otel, tls, proxy, supervision, servers, found a tag"
+            "a.yaml:1:1: expected a section with keys out of observability_enabled, tracing, metrics, instrumentation, chaos, dashboard, grpc, probe, auth, otel, tls, proxy, supervision, servers, found a tag"
         ],
     );
     check(

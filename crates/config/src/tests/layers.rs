@@ -6,9 +6,9 @@ use serde_yaml::Value;
 
 use super::load;
 use crate::{
-    InvalidRatio, Ratio, Restart, Settings, Tls,
+    ChaosMode, InvalidRatio, Ratio, Restart, Settings, Tls,
     environment::{environment, variable},
-    settings::LATER,
+    root::Root,
     tree::Tree,
 };
 
@@ -58,9 +58,11 @@ fn defaults_are_those_of_the_specification() {
         tracing,
         metrics,
         instrumentation,
+        chaos,
         dashboard,
         grpc,
         probe,
+        auth,
         otel,
         tls,
         proxy,
@@ -68,6 +70,8 @@ fn defaults_are_those_of_the_specification() {
         servers,
     } = Settings::default();
     assert!(observability_enabled && tracing.enabled && metrics.enabled && dashboard.enabled);
+    assert_eq!((chaos.enabled, chaos.mode, chaos.file), (true, ChaosMode::Manual, "chaos.yaml".into()));
+    assert_eq!(auth.chaos_token_file, None);
     assert_eq!((otel.enabled, &*otel.service_name, &*otel.sampling), (None, "mcpscope", "always_on"));
     assert_eq!(otel.exporters, ["otlp"]);
     assert_eq!((tracing.max_traces, tracing.max_bytes, tracing.sampling_rate.get()), (1000, 4_194_304, 0.1));
@@ -198,9 +202,9 @@ fn what_is_no_host_and_no_origin() {
 
 #[test]
 fn every_key_has_a_variable_of_its_own() {
-    let tree = Tree::new();
+    let tree = Tree::<Settings>::new();
     let leaves = tree.leaves();
-    assert_eq!(leaves.len(), 57);
+    assert_eq!(leaves.len(), 61);
     let names: BTreeSet<String> = leaves.iter().map(|path| variable(path)).collect();
     assert_eq!(names.len(), leaves.len(), "{names:?}");
     for path in &leaves {
@@ -233,8 +237,8 @@ fn what_two_configurations_differ_in() {
 
 #[test]
 fn later_keys_are_not_known_yet() {
-    let tree = Tree::new();
-    for path in LATER {
+    let tree = Tree::<Settings>::new();
+    for path in Settings::LATER {
         assert!(tree.get(path).is_none(), "{path} is available now: strike it from the list");
     }
 }
