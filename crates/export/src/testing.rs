@@ -67,6 +67,7 @@ impl World {
             reporter: reporter.clone(),
             health,
             instrumentation: None,
+            chaos: None,
             anchor,
         };
         let (_hub, reader, _admin) = hub(sources, Config::default());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mcpscope_hooks::InstrumentError;
 use mcpscope_metrics::RecordError;
 
+use crate::experiments::Chaos;
 use crate::reader::Off;
 use crate::{Core, now};
 
@@ -23,13 +24,24 @@ pub enum AdminError {
     Instrument(#[from] InstrumentError),
 }
 
-/// Records, resets, clears and instruments. Cheap to clone.
+/// Records, resets, clears and instruments, and has the commands of chaos. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Admin(Arc<Core>);
+pub struct Admin {
+    core: Arc<Core>,
+    chaos: Option<Chaos>,
+}
 
 impl Admin {
-    pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self(core)
+    pub(crate) fn new(core: Arc<Core>, chaos: Option<Chaos>) -> Self {
+        Self { core, chaos }
+    }
+
+    /// The chaos engine.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn chaos(&self) -> Result<&Chaos, Off> {
+        self.chaos.as_ref().ok_or(Off::Chaos)
     }
 
     /// Records a value of a critical metric by name; see [`mcpscope_metrics::Metrics::record`].
@@ -37,7 +49,7 @@ impl Admin {
     /// # Errors
     /// Metrics are off, or the record was refused.
     pub fn record(&self, name: &str, value: f64, labels: &[(&str, &str)]) -> Result<(), AdminError> {
-        let metrics = self.0.sources.metrics.as_ref().ok_or(Off::Metrics)?;
+        let metrics = self.core.sources.metrics.as_ref().ok_or(Off::Metrics)?;
         Ok(metrics.record(name, value, labels, now())?)
     }
 
@@ -46,7 +58,7 @@ impl Admin {
     /// # Errors
     /// Metrics are off.
     pub fn reset_metrics(&self) -> Result<(), AdminError> {
-        let metrics = self.0.sources.metrics.as_ref().ok_or(Off::Metrics)?;
+        let metrics = self.core.sources.metrics.as_ref().ok_or(Off::Metrics)?;
         metrics.reset(now());
         tracing::info!("metrics reset");
         Ok(())
@@ -57,7 +69,7 @@ impl Admin {
     /// # Errors
     /// Tracing is off.
     pub fn clear_traces(&self) -> Result<usize, AdminError> {
-        let tracer = self.0.sources.tracer.as_ref().ok_or(Off::Tracing)?;
+        let tracer = self.core.sources.tracer.as_ref().ok_or(Off::Tracing)?;
         let cleared = tracer.len();
         tracer.clear();
         tracing::info!(cleared, "traces cleared");
@@ -69,7 +81,7 @@ impl Admin {
     /// # Errors
     /// Instrumentation is off, or the component cannot be instrumented.
     pub fn instrument(&self, component: &str, functions: Vec<String>) -> Result<(), AdminError> {
-        let instrumentation = self.0.sources.instrumentation.as_ref().ok_or(Off::Instrumentation)?;
+        let instrumentation = self.core.sources.instrumentation.as_ref().ok_or(Off::Instrumentation)?;
         instrumentation
             .instrument(component, functions)
             .inspect_err(|error| tracing::warn!(%error, "a component was not instrumented"))?;
@@ -82,7 +94,7 @@ impl Admin {
     /// # Errors
     /// Instrumentation is off, or there is no such component.
     pub fn uninstrument(&self, component: &str) -> Result<(), AdminError> {
-        let instrumentation = self.0.sources.instrumentation.as_ref().ok_or(Off::Instrumentation)?;
+        let instrumentation = self.core.sources.instrumentation.as_ref().ok_or(Off::Instrumentation)?;
         instrumentation.uninstrument(component)?;
         tracing::info!(component, "component no longer instrumented");
         Ok(())

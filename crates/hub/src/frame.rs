@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use mcpscope_chaos::ChaosStatus;
 use mcpscope_core::ClockAnchor;
 use mcpscope_health::{ChildUsage, Overall, Report, Usage};
 use mcpscope_metrics::{MetricView, Snapshot};
@@ -30,6 +31,8 @@ pub struct Frame {
     pub usage: Option<Usage>,
     /// What the supervised children take of the machine.
     pub children: Vec<ChildUsage>,
+    /// How the chaos engine was; none where there is none, and before the first tick.
+    pub chaos: Option<ChaosStatus>,
     /// How long the instance had been running.
     pub uptime: Duration,
     /// Open connections and streams of the watched traffic.
@@ -71,6 +74,7 @@ impl Frame {
             health: Arc::new(health),
             usage: None,
             children: Vec::new(),
+            chaos: None,
             uptime: Duration::ZERO,
             active_connections: 0,
         }
@@ -99,6 +103,7 @@ impl Frame {
             health,
             usage: Some(sources.health.usage(at)),
             children: sources.health.children(at),
+            chaos: sources.chaos.as_ref().map(|chaos| chaos.controller.status(at)),
             uptime: sources.health.uptime(at),
             active_connections: sources.metrics.as_ref().map_or(0, |metrics| metrics.totals().transport_connections),
         }

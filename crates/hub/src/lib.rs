@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 
 mod admin;
+mod experiments;
 mod frame;
 mod reader;
 mod ticker;
+mod token;
 mod turn;
 mod vitals;
 
@@ -18,15 +20,18 @@ use mcpscope_metrics::Metrics;
 use mcpscope_tracing::Tracer;
 use tokio::sync::{broadcast, watch};
 
+pub use mcpscope_chaos as chaos;
 pub use mcpscope_health as health;
 pub use mcpscope_hooks as hooks;
 pub use mcpscope_metrics as metrics;
 pub use mcpscope_tracing as tracing;
 
 pub use admin::{Admin, AdminError};
+pub use experiments::{Calls, Chaos, ChaosSource};
 pub use frame::{Frame, MetricsFrame};
 pub use reader::{Events, Frames, InstrumentationStatus, InstrumentedComponent, Off, Reader, TraceFollower};
 pub use ticker::Hub;
+pub use token::ChaosToken;
 pub use turn::Turn;
 pub use vitals::{Change, Event};
 
@@ -43,6 +48,8 @@ pub struct Sources {
     pub health: View,
     /// What is instrumented.
     pub instrumentation: Option<Instrumentation>,
+    /// The chaos engine, where there is one; [`Admin::chaos`] is then to be run.
+    pub chaos: Option<ChaosSource>,
     /// The instance's start on both clocks.
     pub anchor: ClockAnchor,
 }
@@ -98,7 +105,8 @@ pub fn hub(sources: Sources, config: Config) -> (Hub, Reader, Admin) {
     let (events, _) = broadcast::channel(EVENTS);
     let core = Arc::new(Core { sources, config });
     let reader = Reader::new(Arc::clone(&core), frames_seen, health_seen, events.downgrade());
-    let admin = Admin::new(Arc::clone(&core));
+    let chaos = core.sources.chaos.clone().map(|source| Chaos::new(Arc::clone(&core), source, events.downgrade()));
+    let admin = Admin::new(Arc::clone(&core), chaos);
     (Hub::new(core, frames, health, events), reader, admin)
 }
 

@@ -30,6 +30,9 @@ pub enum Off {
     /// There is no instrumentation registry.
     #[error("instrumentation is switched off")]
     Instrumentation,
+    /// Nothing is observed, and so nothing disturbed.
+    #[error("chaos is switched off")]
+    Chaos,
 }
 
 /// Reads what the hub publishes, and asks it for what must be newer than that. Cheap to clone.

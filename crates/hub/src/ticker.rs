@@ -200,7 +200,8 @@ mod tests {
     async fn one_kind_of_work_that_fails_is_not_hidden_by_another_that_works() {
         let anchor = ClockAnchor { mono: now(), wall: std::time::SystemTime::UNIX_EPOCH };
         let (reporter, health) = channel(anchor.mono);
-        let sources = Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, anchor };
+        let sources =
+            Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, chaos: None, anchor };
         let core = Core { sources, config: Config::default() };
         let mut works = Works::new(&core);
         let state = || {

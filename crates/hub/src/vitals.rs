@@ -38,6 +38,8 @@ pub enum Change {
         /// What there is to say about it now.
         message: String,
     },
+    /// Something happened in the chaos engine.
+    Chaos(mcpscope_chaos::Event),
 }
 
 /// Remembers the last minute of totals, and the last report.

@@ -42,6 +42,7 @@ fn with(config: &mcpscope_hub::metrics::Config) -> Bench {
         reporter: reporter.clone(),
         health,
         instrumentation: Some(Instrumentation::new(true)),
+        chaos: None,
         anchor,
     };
     let (hub, reader, admin) = hub(sources, Config::default());
@@ -348,7 +349,7 @@ async fn the_admin_changes_what_readers_see() {
 async fn what_is_off_says_so() {
     let anchor = ClockAnchor { mono: Instant::now().into_std(), wall: SystemTime::UNIX_EPOCH };
     let (reporter, health) = channel(anchor.mono);
-    let sources = Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, anchor };
+    let sources = Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, chaos: None, anchor };
     let (hub, reader, admin) = hub(sources, Config::default());
     assert_eq!(reader.snapshot().unwrap_err(), Off::Metrics);
     assert_eq!(reader.follow_traces().unwrap_err(), Off::Tracing);

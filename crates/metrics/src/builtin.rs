@@ -169,6 +169,36 @@ impl Metrics {
         self.built_in_gauge(&desc::HEALTH_STATE, [("component", component), ("state", state)])
     }
 
+    /// Experiments with this scenario whose fault is active.
+    #[must_use]
+    pub fn chaos_active(&self, scenario: &str) -> Gauge {
+        self.built_in_gauge(&desc::CHAOS_ACTIVE, [("scenario", scenario)])
+    }
+
+    /// Experiments with this scenario whose fault began.
+    #[must_use]
+    pub fn chaos_started(&self, scenario: &str) -> Counter {
+        self.built_in_counter(&desc::CHAOS_STARTED, [("scenario", scenario)])
+    }
+
+    /// Experiments with this scenario after which the steady state returned in time.
+    #[must_use]
+    pub fn chaos_completed(&self, scenario: &str) -> Counter {
+        self.built_in_counter(&desc::CHAOS_COMPLETED, [("scenario", scenario)])
+    }
+
+    /// Experiments with this scenario after which it did not, or whose fault could not be applied or removed.
+    #[must_use]
+    pub fn chaos_failed(&self, scenario: &str) -> Counter {
+        self.built_in_counter(&desc::CHAOS_FAILED, [("scenario", scenario)])
+    }
+
+    /// Messages and connections that this scenario did something to.
+    #[must_use]
+    pub fn chaos_injected(&self, scenario: &str) -> Counter {
+        self.built_in_counter(&desc::CHAOS_INJECTED, [("scenario", scenario)])
+    }
+
     /// What was dropped or left unobserved.
     #[must_use]
     pub fn dropped(&self, what: &str) -> Counter {

@@ -100,7 +100,7 @@ pub(crate) struct Inner {
 
 /// The families that are always there. Errors come before operations: a rate that is read in between can then only be too
 /// low, never above 1.
-static BUILT_IN: [&Desc; 24] = [
+static BUILT_IN: [&Desc; 29] = [
     &desc::REGISTRY_OPERATIONS,
     &desc::SESSION_CREATION,
     &desc::TRANSPORT_CONNECTIONS,
@@ -115,6 +115,11 @@ static BUILT_IN: [&Desc; 24] = [
     &desc::PROXY_OVERHEAD,
     &desc::RESTARTS,
     &desc::HEALTH_STATE,
+    &desc::CHAOS_ACTIVE,
+    &desc::CHAOS_STARTED,
+    &desc::CHAOS_COMPLETED,
+    &desc::CHAOS_FAILED,
+    &desc::CHAOS_INJECTED,
     &desc::DROPPED,
     &desc::SAMPLING_RATE,
     &desc::BUILD_INFO,

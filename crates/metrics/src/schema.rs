@@ -394,6 +394,46 @@ pub mod desc {
         "1 for the state that a component, or `overall`, is in, 0 for the others.",
     );
 
+    /// Faults that are active.
+    pub static CHAOS_ACTIVE: Desc = Desc::new(
+        "mcpscope_chaos_experiments_active",
+        Gauge,
+        &["scenario"],
+        "Chaos experiments whose fault is active now.",
+    );
+
+    /// Faults that began.
+    pub static CHAOS_STARTED: Desc = Desc::new(
+        "mcpscope_chaos_experiments_started_total",
+        Counter,
+        &["scenario"],
+        "Chaos experiments whose fault began.",
+    );
+
+    /// Experiments that went well.
+    pub static CHAOS_COMPLETED: Desc = Desc::new(
+        "mcpscope_chaos_experiments_completed_total",
+        Counter,
+        &["scenario"],
+        "Chaos experiments after whose fault the steady state returned in time.",
+    );
+
+    /// Experiments that did not.
+    pub static CHAOS_FAILED: Desc = Desc::new(
+        "mcpscope_chaos_experiments_failed_total",
+        Counter,
+        &["scenario"],
+        "Chaos experiments after whose fault the steady state did not return in time, or whose fault could not be applied or removed.",
+    );
+
+    /// What faults did.
+    pub static CHAOS_INJECTED: Desc = Desc::new(
+        "mcpscope_chaos_faults_injected_total",
+        Counter,
+        &["scenario"],
+        "Messages and connections that a fault was injected into.",
+    );
+
     /// What was lost.
     pub static DROPPED: Desc = Desc::new(
         "mcpscope_dropped_total",

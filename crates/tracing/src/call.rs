@@ -31,7 +31,8 @@ pub(crate) fn write(bytes: &mut Buffer, record: &CallRecord, anchor: &ClockAncho
     attributes(bytes, record);
     let common = common..bytes.written().len();
     outcome_attributes(bytes, record, record.error_type());
-    details(bytes, record, &at);
+    let went = forwarded.map(|Forwarded { queued, sent, .. }| (at(queued), at(sent)));
+    details(bytes, record, went);
     for CallEvent { at: moment, kind } in events {
         let (name, numbers) = match *kind {
             CallEventKind::Progress { progress, total } => {
@@ -47,8 +48,8 @@ pub(crate) fn write(bytes: &mut Buffer, record: &CallRecord, anchor: &ClockAncho
         packed::put_dropped_events(bytes, record.dropped_events);
     }
     packed::end_span(bytes, root, duration_ns, status);
-    if let Some(Forwarded { span_id: id, sent, .. }) = *forwarded {
-        let (start_ns, kind) = (at(sent), SpanKind::Client);
+    if let (Some(Forwarded { span_id: id, .. }), Some((_, start_ns))) = (*forwarded, went) {
+        let kind = SpanKind::Client;
         let head = SpanHead { id, parent: Some(record.span_id), start_ns, kind };
         let span = packed::begin_span(bytes, head, method, target);
         bytes.put_again(common);
@@ -132,15 +133,16 @@ fn outcome_attributes(bytes: &mut Buffer, record: &CallRecord, error: Option<Err
     }
 }
 
-fn details(bytes: &mut Buffer, record: &CallRecord, at: &impl Fn(Instant) -> u64) {
+/// What else is told of a call; it was `queued` and `sent` on so many nanoseconds after it began, if it was.
+fn details(bytes: &mut Buffer, record: &CallRecord, went: Option<(u64, u64)>) {
     let mut put = |key, value: ValueRef<'_>| packed::put_detail(bytes, Name::Known(key), value);
     put(Key::DetailMethod, record.call.method.as_str().into());
     put(Key::RequestBytes, record.call.request_bytes.into());
     put(Key::ResponseBytes, record.response_bytes.into());
-    if let Some(Forwarded { queued, sent, .. }) = record.forwarded {
-        put(Key::ProxyUs, (at(queued) / 1000).into());
-        put(Key::QueueUs, (at(sent).saturating_sub(at(queued)) / 1000).into());
-        put(Key::ServerUs, (whole_ns(record.duration).saturating_sub(at(sent)) / 1000).into());
+    if let Some((queued, sent)) = went {
+        put(Key::ProxyUs, (queued / 1000).into());
+        put(Key::QueueUs, (sent.saturating_sub(queued) / 1000).into());
+        put(Key::ServerUs, (whole_ns(record.duration).saturating_sub(sent) / 1000).into());
     }
     if let Some(error) = record.outcome.any_error() {
         put(Key::ErrorClass, (&*error.as_label()).into());

@@ -320,6 +320,25 @@ pub(crate) fn put_dropped_events(record: &mut Buffer, number: u32) {
 
 #[inline]
 fn put_pair(record: &mut Buffer, piece: Option<u8>, name: Name<'_>, value: ValueRef<'_>) {
+    // Nearly all that is known of a call: in as few pieces as possible.
+    match (piece, name, value) {
+        (Some(piece), Name::Known(key), ValueRef::Str(text)) => {
+            let text = bounded_value(text);
+            let mut room = record.room(3 + text_bytes(text));
+            let [a, b] = length(text.len());
+            room.put(&[piece, key as u8, kind::STR, a, b]);
+            room.put_short(text.as_bytes());
+        }
+        (Some(piece), Name::Known(key), ValueRef::Int(number)) => {
+            let mut room = record.room(3 + 8);
+            room.put(&[piece, key as u8, kind::INT]);
+            room.put(&number.to_le_bytes());
+        }
+        _ => put_any_pair(record, piece, name, value),
+    }
+}
+
+fn put_any_pair(record: &mut Buffer, piece: Option<u8>, name: Name<'_>, value: ValueRef<'_>) {
     let name = match name {
         Name::Known(key) => Name::Known(key),
         Name::Text(name) => Name::Text(bounded_name(name)),

@@ -1,0 +1,372 @@
+//! The calls of the last minutes, in slices of time: what the steady state of chaos experiments is judged by.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use mcpscope_chaos::{Sample, SteadyState, Touched, Window};
+use mcpscope_core::{CallRecord, Direction, Outcome};
+use mcpscope_health::View;
+use mcpscope_hooks::Observer;
+
+/// How much time a slice covers: how exactly a window's ends are met.
+const SLICE: Duration = Duration::from_millis(100);
+/// Slices that wait to be gathered: more than two seconds of them, and they are gathered every second.
+const WAITING: usize = 24;
+/// Slices kept: those of the longest fault (10 min), the ten seconds before, and the time to recover.
+const KEPT: usize = 7200;
+/// Threads that can record at the same moment. Who finds no place is not waited for, but counted.
+const SHARDS: usize = 4;
+/// Buckets of durations: 16 for each doubling, so that a value is known to 3 %; up to 2^32 us.
+const BUCKETS: usize = (32 - SUB_BITS as usize + 1) << SUB_BITS;
+const SUB_BITS: u32 = 4;
+/// What became of a call, as an index: well or failed, without a fault's touch or with it.
+const GOOD: usize = 0;
+const BAD: usize = 1;
+const TOUCHED: usize = 2;
+const ENDS: usize = 4;
+/// How many calls there were, by what became of them.
+type Counts<T> = [T; ENDS];
+
+/// Sees every call that has ended, and tells how the watched system is doing. What a fault touched is told apart.
+///
+/// To be given to the probes ([`mcpscope_hooks::Parts::observer`]) and to the engine
+/// ([`mcpscope_chaos::Parts::steady_state`]). Recording takes no memory and waits for nobody.
+#[derive(Debug)]
+pub struct Calls {
+    start: Instant,
+    health: View,
+    shards: [Mutex<Shard>; SHARDS],
+    gathered: Mutex<Gathered>,
+    lost: AtomicU64,
+}
+
+/// The slices of some threads that were not gathered yet, each at its number modulo their count.
+#[derive(Debug)]
+struct Shard(Vec<Dense>);
+
+/// A slice with a place for every bucket: nothing has to be found or made to count a call.
+#[derive(Clone, Debug)]
+struct Dense {
+    number: u64,
+    buckets: [Counts<u16>; BUCKETS],
+    is_empty: bool,
+}
+
+/// The slices in order, each once; those without a call are left out.
+#[derive(Debug, Default)]
+struct Gathered(VecDeque<Slice>);
+
+#[derive(Debug)]
+struct Slice {
+    number: u64,
+    /// Those with a call, in order.
+    buckets: Vec<(u16, Counts<u32>)>,
+}
+
+impl Calls {
+    /// Counts from `start`; `health` tells how much is healthy.
+    #[must_use]
+    pub fn new(start: Instant, health: View) -> Self {
+        let empty = Dense { number: 0, buckets: [[0; ENDS]; BUCKETS], is_empty: true };
+        let shard = || Mutex::new(Shard(vec![empty.clone(); WAITING]));
+        Self {
+            start,
+            health,
+            shards: std::array::from_fn(|_| shard()),
+            gathered: Mutex::default(),
+            lost: AtomicU64::new(0),
+        }
+    }
+
+    /// Calls so far that found no place.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Makes room for what comes; to be called every second.
+    pub(crate) fn gather(&self) {
+        drop(self.gathered());
+    }
+
+    /// The slice that a time lies in.
+    fn number(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.start);
+        u64::try_from(since.as_nanos() / SLICE.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn record(&self, ended: Instant, duration: Duration, end: usize) {
+        let number = self.number(ended);
+        let free = self.shards.iter().find_map(|shard| match shard.try_lock() {
+            Ok(shard) => Some(shard),
+            Err(TryLockError::Poisoned(shard)) => Some(shard.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        });
+        if !free.is_some_and(|mut shard| shard.record(number, bucket(duration), end)) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Everything so far.
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        for shard in &self.shards {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).empty_into(&mut gathered);
+        }
+        gathered
+    }
+
+    /// The calls of a window, by bucket.
+    fn within(&self, window: &Window) -> Vec<Counts<u64>> {
+        let mut buckets = vec![[0; ENDS]; BUCKETS];
+        let gathered = self.gathered();
+        for slice in &gathered.0 {
+            let begin = self.start + SLICE * u32::try_from(slice.number).unwrap_or(u32::MAX);
+            let middle = begin + SLICE / 2;
+            if middle <= window.from || middle > window.until {
+                continue;
+            }
+            // A call that took no longer than this began after that time, for certain.
+            let longest = window.began_since.map(|since| begin.checked_duration_since(since));
+            for (bucket, counts) in &slice.buckets {
+                let is_taken = match longest {
+                    None => true,
+                    Some(longest) => longest.is_some_and(|longest| bounds(usize::from(*bucket)).1 <= longest),
+                };
+                if let Some(all) = buckets.get_mut(usize::from(*bucket)).filter(|_| is_taken) {
+                    all.iter_mut().zip(counts).for_each(|(all, count)| *all += u64::from(*count));
+                }
+            }
+        }
+        buckets
+    }
+}
+
+impl Observer for Calls {
+    fn on_call(&self, record: &CallRecord) {
+        let call = &record.call;
+        let is_counted = call.direction == Direction::ToServer && call.id.is_some() && !call.method.is_long_lived();
+        let end = match (&record.outcome, record.injected) {
+            // A result that asks for more input is none.
+            (Outcome::InputRequired, None) => return,
+            // What was given up says nothing of the server, but much of a fault.
+            (Outcome::Cancelled, None) => return,
+            (Outcome::Cancelled, Some(_)) => TOUCHED + BAD,
+            (outcome, None) => GOOD + usize::from(outcome.server_error().is_some()),
+            (outcome, Some(_)) => TOUCHED + usize::from(outcome.any_error().is_some()),
+        };
+        if is_counted {
+            self.record(record.started + record.duration, record.duration, end);
+        }
+    }
+}
+
+impl SteadyState for Calls {
+    fn sample(&self, window: &Window) -> Sample {
+        let buckets = self.within(window);
+        let (calls, errors, [p50_ms, p95_ms, p99_ms]) = figures(&buckets, 0);
+        let touched = match figures(&buckets, TOUCHED) {
+            (0, ..) => None,
+            (calls, errors, [p50_ms, p95_ms, p99_ms]) => Some(Touched { calls, errors, p50_ms, p95_ms, p99_ms }),
+        };
+        let healthy = Some(self.health.report(window.until, std::time::UNIX_EPOCH).health_percentage);
+        Sample { calls, errors, p50_ms, p95_ms, p99_ms, healthy, touched, ..Sample::default() }
+    }
+}
+
+/// Of the calls that no fault touched, or those that one did: how many, how many of them failed, and percentiles of how long
+/// they took in ms.
+fn figures(buckets: &[Counts<u64>], from: usize) -> (u64, u64, [Option<f64>; 3]) {
+    let of = |end: usize| move |counts: &Counts<u64>| counts.get(from + end).copied().unwrap_or_default();
+    let calls = |counts: &Counts<u64>| of(GOOD)(counts) + of(BAD)(counts);
+    let all = buckets.iter().map(calls).sum();
+    let percentile = |share| percentile_ms(buckets.iter().map(calls), all, share);
+    (all, buckets.iter().map(of(BAD)).sum(), [0.50, 0.95, 0.99].map(percentile))
+}
+
+impl Shard {
+    /// Whether there was a place for it.
+    fn record(&mut self, number: u64, bucket: usize, end: usize) -> bool {
+        let Some(slice) = self.0.get_mut(number as usize % WAITING) else { return false };
+        if slice.number != number {
+            // One that was not gathered in time is not written over, and time does not go back.
+            if !slice.is_empty {
+                return false;
+            }
+            slice.number = number;
+        }
+        slice.is_empty = false;
+        match slice.buckets.get_mut(bucket).and_then(|counts| counts.get_mut(end)).filter(|count| **count < u16::MAX) {
+            Some(count) => *count += 1,
+            None => return false,
+        }
+        true
+    }
+
+    fn empty_into(&mut self, gathered: &mut Gathered) {
+        for slice in self.0.iter_mut().filter(|slice| !slice.is_empty) {
+            gathered.add(slice);
+            slice.buckets.fill([0; ENDS]);
+            slice.is_empty = true;
+        }
+    }
+}
+
+impl Gathered {
+    fn add(&mut self, dense: &Dense) {
+        let at = self.0.partition_point(|slice| slice.number < dense.number);
+        if self.0.get(at).is_none_or(|slice| slice.number != dense.number) {
+            self.0.insert(at, Slice { number: dense.number, buckets: Vec::new() });
+        }
+        let Some(slice) = self.0.get_mut(at) else { return };
+        for (bucket, counts) in (0..).zip(&dense.buckets).filter(|(_, counts)| **counts != [0; ENDS]) {
+            let at = slice.buckets.partition_point(|(there, _)| *there < bucket);
+            if slice.buckets.get(at).is_none_or(|(there, _)| *there != bucket) {
+                slice.buckets.insert(at, (bucket, [0; ENDS]));
+            }
+            if let Some((_, all)) = slice.buckets.get_mut(at) {
+                all.iter_mut().zip(counts).for_each(|(all, count)| *all += u32::from(*count));
+            }
+        }
+        slice.buckets.shrink_to_fit();
+        while self.0.len() > KEPT {
+            self.0.pop_front();
+        }
+    }
+}
+
+/// The bucket of a duration: linear up to 2^[`SUB_BITS`] us, then 2^[`SUB_BITS`] for each doubling.
+fn bucket(duration: Duration) -> usize {
+    let micros = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
+    let shift = (32 - SUB_BITS - 1).saturating_sub(micros.leading_zeros());
+    ((shift << SUB_BITS) + (micros >> shift)) as usize
+}
+
+/// The shortest duration in a bucket, and the first that is too long for it.
+fn bounds(bucket: usize) -> (Duration, Duration) {
+    let first = |bucket: usize| {
+        let shift = (bucket >> SUB_BITS).saturating_sub(1);
+        Duration::from_micros(((bucket - (shift << SUB_BITS)) as u64) << shift)
+    };
+    (first(bucket), first(bucket + 1))
+}
+
+/// The middle of the bucket that a percentile lies in, in ms; none without calls.
+fn percentile_ms(mut buckets: impl Iterator<Item = u64>, calls: u64, share: f64) -> Option<f64> {
+    let rank = ((calls as f64 * share).ceil() as u64).max(1);
+    let mut below = 0;
+    let found = buckets.position(|calls| {
+        below += calls;
+        below >= rank
+    });
+    let (low, high) = bounds(found?);
+    Some((low + high).as_secs_f64() * 500.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn calls() -> (Calls, Instant) {
+        let start = Instant::now();
+        let (_, health) = mcpscope_health::channel(start);
+        (Calls::new(start, health), start)
+    }
+
+    fn sample(calls: &Calls, from: Instant, until: Instant, began_since: Option<Instant>) -> Sample {
+        calls.sample(&Window { from, until, began_since })
+    }
+
+    #[test]
+    fn every_duration_lies_in_its_bucket() {
+        let mut last = 0;
+        for micros in (0..5000).chain([1 << 20, (1 << 20) - 1, u64::from(u32::MAX)]) {
+            let duration = Duration::from_micros(micros);
+            let (low, high) = bounds(bucket(duration));
+            assert!(low <= duration && duration < high, "{duration:?} in {low:?}..{high:?}");
+            assert!((high - low).as_secs_f64() <= (duration.as_secs_f64() / 16.0).max(1e-6), "{duration:?}");
+            assert!(bucket(duration) < BUCKETS);
+            last = last.max(bucket(duration));
+        }
+        assert_eq!(last, BUCKETS - 1);
+        assert_eq!(bucket(Duration::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn a_window_has_the_calls_that_ended_in_it() {
+        let (calls, start) = calls();
+        for second in 0..10 {
+            for n in 0..100 {
+                let ended = start + 1000 * MS * second + 10 * MS * n;
+                calls.record(ended, MS * (n + 1), usize::from(second == 7 && n < 30));
+            }
+            calls.gather();
+        }
+        let second = |n: u32| sample(&calls, start + 1000 * MS * n, start + 1000 * MS * (n + 1), None);
+        for n in 0..10 {
+            let Sample { calls, errors, p50_ms, p95_ms, p99_ms, .. } = second(n);
+            assert_eq!((calls, errors), (100, if n == 7 { 30 } else { 0 }));
+            for (found, expected) in [(p50_ms, 50.0), (p95_ms, 95.0), (p99_ms, 99.0)] {
+                let found = found.unwrap();
+                assert!((found - expected).abs() < expected * 0.04, "{found} for {expected}");
+            }
+        }
+        assert_eq!(sample(&calls, start, start + 10_000 * MS, None).calls, 1000);
+        let nothing = sample(&calls, start + 10_000 * MS, start + 11_000 * MS, None);
+        assert_eq!((nothing.calls, nothing.p50_ms), (0, None));
+        assert_eq!(calls.lost(), 0);
+    }
+
+    #[test]
+    fn of_calls_that_began_since_a_time_there_are_only_those_that_did_for_certain() {
+        let (calls, start) = calls();
+        let since = start + 1000 * MS;
+        // Began before, ended after.
+        calls.record(start + 1150 * MS, 400 * MS, BAD);
+        // Began after, as far as can be told.
+        calls.record(start + 1450 * MS, 200 * MS, GOOD);
+        let all = sample(&calls, since, start + 2000 * MS, None);
+        let after = sample(&calls, since, start + 2000 * MS, Some(since));
+        assert_eq!((all.calls, all.errors, after.calls, after.errors), (2, 1, 1, 0));
+    }
+
+    #[test]
+    fn what_a_fault_touched_is_told_apart() {
+        let (calls, start) = calls();
+        (0..3).for_each(|_| calls.record(start + 100 * MS, 10 * MS, GOOD));
+        calls.record(start + 100 * MS, 500 * MS, TOUCHED + BAD);
+        calls.record(start + 100 * MS, 500 * MS, TOUCHED + GOOD);
+        let sample = sample(&calls, start, start + 1000 * MS, None);
+        let touched = sample.touched.unwrap();
+        assert_eq!((sample.calls, sample.errors, touched.calls, touched.errors), (3, 0, 2, 1));
+        assert!(sample.p99_ms.unwrap() < 11.0 && touched.p50_ms.unwrap() > 480.0);
+    }
+
+    #[test]
+    fn what_is_not_gathered_in_time_is_not_mixed_up_with_what_comes() {
+        let (calls, start) = calls();
+        calls.record(start, MS, GOOD);
+        let round = start + SLICE * u32::try_from(WAITING).unwrap();
+        calls.record(round, MS, BAD);
+        assert_eq!(calls.lost(), 1);
+        calls.gather();
+        calls.record(round, MS, BAD);
+        assert_eq!(calls.lost(), 1);
+        assert_eq!(sample(&calls, start, start + 10_000 * MS, None).calls, 2);
+    }
+
+    #[test]
+    fn no_more_slices_are_kept_than_a_fault_can_last() {
+        let (calls, start) = calls();
+        for number in 0..u32::try_from(KEPT + 10).unwrap() {
+            calls.record(start + SLICE * number, MS, GOOD);
+            if number % 10 == 0 {
+                calls.gather();
+            }
+        }
+        assert_eq!(calls.gathered().0.len(), KEPT);
+    }
+}
