@@ -226,5 +226,5 @@ fn instance() -> (Hub, Reader, Admin) {
     let metrics = Some(Metrics::new(&Default::default(), anchor));
     let tracer = Some(Tracer::new(&Default::default(), anchor, 7));
     let instrumentation = Some(Instrumentation::new(true));
-    hub(Sources { metrics, tracer, reporter, health, instrumentation, anchor }, Default::default())
+    hub(Sources { metrics, tracer, reporter, health, instrumentation, chaos: None, anchor }, Default::default())
 }

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use tonic::Request;
 use tonic::codegen::http::uri::Authority;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::proto::chaos_service_client::ChaosServiceClient;
 use crate::proto::dashboard_service_client::DashboardServiceClient;
 use crate::proto::health_service_client::HealthServiceClient;
 use crate::proto::instrumentation_service_client::InstrumentationServiceClient;
@@ -33,6 +36,26 @@ pub struct Client {
     pub dashboard: DashboardServiceClient<Channel>,
     /// Which components are observed.
     pub instrumentation: InstrumentationServiceClient<Channel>,
+    /// The chaos engine. To start something needs the token: [`authorized`].
+    pub chaos: ChaosServiceClient<Channel>,
+}
+
+/// A token has characters that cannot be sent, which no token has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a token of visible ASCII characters")]
+pub struct InvalidToken;
+
+/// A request that shows the chaos token.
+///
+/// # Errors
+///
+/// [`InvalidToken`].
+pub fn authorized<T>(message: T, token: &str) -> Result<Request<T>, InvalidToken> {
+    let mut value: AsciiMetadataValue = format!("Bearer {token}").parse().map_err(|_| InvalidToken)?;
+    value.set_sensitive(true);
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", value);
+    Ok(request)
 }
 
 /// Why there is no connection.
@@ -91,6 +114,7 @@ impl Client {
             traces: TraceServiceClient::new(channel.clone()).max_decoding_message_size(max),
             dashboard: DashboardServiceClient::new(channel.clone()).max_decoding_message_size(max),
             instrumentation: InstrumentationServiceClient::new(channel.clone()).max_decoding_message_size(max),
+            chaos: ChaosServiceClient::new(channel.clone()).max_decoding_message_size(max),
         }
     }
 }

@@ -13,7 +13,9 @@ mod server;
 mod services;
 
 #[cfg(feature = "client")]
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, InvalidToken, authorized};
+/// Those of parameters.
+pub use prost_types;
 #[cfg(feature = "server")]
 pub use server::{Config, GrpcError, check_loopback, serve};
 #[cfg(feature = "server")]

@@ -344,6 +344,10 @@ async fn what_is_switched_off_says_so() {
         off("instrumentation is", client.instrumentation.instrument(asked).await.unwrap_err());
         let asked = UninstrumentRequest { component: "a".into() };
         off("instrumentation is", client.instrumentation.uninstrument(asked).await.unwrap_err());
+        off("chaos is", client.chaos.plan(PlanRequest::default()).await.unwrap_err());
+        off("chaos is", client.chaos.get_status(ChaosServiceGetStatusRequest {}).await.unwrap_err());
+        off("chaos is", client.chaos.emergency_stop(EmergencyStopRequest {}).await.unwrap_err());
+        off("chaos is", client.chaos.watch_events(WatchEventsRequest::default()).await.unwrap_err());
         let snapshot = client.dashboard.get_snapshot(GetSnapshotRequest {}).await.unwrap().into_inner();
         assert!(snapshot.dashboard.unwrap().metrics.is_none());
     };
@@ -412,6 +416,7 @@ async fn both_reflections_know_every_service() {
         let channel = Endpoint::from_shared(format!("http://{}", running.addr)).unwrap().connect().await.unwrap();
         let expected = [
             "grpc.health.v1.Health",
+            "mcpscope.v1.ChaosService",
             "mcpscope.v1.DashboardService",
             "mcpscope.v1.HealthService",
             "mcpscope.v1.InstrumentationService",

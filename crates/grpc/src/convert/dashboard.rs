@@ -13,6 +13,7 @@ impl From<&Frame> for Dashboard {
             timestamp: ms_since_epoch(frame.timestamp),
             metrics: frame.metrics.as_ref().map(|metrics| shown(&metrics.shown)),
             traces: frame.traces.iter().map(|trace| (&**trace).into()).collect(),
+            chaos_status: frame.chaos.as_ref().map(Into::into),
             system_health: Some(health(&frame.health, &frame.children)),
             active_connections: frame.active_connections,
             system_uptime: whole_ms(frame.uptime),

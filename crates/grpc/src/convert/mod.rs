@@ -1,5 +1,6 @@
 //! What the hub knows, as messages; one module for each `.proto` file. Pure functions.
 
+mod chaos;
 mod dashboard;
 mod health;
 mod instrumentation;
@@ -12,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use mcpscope_core::Labels;
 use mcpscope_hub::tracing;
 
+pub(crate) use chaos::{request as chaos_request, tests as chaos_tests};
 pub(crate) use health::health;
 pub(crate) use metrics::metrics;
 pub(crate) use trace::{WantedTrace, filter, wanted_trace};
@@ -26,7 +28,7 @@ pub(crate) struct Invalid {
 }
 
 impl Invalid {
-    fn new(field: &'static str, expected: impl Into<String>, found: impl Into<String>) -> Self {
+    pub(crate) fn new(field: &'static str, expected: impl Into<String>, found: impl Into<String>) -> Self {
         Self { field, expected: expected.into(), found: found.into() }
     }
 }

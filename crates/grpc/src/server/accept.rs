@@ -106,8 +106,15 @@ mod tests {
         let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
         let metrics = Metrics::new(&Default::default(), anchor);
         let (reporter, health) = mcpscope_hub::health::channel(anchor.mono);
-        let sources =
-            Sources { metrics: Some(metrics.clone()), tracer: None, reporter, health, instrumentation: None, anchor };
+        let sources = Sources {
+            metrics: Some(metrics.clone()),
+            tracer: None,
+            reporter,
+            health,
+            instrumentation: None,
+            chaos: None,
+            anchor,
+        };
         let (_hub, reader, _admin) = mcpscope_hub::hub(sources, Default::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

@@ -29,10 +29,11 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// The calls that may last: only so many are open at a time.
-const STREAMING: [&str; 7] = [
+const STREAMING: [&str; 8] = [
     HEALTH_WATCH,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "/mcpscope.v1.ChaosService/WatchEvents",
     "/mcpscope.v1.DashboardService/WatchSnapshots",
     "/mcpscope.v1.HealthService/WatchHealth",
     "/mcpscope.v1.MetricsService/RecordMetrics",

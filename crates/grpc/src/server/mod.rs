@@ -10,7 +10,7 @@ mod stall;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mcpscope_hub::{Admin, Reader};
+use mcpscope_hub::{Admin, ChaosToken, Reader};
 use tokio::net::TcpListener;
 
 use self::gate::Gate;
@@ -28,7 +28,7 @@ const REFUSED: &str = "grpc_refused";
 const PANIC: &str = "grpc_panic";
 
 /// Who is answered, and how much at a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Host names answered to besides loopback, without port. Default: none.
     pub allowed_hosts: Vec<String>,
@@ -49,6 +49,8 @@ pub struct Config {
     /// How long a client may leave an answer lying without taking any of it before the call is reset, or the connection
     /// closed where it takes nothing at all. Default: [`Config::DEFAULT_SUBSCRIBER_TIMEOUT`].
     pub subscriber_timeout: Duration,
+    /// What a caller has to show to start chaos experiments. Default: nobody may.
+    pub chaos_token: ChaosToken,
 }
 
 impl Config {
@@ -73,6 +75,7 @@ impl Default for Config {
             max_held_bytes: Self::DEFAULT_MAX_HELD_BYTES,
             handshake_timeout: Self::DEFAULT_HANDSHAKE_TIMEOUT,
             subscriber_timeout: Self::DEFAULT_SUBSCRIBER_TIMEOUT,
+            chaos_token: ChaosToken::new(""),
         }
     }
 }
@@ -120,7 +123,7 @@ pub async fn serve(
     if listeners.is_empty() {
         return Err(GrpcError::NoListener);
     }
-    let routes = services::routes(&reader, admin)?;
+    let routes = services::routes(&reader, admin, config.chaos_token.clone())?;
     [SLOW, STREAMS, HELD, REFUSED, PANIC].into_iter().for_each(|what| reader.may_drop(what));
     accept::run(listeners, routes, &reader, config, stop).await;
     Ok(())

@@ -1,5 +1,6 @@
 //! The services: each asks the hub and converts the answer.
 
+mod chaos;
 mod dashboard;
 mod grpc_health;
 mod health;
@@ -12,7 +13,7 @@ use std::future::pending;
 
 use futures_util::stream::{Stream, StreamExt, once};
 use mcpscope_hub::hooks::InstrumentError;
-use mcpscope_hub::{Admin, AdminError, Off, Reader};
+use mcpscope_hub::{Admin, AdminError, ChaosToken, Off, Reader};
 use tonic::Status;
 use tonic::codegen::BoxStream;
 use tonic::service::Routes;
@@ -22,6 +23,7 @@ use tonic_reflection::server::{Builder, Error as ReflectionError};
 use self::grpc_health::GrpcHealth;
 use self::snapshots::Snapshots;
 use crate::convert::Invalid;
+use crate::proto::chaos_service_server::ChaosServiceServer;
 use crate::proto::health_service_server::HealthServiceServer;
 use crate::proto::instrumentation_service_server::InstrumentationServiceServer;
 use crate::proto::metrics_service_server::MetricsServiceServer;
@@ -34,12 +36,13 @@ const MAX_REQUEST_BYTES: usize = 64 << 10;
 ///
 /// # Errors
 /// A descriptor that reflection cannot read.
-pub(crate) fn routes(reader: &Reader, admin: Admin) -> Result<Routes, ReflectionError> {
+pub(crate) fn routes(reader: &Reader, admin: Admin, chaos_token: ChaosToken) -> Result<Routes, ReflectionError> {
     let turn = reader.turn();
     let instrumentation = instrumentation::Service { reader: reader.clone(), admin: admin.clone() };
     let metrics = metrics::Service { reader: reader.clone(), admin: admin.clone(), turn: turn.clone() };
     let dashboard = dashboard::Service(Snapshots::new(reader.clone(), turn.clone()));
-    let traces = traces::Service { reader: reader.clone(), admin, turn };
+    let traces = traces::Service { reader: reader.clone(), admin: admin.clone(), turn };
+    let chaos = chaos::Service::new(reader.clone(), admin, chaos_token);
     let health = health::Service { reader: reader.clone() };
     let max = MAX_REQUEST_BYTES;
     // The gate ends every call, watches too.
@@ -49,6 +52,7 @@ pub(crate) fn routes(reader: &Reader, admin: Admin) -> Result<Routes, Reflection
         .add_service(TraceServiceServer::new(traces).max_decoding_message_size(max))
         .add_service(dashboard)
         .add_service(InstrumentationServiceServer::new(instrumentation).max_decoding_message_size(max))
+        .add_service(ChaosServiceServer::new(chaos).max_decoding_message_size(max))
         .add_service(reflection().build_v1()?.max_decoding_message_size(max))
         .add_service(reflection().build_v1alpha()?.max_decoding_message_size(max));
     Ok(routes.prepare())

@@ -111,7 +111,8 @@ mod tests {
     async fn each_frame_is_encoded_once_for_all() {
         let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
         let (reporter, health) = mcpscope_hub::health::channel(anchor.mono);
-        let sources = Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, anchor };
+        let sources =
+            Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, chaos: None, anchor };
         let settings = mcpscope_hub::Config { update_interval: Duration::from_millis(50), ..Default::default() };
         let (hub, reader, _admin) = hub(sources, settings);
         let snapshots = Snapshots::new(reader.clone(), reader.turn());

@@ -1,18 +1,21 @@
 //! A server over a hub, for the tests of both halves.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use std::future::pending;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mcpscope_core::{
     Call, CallRecord, ClockAnchor, Component, Direction, Method, Outcome, Protocol, RequestId, Transport,
 };
 use mcpscope_grpc::{Client, Config, serve};
+use mcpscope_hub::chaos::{Injector, Parts, Plan};
 use mcpscope_hub::health::{Reporter, channel};
 use mcpscope_hub::hooks::Instrumentation;
 use mcpscope_hub::metrics::Metrics;
 use mcpscope_hub::tracing::{self, Tracer};
-use mcpscope_hub::{Admin, Hub, Reader, Sources, hub};
+use mcpscope_hub::{Admin, Calls, ChaosSource, ChaosToken, Hub, Reader, Sources, hub};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -51,12 +54,35 @@ impl Bench {
             reporter: reporter.clone(),
             health,
             instrumentation: Some(Instrumentation::new(true)),
+            chaos: None,
             anchor,
         };
         change(&mut sources);
         let settings = mcpscope_hub::Config { update_interval: Duration::from_millis(50), ..Default::default() };
         let (hub, reader, admin) = hub(sources, settings);
         Self { metrics, tracer, reporter, reader, admin, config: Config::default(), hub: Some(hub) }
+    }
+
+    /// With an engine that starts what is asked for with the token `token`, and what its data path asks.
+    pub(crate) fn with_chaos() -> (Self, Injector) {
+        let mut injector = None;
+        let mut bench = Self::with(|sources| {
+            let calls = Arc::new(Calls::new(sources.anchor.mono, sources.health.clone()));
+            let parts = Parts { steady_state: Some(calls.clone()), ..Parts::new(Plan::default(), 7, sources.anchor) };
+            let (controller, decides) = mcpscope_hub::chaos::new(parts).unwrap();
+            sources.chaos = Some(ChaosSource::new(controller, calls));
+            injector = Some(decides);
+        });
+        bench.config.chaos_token = ChaosToken::new("token");
+        (bench, injector.unwrap())
+    }
+
+    /// Drives the engine, where there is one.
+    async fn chaos(&self) {
+        match self.admin.chaos() {
+            Ok(chaos) => chaos.clone().run().await,
+            Err(_) => pending().await,
+        }
     }
 
     /// Runs hub and server beside `test`.
@@ -68,6 +94,7 @@ impl Bench {
         let running = Running { bench: &self, addr };
         tokio::select! {
             () = hub.run() => panic!("the hub ended"),
+            () = self.chaos() => panic!("the engine ended"),
             ended = server => panic!("the server ended: {ended:?}"),
             result = test(&running) => result,
         }
