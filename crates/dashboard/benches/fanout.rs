@@ -22,7 +22,7 @@ use mcpscope_dashboard::serve;
 use mcpscope_hub::health::State;
 use mcpscope_hub::metrics::Metrics;
 use mcpscope_hub::tracing::Tracer;
-use mcpscope_hub::{Config, Frame, Hub, Reader, Sources, hub};
+use mcpscope_hub::{Admin, Config, Frame, Hub, Reader, Sources, hub};
 use mcpscope_test_support::bench::{self, Ratio, Report, Table};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
@@ -243,12 +243,12 @@ fn check(message: &Message) -> Result<(), Error> {
 fn play(part: &str) -> io::Result<()> {
     // As the program itself has it.
     let runtime = Builder::new_multi_thread().enable_all().build()?;
-    let (hub, reader) = instance();
+    let (hub, reader, admin) = instance();
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
     writeln!(io::stdout(), "{}", listener.local_addr()?)?;
     runtime.spawn(hub.run());
     match part {
-        OURS => drop(runtime.spawn(serve(vec![listener], reader.clone(), Default::default(), pending()))),
+        OURS => drop(runtime.spawn(serve(vec![listener], reader.clone(), admin, Default::default(), pending()))),
         _ => drop(runtime.spawn(per_client(listener, reader.clone(), part == PEER_GZIP))),
     }
     for line in io::stdin().lines() {
@@ -294,7 +294,7 @@ fn encoded(frame: &Arc<Frame>, gzip: bool) -> io::Result<Message> {
 }
 
 /// A busy instance at the end of its first window.
-fn instance() -> (Hub, Reader) {
+fn instance() -> (Hub, Reader, Admin) {
     let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
     let metrics = Metrics::new(&Default::default(), anchor);
     let tracer = Tracer::new(&Default::default(), anchor, 7);
@@ -305,12 +305,11 @@ fn instance() -> (Hub, Reader) {
         reporter.set(component, State::Healthy, "running", anchor.wall);
     }
     let (metrics, tracer) = (Some(metrics), Some(tracer));
-    let sources = Sources { metrics, tracer, reporter, health, instrumentation: None, anchor };
+    let sources = Sources { metrics, tracer, reporter, health, instrumentation: None, chaos: None, anchor };
     // No further window closes, so that all frames have the same in them.
     let never = Duration::from_secs(24 * 3600);
     let config = Config { update_interval: UPDATE_INTERVAL, aggregation_interval: never, ..Config::default() };
-    let (hub, reader, _) = hub(sources, config);
-    (hub, reader)
+    hub(sources, config)
 }
 
 /// A tool call; one in 47 fails, so that many tools have had both outcomes.

@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 mod accept;
+mod answer;
 mod assets;
+mod chaos;
 mod compress;
 mod guard;
 mod http2;

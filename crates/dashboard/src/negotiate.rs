@@ -1,4 +1,4 @@
-//! Which format of metrics a client likes best.
+//! Which format a client likes best.
 
 use http::HeaderMap;
 use http::header::ACCEPT;
@@ -11,25 +11,37 @@ const VERSION: Name<'_> = Name::new_unchecked("version");
 /// How much a format is liked, 0 to 1, and how exactly it was named.
 type Liking = (f32, u8);
 
+/// A media type and its version, where it has one.
+type Kind = (&'static str, &'static str, &'static str);
+
+const PROMETHEUS: Kind = ("text", "plain", "0.0.4");
+const OPENMETRICS: Kind = ("application", "openmetrics-text", "1.0.0");
+const HTML: Kind = ("text", "html", "");
+const JSON: Kind = ("application", "json", "");
+
 /// The format that the client likes better (RFC 9110, section 12.5.1), and Prometheus' own where it does not care, or likes
 /// neither: whoever asks for metrics can read that one.
 pub(crate) fn format(headers: &HeaderMap) -> Format {
+    if prefers(headers, OPENMETRICS, PROMETHEUS) { Format::OpenMetrics } else { Format::Prometheus }
+}
+
+/// Whether the client likes HTML better than JSON, as a browser does that is to show something to a person.
+pub(crate) fn prefers_html(headers: &HeaderMap) -> bool {
+    prefers(headers, HTML, JSON)
+}
+
+fn prefers(headers: &HeaderMap, one: Kind, other: Kind) -> bool {
     let lines = || headers.get_all(ACCEPT).into_iter().filter_map(|line| line.to_str().ok());
-    let liking =
-        |format| lines().flat_map(MediaTypeList::new).flatten().filter_map(move |range| liking(&range, format));
+    let liking = |kind| lines().flat_map(MediaTypeList::new).flatten().filter_map(move |range| liking(&range, kind));
     // Of the ranges that a format is in, the most exact one tells.
-    let of = |format| liking(format).max_by_key(|(_, exactness)| *exactness).unwrap_or((0.0, 0));
-    let (openmetrics, prometheus) = (of(Format::OpenMetrics), of(Format::Prometheus));
+    let of = |kind| liking(kind).max_by_key(|(_, exactness)| *exactness).unwrap_or((0.0, 0));
+    let (one, other) = (of(one), of(other));
     // At equal weights, who names it has a reason to.
-    if openmetrics.0 > 0.0 && openmetrics > prometheus { Format::OpenMetrics } else { Format::Prometheus }
+    one.0 > 0.0 && one > other
 }
 
 /// What a media range says of a format; nothing if it is not in it, or its weight is none.
-fn liking(range: &MediaType<'_>, format: Format) -> Option<Liking> {
-    let (ty, subty, version) = match format {
-        Format::Prometheus => ("text", "plain", "0.0.4"),
-        Format::OpenMetrics => ("application", "openmetrics-text", "1.0.0"),
-    };
+fn liking(range: &MediaType<'_>, (ty, subty, version): Kind) -> Option<Liking> {
     let weight = range.get_param(Q).map_or(Some(1.0), |weight| weight.as_str().parse().ok())?;
     let given = |name| range.get_param(name).map(|value| value.unquoted_str().into_owned());
     let versioned = given(VERSION);
@@ -104,6 +116,24 @@ mod tests {
             "*/openmetrics-text",
         ] {
             check(&[line], Format::Prometheus);
+        }
+    }
+
+    #[test]
+    fn a_browser_that_shows_something_gets_html_and_a_program_json() {
+        for (line, expected) in [
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", true),
+            ("text/html", true),
+            ("application/json;q=0.5, text/*", true),
+            ("", false),
+            ("*/*", false),
+            ("application/json", false),
+            ("application/json, text/html", false),
+            ("text/html;q=0.5, application/json", false),
+            ("text/html;q=0", false),
+        ] {
+            let headers = [(ACCEPT, HeaderValue::from_static(line))].into_iter().collect();
+            assert_eq!(prefers_html(&headers), expected, "{line:?}");
         }
     }
 

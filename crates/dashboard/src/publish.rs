@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use mcpscope_hub::{Frame, Reader, Turn};
+use mcpscope_hub::{Chaos, Frame, Reader, Turn};
 use serde::Serialize;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
@@ -27,6 +27,7 @@ pub(crate) struct Publisher(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     reader: Reader,
+    chaos: Option<Chaos>,
     turn: Turn,
     newest: Mutex<Arc<Edition>>,
 }
@@ -52,9 +53,9 @@ struct Made {
 }
 
 impl Publisher {
-    pub(crate) fn new(reader: Reader, turn: Turn) -> Self {
+    pub(crate) fn new(reader: Reader, chaos: Option<Chaos>, turn: Turn) -> Self {
         let newest = Mutex::new(Arc::new(Edition::new(reader.frame())));
-        Self(Arc::new(Shared { reader, turn, newest }))
+        Self(Arc::new(Shared { reader, chaos, turn, newest }))
     }
 
     pub(crate) fn reader(&self) -> &Reader {
@@ -79,7 +80,13 @@ impl Publisher {
             Topic::Metrics => Part::Metrics,
             // Not the newest frame's: an event may have told of something newer.
             Topic::Health => return reply(topic, &views::Health::from(&self.reader().health()), encoding, id),
-            Topic::Chaos => return reply(topic, &(), encoding, id),
+            Topic::Chaos => {
+                let status = match &self.0.chaos {
+                    Some(chaos) => Some(chaos.status().await),
+                    None => None,
+                };
+                return reply(topic, &status, encoding, id);
+            }
         };
         let edition = self.newest();
         if let Some(message) = edition.ready(part, encoding, id) {
@@ -201,10 +208,18 @@ mod tests {
             metrics.record("tool_call_duration_ms", 1.0, &[("tool", &format!("tool{n}"))], anchor.mono).unwrap();
         }
         let (reporter, health) = mcpscope_hub::health::channel(anchor.mono);
-        let sources = Sources { metrics: Some(metrics), tracer: None, reporter, health, instrumentation: None, anchor };
+        let sources = Sources {
+            metrics: Some(metrics),
+            tracer: None,
+            reporter,
+            health,
+            instrumentation: None,
+            chaos: None,
+            anchor,
+        };
         let (hub, reader, _) = hub(sources, Config::default());
         let turn = reader.turn();
-        (hub, Publisher::new(reader, turn))
+        (hub, Publisher::new(reader, None, turn))
     }
 
     /// With the first frame that has metrics in it.

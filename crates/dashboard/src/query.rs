@@ -8,7 +8,7 @@ use mcpscope_hub::tracing::{Filter, Status};
 
 use crate::problem::Problem;
 
-/// How many traces are listed when nobody says.
+/// How many traces or experiments are listed when nobody says.
 const DEFAULT_LIMIT: usize = 100;
 
 const TRACE_PARAMETERS: &str =
@@ -70,6 +70,48 @@ pub(crate) fn traces(query: &str) -> Result<Filter, Problem> {
     }
     filter.limit.get_or_insert(DEFAULT_LIMIT);
     Ok(filter)
+}
+
+/// How many experiments are asked for.
+pub(crate) fn history(query: &str) -> Result<usize, Problem> {
+    let mut most = None;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if name != "limit" {
+            let detail = format!("unknown parameter {:?}: expected limit or none", shown(&name));
+            return Err(Problem::bad_request(detail));
+        }
+        if most.replace(limit(&name, &value)?).is_some() {
+            return Err(Problem::bad_request("parameter limit is given twice"));
+        }
+    }
+    Ok(most.unwrap_or(DEFAULT_LIMIT))
+}
+
+/// How a report can be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Json,
+    Html,
+}
+
+/// How a report is to be shown, if it is said.
+pub(crate) fn report(query: &str) -> Result<Option<Format>, Problem> {
+    let mut format = None;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let found = match (&*name, &*value) {
+            ("format", "json") => Format::Json,
+            ("format", "html") => Format::Html,
+            ("format", _) => return Err(wrong(&name, "json or html", &value)),
+            _ => {
+                let detail = format!("unknown parameter {:?}: expected format or none", shown(&name));
+                return Err(Problem::bad_request(detail));
+            }
+        };
+        if format.replace(found).is_some() {
+            return Err(Problem::bad_request("parameter format is given twice"));
+        }
+    }
+    Ok(format)
 }
 
 fn status(name: &str, value: &str) -> Result<Status, Problem> {
@@ -178,6 +220,22 @@ mod tests {
         ] {
             assert_eq!(traces(query).unwrap_err().detail(), expected);
         }
+        for (query, expected) in [
+            ("limit=0", "parameter limit: expected a whole number, 1 or more; found \"0\""),
+            ("limit=1&limit=2", "parameter limit is given twice"),
+            ("most=3", "unknown parameter \"most\": expected limit or none"),
+        ] {
+            assert_eq!(history(query).unwrap_err().detail(), expected);
+        }
+        for (query, expected) in [
+            ("format=pdf", "parameter format: expected json or html; found \"pdf\""),
+            ("format=html&format=json", "parameter format is given twice"),
+            ("x=1", "unknown parameter \"x\": expected format or none"),
+        ] {
+            assert_eq!(report(query).unwrap_err().detail(), expected);
+        }
+        assert_eq!((report(""), report("format=html")), (Ok(None), Ok(Some(Format::Html))));
+        assert_eq!((history(""), history("limit=7")), (Ok(100), Ok(7)));
         assert_eq!(none("x=1").unwrap_err().detail(), "unknown parameter \"x\": this endpoint takes none");
         assert_eq!(none(""), Ok(()));
     }

@@ -3,21 +3,20 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, VARY};
+use http::header::ALLOW;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use mcpscope_core::{TraceId, bounded};
 use mcpscope_hub::{Off, Reader, Turn};
-use serde::Serialize;
 use warp::filters::BoxedFilter;
 use warp::path::Tail;
 use warp::reject::{MethodNotAllowed, Rejection};
 use warp::reply::Response;
 use warp::{Filter, path};
 
+use crate::answer::{Answer, Text, json, respond};
 use crate::assets::{Assets, PAGE};
-use crate::compress::{self, Compression, MIN_BYTES, wants_gzip};
+use crate::chaos::{self, Engine};
 use crate::problem::Problem;
 use crate::publish::{Encoding, Publisher};
 use crate::websocket::Gate;
@@ -25,7 +24,9 @@ use crate::{negotiate, query, views};
 
 const ENDPOINTS: &str = "/, /static/..., /ws, /metrics, /healthz, /readyz, /api/v1/dashboard, /api/v1/health, \
                          /api/v1/metrics, /api/v1/metrics/summary, /api/v1/metrics/raw, /api/v1/traces, \
-                         /api/v1/traces/{id}, /api/v1/instrumentation";
+                         /api/v1/traces/{id}, /api/v1/instrumentation, /api/v1/chaos, /api/v1/chaos/history, \
+                         /api/v1/chaos/scenarios, /api/v1/chaos/plan, /api/v1/chaos/experiments, \
+                         /api/v1/chaos/experiments/{id}, /api/v1/chaos/emergency-stop, /api/v1/chaos/rearm";
 
 const PROBE_ENDPOINTS: &str = "/metrics, /healthz, /readyz, and gRPC health over HTTP/2";
 
@@ -38,17 +39,6 @@ struct Asked {
     headers: HeaderMap,
 }
 
-/// An answer that may be compressed.
-struct Text {
-    status: StatusCode,
-    content_type: &'static str,
-    /// Whether another [`ACCEPT`] might have made another answer.
-    negotiated: bool,
-    body: Bytes,
-}
-
-type Answer = Result<Text, Problem>;
-
 impl From<Off> for Problem {
     fn from(off: Off) -> Self {
         Self::not_found(off.to_string())
@@ -56,10 +46,12 @@ impl From<Off> for Problem {
 }
 
 /// All endpoints. Never rejects: what does not exist is answered as well.
-pub(crate) fn routes(publisher: &Publisher, turn: &Turn, gate: Gate) -> BoxedFilter<(Response,)> {
+pub(crate) fn routes(publisher: &Publisher, turn: &Turn, gate: Gate, engine: Engine) -> BoxedFilter<(Response,)> {
     let reader = publisher.reader();
     let newest = publisher.clone();
-    probed(reader, turn)
+    chaos::routes(engine)
+        .or(probed(reader, turn))
+        .unify()
         .or(light(path!("api" / "v1" / "health"), reader, health))
         .unify()
         .or(page())
@@ -117,7 +109,7 @@ fn light(
     let reader = reader.clone();
     let handle = move |query: String, headers: HeaderMap| {
         let asked = Asked { reader: reader.clone(), query, headers };
-        respond(handler(&asked), &asked)
+        respond(handler(&asked), &asked.headers)
     };
     path.and(reading()).and(query()).and(warp::header::headers_cloned()).map(handle).boxed()
 }
@@ -130,7 +122,7 @@ fn heavy<H: FnOnce(&Asked) -> Answer + Send + 'static>(
     let (reader, turn) = (reader.clone(), turn.clone());
     let handle = move |handler: H, query: String, headers: HeaderMap| {
         let (asked, turn) = (Asked { reader: reader.clone(), query, headers }, turn.clone());
-        async move { turn.work(move || respond(handler(&asked), &asked)).await }
+        async move { turn.work(move || respond(handler(&asked), &asked.headers)).await }
     };
     path.and(reading()).and(query()).and(warp::header::headers_cloned()).then(handle).boxed()
 }
@@ -181,40 +173,9 @@ fn query() -> impl Filter<Extract = (String,), Error = Infallible> + Clone + Sen
 async fn rejected(rejection: Rejection, endpoints: &'static str) -> Result<Response, Infallible> {
     if rejection.find::<MethodNotAllowed>().is_some() {
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path can only be read: expected GET or HEAD");
-        let mut response = problem.into_response();
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return Ok(response);
+        return Ok(problem.with(ALLOW, HeaderValue::from_static("GET, HEAD")).into_response());
     }
     Ok(Problem::not_found(format!("there is nothing under this path; there is {endpoints}")).into_response())
-}
-
-fn respond(answer: Answer, asked: &Asked) -> Response {
-    let Text { status, content_type, negotiated, body } = match answer {
-        Ok(text) => text,
-        Err(problem) => return problem.into_response(),
-    };
-    let worth_it = body.len() > MIN_BYTES && wants_gzip(&asked.headers);
-    // Writing to memory does not fail.
-    let compressed = worth_it.then(|| compress::gzip(&body, Compression::fast()).ok()).flatten();
-    let is_compressed = compressed.is_some();
-    let mut response = Response::new(compressed.unwrap_or(body).into());
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(VARY, HeaderValue::from(ACCEPT_ENCODING));
-    if negotiated {
-        headers.append(VARY, HeaderValue::from(ACCEPT));
-    }
-    if is_compressed {
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    }
-    response
-}
-
-fn json(status: StatusCode, view: &impl Serialize) -> Answer {
-    let text = serde_json::to_string(view)
-        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    Ok(Text { status, content_type: "application/json", negotiated: false, body: text.into() })
 }
 
 fn healthz(asked: &Asked) -> Answer {

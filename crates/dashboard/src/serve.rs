@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use hyper_util::service::TowerToHyperService;
 use mcpscope_core::{HostPolicy, Origins};
-use mcpscope_hub::Reader;
+use mcpscope_hub::{Admin, ChaosToken, Reader};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::{self, Limits, Speaks};
+use crate::chaos::Engine;
 use crate::guard::Guarded;
 use crate::publish::Publisher;
 use crate::{routes, websocket};
@@ -19,7 +20,7 @@ use crate::{routes, websocket};
 const PANIC: &str = "dashboard_panic";
 
 /// Who is answered, and how much at a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Host names answered to besides loopback, without port. Default: none.
     pub allowed_hosts: Vec<String>,
@@ -36,6 +37,8 @@ pub struct Config {
     /// How long the client of a WebSocket may say nothing at all, not even answer a ping, before it is closed. Default:
     /// [`Config::DEFAULT_SUBSCRIBER_TIMEOUT`].
     pub subscriber_timeout: Duration,
+    /// What whoever starts chaos experiments, or allows them again, has to show. Default: nobody can.
+    pub chaos_token: ChaosToken,
 }
 
 impl Config {
@@ -58,6 +61,7 @@ impl Default for Config {
             header_timeout: Self::DEFAULT_HEADER_TIMEOUT,
             max_websockets: Self::DEFAULT_MAX_WEBSOCKETS,
             subscriber_timeout: Self::DEFAULT_SUBSCRIBER_TIMEOUT,
+            chaos_token: ChaosToken::new(""),
         }
     }
 }
@@ -95,22 +99,31 @@ pub fn check_loopback(addr: SocketAddr) -> Result<(), DashboardError> {
 pub async fn serve(
     listeners: Vec<TcpListener>,
     reader: Reader,
+    admin: Admin,
     config: Config,
     stop: impl Future<Output = ()>,
 ) -> Result<(), DashboardError> {
     if listeners.is_empty() {
         return Err(DashboardError::NoListener);
     }
-    let Config { allowed_hosts, allowed_origins, max_connections, header_timeout, max_websockets, subscriber_timeout } =
-        config;
+    let Config {
+        allowed_hosts,
+        allowed_origins,
+        max_connections,
+        header_timeout,
+        max_websockets,
+        subscriber_timeout,
+        chaos_token,
+    } = config;
     for what in [PANIC, websocket::REFUSED, websocket::SILENT, websocket::SLOW, websocket::EVENT] {
         reader.may_drop(what);
     }
     let policy = Arc::new(HostPolicy { allowed_hosts, allowed_origins, origins: Origins::Own, any_host: false });
     let turn = reader.turn();
-    let publisher = Publisher::new(reader.clone(), turn.clone());
+    let chaos = admin.chaos().ok().cloned();
+    let publisher = Publisher::new(reader.clone(), chaos.clone(), turn.clone());
     let (gate, sockets) = websocket::gate(publisher.clone(), max_websockets, subscriber_timeout);
-    let routes = routes::routes(&publisher, &turn, gate);
+    let routes = routes::routes(&publisher, &turn, gate, Engine::new(chaos, chaos_token, turn.clone()));
     let service = Guarded::new(policy, TowerToHyperService::new(warp::service(routes)));
     let on_panic = || reader.dropped(PANIC);
     let stopping = CancellationToken::new();

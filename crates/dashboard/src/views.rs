@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use mcpscope_core::Labels;
+use mcpscope_hub::chaos::{self, ChaosStatus, Kind, Parameter};
 use mcpscope_hub::health::{ChildUsage, ComponentReport, Readiness, Report, Usage};
 use mcpscope_hub::metrics::{self, MetricSeries, MetricView, RawRecord, Stats};
 use mcpscope_hub::{Change, Frame, InstrumentationStatus, InstrumentedComponent, tracing};
@@ -109,8 +110,8 @@ pub(crate) struct Dashboard<'a> {
     timestamp: u64,
     metrics: Metrics<'a>,
     traces: Vec<Trace<'a>>,
-    /// Always `null`: there is no chaos in this version.
-    chaos_status: Option<()>,
+    /// `null` where there is no chaos, and before the first tick.
+    chaos_status: Option<&'a ChaosStatus>,
     system_health: Health<'a>,
     active_connections: u64,
     system_uptime: u64,
@@ -138,7 +139,7 @@ impl<'a> From<&'a Frame> for Dashboard<'a> {
             timestamp: ms_since_epoch(frame.timestamp),
             metrics: Metrics::shown(frame),
             traces: frame.traces.iter().map(|trace| Trace::from(&**trace)).collect(),
-            chaos_status: None,
+            chaos_status: frame.chaos.as_ref(),
             system_health: Health::from(&*frame.health),
             active_connections: frame.active_connections,
             system_uptime: whole_ms(frame.uptime),
@@ -421,12 +422,92 @@ impl<'a> From<&'a InstrumentedComponent> for Instrumented<'a> {
     }
 }
 
+/// What can be injected, and how it can be asked for.
+#[derive(Debug, Serialize)]
+pub(crate) struct Scenario {
+    name: &'static str,
+    description: &'static str,
+    impact: &'static str,
+    /// Where it means something, as people read it.
+    applies_to: String,
+    duration: u64,
+    recovery_time: u64,
+    parameters: Vec<Parameters>,
+}
+
+#[derive(Debug, Serialize)]
+struct Parameters {
+    name: &'static str,
+    about: &'static str,
+    default: Option<&'static str>,
+    /// What it may be, as people read it.
+    expected: String,
+    #[serde(flatten)]
+    range: Range,
+}
+
+/// What a parameter may be. Durations are ms, sizes bytes.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Range {
+    Duration { least: u64, most: u64 },
+    Share { least: f64, most: f64 },
+    Number { least: f64, most: f64 },
+    Whole { least: i64, most: i64 },
+    Size { least: u64, most: u64 },
+    Choice { words: &'static [&'static str] },
+    Text,
+}
+
+impl From<chaos::Scenario> for Scenario {
+    fn from(scenario: chaos::Scenario) -> Self {
+        let defaults = scenario.defaults();
+        Self {
+            name: scenario.as_str(),
+            description: scenario.description(),
+            impact: defaults.impact.as_str(),
+            applies_to: scenario.meaningful(),
+            duration: whole_ms(defaults.duration),
+            recovery_time: whole_ms(defaults.recovery_time),
+            parameters: scenario.parameters().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&Parameter> for Parameters {
+    fn from(parameter: &Parameter) -> Self {
+        let Parameter { name, kind, default, about } = *parameter;
+        Self { name, about, default, expected: kind.to_string(), range: kind.into() }
+    }
+}
+
+impl From<Kind> for Range {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Duration { least_ms, most_ms } => Self::Duration { least: least_ms, most: most_ms },
+            Kind::Share => Self::Share { least: 0.0, most: 1.0 },
+            Kind::Number { least, most } => Self::Number { least, most },
+            Kind::Whole { least, most } => Self::Whole { least, most },
+            Kind::Size { least, most } => Self::Size { least, most },
+            Kind::Choice(words) => Self::Choice { words },
+            Kind::Text => Self::Text,
+        }
+    }
+}
+
 /// What happened, as the WebSocket tells it.
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum Happened<'a> {
     /// A component went from one state to another.
     Health { component: &'a str, from: &'static str, to: &'static str, message: &'a str, timestamp: u64 },
+    /// Something happened in the chaos engine; `event` says what.
+    Chaos {
+        sequence: u64,
+        #[serde(flatten)]
+        what: &'a chaos::Happened,
+        timestamp: u64,
+    },
 }
 
 impl<'a> Happened<'a> {
@@ -436,6 +517,9 @@ impl<'a> Happened<'a> {
         match &event.change {
             Change::Health { component, from, to, message } => {
                 Some(Self::Health { component, from: from.as_str(), to: to.as_str(), message, timestamp })
+            }
+            Change::Chaos(event) => {
+                Some(Self::Chaos { sequence: event.sequence, what: &event.what, timestamp: event.time })
             }
             _ => None,
         }

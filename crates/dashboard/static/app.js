@@ -1,16 +1,22 @@
 // The page: the header, the parts below it, the keyboard, and the connection that feeds them.
+import { Chaos } from "./chaos.js";
 import { Charts } from "./charts.js";
 import { connect } from "./connection.js";
+import { takeToken } from "./engine.js";
 import * as format from "./format.js";
 import { HealthMap } from "./health.js";
+import { ReportDialog } from "./report.js";
 import { route } from "./route.js";
+import { ChaosBar, StopAll, stopEverything } from "./stop.js";
 import { Store } from "./store.js";
 import { onTheme, theme, toggleTheme } from "./theme.js";
+import { TokenDialog } from "./token.js";
 import { Tools } from "./tools.js";
 import { Traces } from "./traces.js";
-import { html, render, useEffect, useLayoutEffect, useRef, useState } from "./view.js";
+import { CloseButton, Dialog, html, render, useEffect, useState } from "./view.js";
 import { TraceDialog } from "./waterfall.js";
 
+takeToken();
 const store = new Store();
 
 /** @type {[string, string][]} */
@@ -18,6 +24,8 @@ const KEYS = [
     ["?", "this help"],
     ["t", "light or dark"],
     ["/", "filter the traces"],
+    ["c", "chaos"],
+    ["Shift Escape", "stop all faults, from anywhere"],
     ["↑ ↓", "walk through a trace's spans"],
     ["Escape", "close, or clear the filter"],
 ];
@@ -30,32 +38,47 @@ function App(_props) {
     useEffect(() => store.subscribe(again), []);
     useEffect(() => onTheme(again), []);
     useEffect(() => {
-        for (const event of ["hashchange", "popstate"]) addEventListener(event, again);
+        const moved = () => {
+            takeToken();
+            again();
+        };
+        for (const event of ["hashchange", "popstate"]) addEventListener(event, moved);
         const onKey = (/** @type {KeyboardEvent} */ event) => press(event, () => setHelp(open => !open));
         addEventListener("keydown", onKey);
+        addEventListener("keydown", onStopKey, true);
         return () => {
-            for (const event of ["hashchange", "popstate"]) removeEventListener(event, again);
+            for (const event of ["hashchange", "popstate"]) removeEventListener(event, moved);
             removeEventListener("keydown", onKey);
+            removeEventListener("keydown", onStopKey, true);
         };
     }, []);
-    const { link, health, dashboard } = store;
+    const { link, health, dashboard, chaos } = store;
     const here = route();
     const traces = dashboard?.traces ?? [];
+    const shaken = chaos?.active_tests ? "⚡ " : "";
     useEffect(() => {
-        document.title = `${link === "live" ? health?.overall ?? link : link} · mcpscope`;
-    }, [link, health?.overall]);
+        document.title = `${shaken}${link === "live" ? health?.overall ?? link : link} · mcpscope`;
+    }, [link, health?.overall, shaken]);
+    const bar = html`<${ChaosBar} store=${store} inDialog />`;
     return html`
-        <${Header} onHelp=${() => setHelp(true)} />
+        <div class="head">
+            <${Header} onHelp=${() => setHelp(true)} />
+            <${ChaosBar} store=${store} />
+        </div>
+        <p class="unseen" role="status">${store.said}</p>
         <main class=${link === "live" ? "" : "stale"}>
             <${HealthMap} store=${store} />
             <${Charts} store=${store} range=${here.range} />
+            <${Chaos} store=${store} current=${here.experiment} />
             <div class="columns">
                 <${Tools} metrics=${store.metrics} sort=${here.sort} />
                 <${Traces} store=${store} route=${here} />
             </div>
         </main>
-        ${here.trace && html`<${TraceDialog} id=${here.trace} traces=${traces} />`}
-        ${help && html`<${Help} onClose=${() => setHelp(false)} />`}`;
+        ${here.trace && html`<${TraceDialog} id=${here.trace} traces=${traces}>${bar}<//>`}
+        ${here.experiment && !here.trace && html`<${ReportDialog} id=${here.experiment} store=${store}>${bar}<//>`}
+        ${help && html`<${Help} onClose=${() => setHelp(false)}>${bar}<//>`}
+        <${TokenDialog}>${bar}<//>`;
 }
 
 /** @param {{ onHelp: () => void }} props */
@@ -74,6 +97,7 @@ function Header({ onHelp }) {
             <div><dt>CPU</dt><dd>${format.percent(dashboard.cpu_usage)}</dd></div>
         </dl>`}
         <div class="buttons">
+            <${StopAll} store=${store} />
             <button type="button" class="icon" data-testid="theme" aria-label=${`Switch to ${other}`}
                 title=${`Switch to ${other} (t)`} onClick=${toggleTheme}>${other === "dark" ? "☾" : "☀"}</button>
             <button type="button" class="icon" aria-label="Help" title="Help (?)" onClick=${onHelp}>?</button>
@@ -91,18 +115,27 @@ function Age({ since }) {
     return html`<span class="age">last update ${format.span(now - since)} ago</span>`;
 }
 
-/** @param {{ onClose: () => void }} props */
-function Help({ onClose }) {
-    const dialog = useRef(/** @type {HTMLDialogElement | null} */ (null));
-    useLayoutEffect(() => dialog.current?.showModal(), []);
-    return html`<dialog ref=${dialog} class="help" aria-labelledby="help-title" onClose=${onClose}>
-        <h2 id="help-title">Keys</h2>
-        <dl>${KEYS.map(([key, what]) => html`<div><dt><kbd>${key}</kbd></dt><dd>${what}</dd></div>`)}</dl>
-        <p class="muted">Charts hold what came since the page was opened, up to an hour. The filter looks through all traces that
+/** @param {{ onClose: () => void, children?: any }} props */
+function Help({ onClose, children }) {
+    return html`<${Dialog} class="help" label="Keys" onClose=${onClose}>
+        ${children}
+        <div class="sheet">
+            <${CloseButton} />
+            <h2>Keys</h2>
+            <dl>${KEYS.map(([key, what]) => html`<div><dt><kbd>${key}</kbd></dt><dd>${what}</dd></div>`)}</dl>
+            <p class="muted">Charts hold what came since the page was opened, up to an hour. The filter looks through all traces that
             are kept. The address holds filter, sorting and the open trace. Percentiles over several series are mixed from each one's; errors are the server's own:
-            callers' mistakes, cancelled calls and injected faults do not count.</p>
-        <button type="button" onClick=${() => dialog.current?.close()}>Close</button>
-    </dialog>`;
+            callers' mistakes, cancelled calls and injected faults do not count. Where a chart is shaded, a fault was active.</p>
+        </div>
+    <//>`;
+}
+
+/** Before anything else that listens for keys: it works from anywhere in the page. @param {KeyboardEvent} event */
+function onStopKey(event) {
+    if (event.key !== "Escape" || !event.shiftKey) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    stopEverything(store);
 }
 
 /**
@@ -118,7 +151,12 @@ function press(event, toggleHelp) {
         return;
     }
     if (event.key === "t") toggleTheme();
-    else if (event.key === "?" && !document.querySelector("dialog.trace")) toggleHelp();
+    else if (event.key === "?" && !document.querySelector("dialog.side")) toggleHelp();
+    else if (event.key === "c" && !document.querySelector("dialog")) {
+        const title = document.getElementById("chaos-title");
+        title?.scrollIntoView({ block: "start" });
+        title?.focus({ preventScroll: true });
+    }
     else if (event.key === "/" && !document.querySelector("dialog")) {
         event.preventDefault();
         document.getElementById("filter")?.focus();

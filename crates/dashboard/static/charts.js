@@ -1,4 +1,5 @@
 // The seven metrics, each as a card: the current value, a live chart, what its lines are, and the same as a table.
+import { faults } from "./engine.js";
 import { clock } from "./format.js";
 import { CRITICAL, drawn } from "./metrics.js";
 import { go } from "./route.js";
@@ -6,7 +7,10 @@ import { color, onTheme } from "./theme.js";
 import uPlot from "./vendor/uPlot.js";
 import { html, useLayoutEffect, useMemo, useRef, useState } from "./view.js";
 
-/** @typedef {import("./metrics.js").Critical} Critical */
+/**
+ * @typedef {import("./metrics.js").Critical} Critical
+ * @typedef {import("./engine.js").Fault} Fault
+ */
 
 const HEIGHT = 132;
 const TABLE_ROWS = 12;
@@ -20,6 +24,7 @@ const WHOLE_STEPS = [0, 1, 2, 3, 4, 5, 6].flatMap(power => [1, 2, 5].map(n => n 
 
 /** @param {{ store: import("./store.js").Store, range: string }} props */
 export function Charts({ store, range }) {
+    const shaken = useMemo(() => faults(store.chaos, store.experiments), [store.chaos, store.experiments]);
     return html`<section aria-labelledby="charts-title">
         <div class="section-head">
             <h2 id="charts-title">Critical metrics</h2>
@@ -30,13 +35,13 @@ export function Charts({ store, range }) {
         </div>
         <div class="charts">
             ${CRITICAL.map(critical => html`<${Card} key=${critical.name} critical=${critical} store=${store}
-                seconds=${60 * (Number(range) || 15)} />`)}
+                faults=${shaken} seconds=${60 * (Number(range) || 15)} />`)}
         </div>
     </section>`;
 }
 
-/** @param {{ critical: Critical, store: import("./store.js").Store, seconds: number }} props */
-function Card({ critical, store, seconds }) {
+/** @param {{ critical: Critical, store: import("./store.js").Store, faults: Fault[], seconds: number }} props */
+function Card({ critical, store, faults, seconds }) {
     const [hover, setHover] = useState(/** @type {number | null} */ (null));
     const [table, setTable] = useState(false);
     const { times } = store.history;
@@ -53,7 +58,9 @@ function Card({ critical, store, seconds }) {
     const at = hover !== null && hover < times.length ? hover : null;
     /** @param {string} name */
     const shown = name => critical.format(lines.get(name)?.[at ?? times.length - 1]);
-    const said = `${critical.title}, ${critical.what} ${current}. ${names.map(name => `${name} ${shown(name)}`).join(", ")}`;
+    const shaded = faults.some(({ to }) => to >= (newest ?? Infinity) - seconds);
+    const said = `${critical.title}, ${critical.what} ${current}. ${names.map(name => `${name} ${shown(name)}`).join(", ")}${
+        shaded ? ". A fault was active in the shaded time" : ""}`;
 
     return html`<article class=${critical.wide ? "card chart wide" : "card chart"} data-testid=${`metric-${critical.name}`}>
         <header>
@@ -64,9 +71,10 @@ function Card({ critical, store, seconds }) {
         </header>
         <div class=${table ? "plot away" : "plot"} role="img" aria-label=${said}>
             <${Plot} critical=${critical} names=${names} times=${times} lines=${lines} seconds=${seconds}
-                newest=${newest} onHover=${setHover} />
+                newest=${newest} faults=${faults} onHover=${setHover} />
         </div>
-        ${table && html`<${Numbers} critical=${critical} names=${names} times=${times} lines=${lines} />`}
+        ${table && html`<${Numbers} critical=${critical} names=${names} times=${times} lines=${lines}
+            faults=${faults} />`}
         <ul class="legend">
             ${names.map((name, index) => html`<li key=${name} title=${name}>
                 <i data-line=${index % COLORS} data-dashed=${String(dashed(name))}></i>
@@ -83,19 +91,21 @@ const dashed = name => name.endsWith(" injected");
 
 /**
  * @param {{ critical: Critical, names: string[], times: number[], lines: Map<string, (number | null)[]>, seconds: number,
- *     newest: number | undefined, onHover: (index: number | null) => void }} props
+ *     newest: number | undefined, faults: Fault[], onHover: (index: number | null) => void }} props
  */
-function Plot({ critical, names, times, lines, seconds, newest, onHover }) {
+function Plot({ critical, names, times, lines, seconds, newest, faults, onHover }) {
     const box = useRef(/** @type {HTMLElement | null} */ (null));
     const plot = useRef(/** @type {uPlot | null} */ (null));
     const range = useRef(seconds);
     range.current = seconds;
+    const shaken = useRef(faults);
+    shaken.current = faults;
     /** @type {() => import("./vendor/uPlot.js").Data} */
     const data = () => [times, ...(names.length ? names.map(name => lines.get(name) ?? []) : [times.map(() => 0)])];
 
     useLayoutEffect(() => {
         const parent = /** @type {HTMLElement} */ (box.current);
-        const made = new uPlot(options(critical, names, parent.clientWidth, range, onHover), data(), parent);
+        const made = new uPlot(options(critical, names, parent.clientWidth, range, shaken, onHover), data(), parent);
         plot.current = made;
         const resized = new ResizeObserver(() => {
             if (parent.clientWidth) made.setSize({ width: parent.clientWidth, height: HEIGHT });
@@ -109,6 +119,7 @@ function Plot({ critical, names, times, lines, seconds, newest, onHover }) {
         };
     }, [JSON.stringify(names)]);
     useLayoutEffect(() => plot.current?.setData(data()), [newest, times.length, seconds]);
+    useLayoutEffect(() => plot.current?.redraw(), [JSON.stringify(faults)]);
     return html`<div ref=${box}></div>`;
 }
 
@@ -117,10 +128,11 @@ function Plot({ critical, names, times, lines, seconds, newest, onHover }) {
  * @param {string[]} names
  * @param {number} width
  * @param {{ current: number }} seconds
+ * @param {{ current: Fault[] }} faults
  * @param {(index: number | null) => void} onHover
  * @returns {import("./vendor/uPlot.js").Options}
  */
-function options(critical, names, width, seconds, onHover) {
+function options(critical, names, width, seconds, faults, onHover) {
     const axis = {
         stroke: () => color("--muted"),
         grid: { stroke: () => color("--grid"), width: 1 },
@@ -175,8 +187,29 @@ function options(critical, names, width, seconds, onHover) {
             },
         ],
         series: [{}, ...(names.length ? names.map(line) : [line("none", 0)])],
-        hooks: { setCursor: [({ cursor }) => onHover(cursor.idx ?? null)] },
+        hooks: { drawClear: [plot => shade(plot, faults.current)], setCursor: [({ cursor }) => onHover(cursor.idx ?? null)] },
     };
+}
+
+/**
+ * The time in which faults were active.
+ * @param {uPlot} plot
+ * @param {Fault[]} faults
+ */
+function shade(plot, faults) {
+    const { ctx, bbox: { left, top, width, height } } = plot;
+    const at = (/** @type {number} */ time) => Math.min(left + width, Math.max(left, plot.valToPos(time, "x", true)));
+    ctx.save();
+    ctx.fillStyle = color("--injected");
+    for (const { from, to } of faults) {
+        const [start, end] = [at(from), Number.isFinite(to) ? at(to) : left + width];
+        if (end <= start) continue;
+        ctx.globalAlpha = 0.13;
+        ctx.fillRect(start, top, end - start, height);
+        ctx.globalAlpha = 0.8;
+        ctx.fillRect(start, top, end - start, 2);
+    }
+    ctx.restore();
 }
 
 /**
@@ -200,14 +233,19 @@ function lonely({ data }, index) {
     return [...values.keys()].filter(i => values[i] != null && values[i - 1] == null && values[i + 1] == null);
 }
 
-/** @param {{ critical: Critical, names: string[], times: number[], lines: Map<string, (number | null)[]> }} props */
-function Numbers({ critical, names, times, lines }) {
+/**
+ * @param {{ critical: Critical, names: string[], times: number[], lines: Map<string, (number | null)[]>,
+ *     faults: Fault[] }} props
+ */
+function Numbers({ critical, names, times, lines, faults }) {
+    const shaken = (/** @type {number} */ time) => faults.some(({ from, to }) => from <= time && time <= to);
     const first = Math.max(0, times.length - TABLE_ROWS);
     const rows = times.slice(first).map((time, index) => ({ time, at: first + index }));
     return html`<div class="numbers" tabindex="0" role="group" aria-label=${`${critical.title}, newest values`}><table>
         <thead><tr><th scope="col">Time</th>${names.map(name => html`<th scope="col" class="number">${name}</th>`)}</tr></thead>
         <tbody>${rows.reverse().map(({ time, at }) => html`<tr key=${time}>
-            <th scope="row">${clock(time * 1000)}</th>
+            <th scope="row">${clock(time * 1000)}${shaken(time) && html` <span class="injected" title="A fault was active">
+                <span aria-hidden="true">⚡</span><span class="unseen">a fault was active</span></span>`}</th>
             ${names.map(name => html`<td class="number">${critical.format(lines.get(name)?.[at])}</td>`)}
         </tr>`)}</tbody>
     </table></div>`;

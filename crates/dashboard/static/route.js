@@ -1,13 +1,14 @@
-// What the reader looks at, in the URL's hash, so that a link shows the same: `#trace=ID`, `#q=TEXT&status=error`.
+// What the reader looks at, in the URL's hash, so that a link shows the same: `#trace=ID`, `#experiment=ID`,
+// `#q=TEXT&status=error`.
 
 /** Which traces are shown, as `GET /api/v1/traces` takes it; `within` is in seconds, up to now. */
 /** @typedef {{ q: string, status: string, server: string, session: string, min: string, within: string }} Filter */
-/** @typedef {Filter & { trace: string, sort: string, range: string }} Route */
+/** @typedef {Filter & { trace: string, experiment: string, sort: string, range: string }} Route */
 
 /** @type {Filter} */
 export const NO_FILTER = { q: "", status: "", server: "", session: "", min: "", within: "" };
 /** @type {Route} */
-const DEFAULTS = { trace: "", ...NO_FILTER, sort: "-rate", range: "15" };
+const DEFAULTS = { trace: "", experiment: "", ...NO_FILTER, sort: "-rate", range: "15" };
 const NAMES = /** @type {(keyof Route)[]} */ (Object.keys(DEFAULTS));
 
 /** @returns {Route} */
@@ -37,11 +38,11 @@ export function href(change, from = route()) {
 export const traceHref = trace => href({ trace }, DEFAULTS);
 
 /**
- * Goes there. Opening a trace is a step of the browser's history; filters and sorting are not.
+ * Goes there. Opening a trace or an experiment is a step of the browser's history; filters and sorting are not.
  * @param {Partial<Route>} change
  * @param {boolean} step
  */
-export function go(change, step = Boolean(change.trace)) {
+export function go(change, step = Boolean(change.trace || change.experiment)) {
     history[step ? "pushState" : "replaceState"](null, "", href(change));
     dispatchEvent(new Event("hashchange"));
 }

@@ -2,7 +2,7 @@
 import { ask } from "./ask.js";
 import * as format from "./format.js";
 import { NO_FILTER, follow, go, href, traceHref } from "./route.js";
-import { Cut, Injected, State, html, useEffect, useLayoutEffect, useRef, useState } from "./view.js";
+import { CloseButton, Cut, Dialog, Injected, Pairs, State, html, useEffect, useState } from "./view.js";
 
 /**
  * @typedef {import("./store.js").Trace} Trace
@@ -15,20 +15,17 @@ const TICKS = [0, 0.25, 0.5, 0.75, 1];
 /** Where the time went, by the detail's name. @type {[string, string][]} */
 const PARTS = [["proxy_us", "in the proxy"], ["queue_us", "in the queue"], ["server_us", "waiting for the server"]];
 
-/** @param {{ id: string, traces: Trace[] }} props */
-export function TraceDialog({ id, traces }) {
+/** @param {{ id: string, traces: Trace[], children?: any }} props */
+export function TraceDialog({ id, traces, children }) {
     const { trace, problem } = useTrace(id, traces);
-    const dialog = useRef(/** @type {HTMLDialogElement | null} */ (null));
-    useLayoutEffect(() => dialog.current?.showModal(), []);
-    const close = () => dialog.current?.close();
-    return html`<dialog ref=${dialog} class="trace" data-testid="waterfall" aria-label="Trace" onClose=${() => go({ trace: "" })}
-        onClick=${(/** @type {MouseEvent} */ event) => event.target === dialog.current && close()}>
+    return html`<${Dialog} class="side" testid="waterfall" label="Trace" onClose=${() => go({ trace: "" })}>
+        ${children}
         <div class="sheet">
-            <button type="button" class="icon close" aria-label="Close" title="Close (Escape)" onClick=${close}>✕</button>
+            <${CloseButton} />
             ${trace ? html`<${Waterfall} key=${trace.id} trace=${trace} />`
                 : html`<p class="empty" role="status">${problem ?? "Looking for the trace…"}</p>`}
         </div>
-    </dialog>`;
+    <//>`;
 }
 
 /**
@@ -156,10 +153,6 @@ const own = ({ kind, status, start_us, duration_us, id, parent }) => ({
     id,
     ...(parent && { parent }),
 });
-
-/** @param {{ pairs: Record<string, string> }} props */
-const Pairs = ({ pairs }) => html`<dl>${Object.entries(pairs).map(([name, value]) => html`<div key=${name}>
-    <dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 
 /**
  * Up and down between the spans.

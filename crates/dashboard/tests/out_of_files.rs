@@ -18,8 +18,8 @@ use tokio::time::timeout;
 async fn accepting_goes_on_once_there_are_descriptors_again() {
     let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
     let (reporter, health) = mcpscope_hub::health::channel(anchor.mono);
-    let sources = Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, anchor };
-    let (_hub, reader, _) = hub(sources, mcpscope_hub::Config::default());
+    let sources = Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, chaos: None, anchor };
+    let (_hub, reader, admin) = hub(sources, mcpscope_hub::Config::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     // Connected by the system, not accepted yet.
     let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -41,5 +41,5 @@ async fn accepting_goes_on_once_there_are_descriptors_again() {
         timeout(Duration::from_secs(20), client.read_to_end(&mut answer)).await.expect("an answer").unwrap();
         assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
     };
-    serve(vec![listener], reader, Config::default(), client).await.unwrap();
+    serve(vec![listener], reader, admin, Config::default(), client).await.unwrap();
 }

@@ -14,7 +14,6 @@ pub(crate) enum Topic {
     Dashboard,
     Health,
     Metrics,
-    /// Always `null`: there is no chaos in this version.
     Chaos,
 }
 

@@ -231,7 +231,8 @@ mod tests {
             }
             let (reporter, health) = mcpscope_hub::health::channel(anchor.mono);
             let kept = Some(metrics.clone());
-            let sources = Sources { metrics: kept, tracer: None, reporter, health, instrumentation: None, anchor };
+            let sources =
+                Sources { metrics: kept, tracer: None, reporter, health, instrumentation: None, chaos: None, anchor };
             let config = Config { update_interval: Duration::from_secs(1), ..Config::default() };
             let (hub, reader, _) = hub(sources, config);
             let mut running = JoinSet::new();
@@ -239,7 +240,7 @@ mod tests {
             let (client, server) = duplex(bytes);
             let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
             let turn = reader.turn();
-            let publisher = Publisher::new(reader, turn);
+            let publisher = Publisher::new(reader, None, turn);
             let session = Session::new(server, publisher, Encoding::Text, SILENCE).await;
             let stopping = CancellationToken::new();
             let (mut sessions, token) = (JoinSet::new(), stopping.clone());

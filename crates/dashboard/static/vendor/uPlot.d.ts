@@ -24,8 +24,10 @@ export default class uPlot {
     constructor(options: Options, data: Data, parent: HTMLElement);
     readonly cursor: { idx?: number | null };
     readonly data: Data;
+    readonly ctx: CanvasRenderingContext2D;
+    readonly bbox: { left: number; top: number; width: number; height: number };
     readonly over: HTMLElement;
-    valToPos(value: number, scale: string): number;
+    valToPos(value: number, scale: string, canvas?: boolean): number;
     setData(data: Data): void;
     setSize(size: { width: number; height: number }): void;
     redraw(): void;

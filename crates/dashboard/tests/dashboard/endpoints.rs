@@ -352,9 +352,15 @@ async fn what_is_off_says_so() {
 #[tokio::test]
 async fn an_unknown_path_is_answered_with_what_there_is() {
     let running = Running::start(Config::default()).await;
-    for path in
-        ["/statics/app.js", "/metric", "/api/v1", "/api/v1/chaos", "/ws/x", "/api/v1/traces/a/b", "/%2e%2e/etc/passwd"]
-    {
+    for path in [
+        "/statics/app.js",
+        "/metric",
+        "/api/v1",
+        "/api/v1/chaotic",
+        "/ws/x",
+        "/api/v1/traces/a/b",
+        "/%2e%2e/etc/passwd",
+    ] {
         let detail = running.get(path).await.problem(404);
         assert!(detail.contains("/ws, /metrics, /healthz, /readyz, /api/v1/dashboard"), "{path}: {detail}");
     }

@@ -189,7 +189,7 @@ async fn a_request_in_flight_is_answered_before_the_end() {
 
 #[tokio::test]
 async fn several_listeners_are_served_alike() {
-    let (_hub, reader) = nothing();
+    let (_hub, reader, admin) = nothing();
     let (a, b) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let addresses = [a.local_addr().unwrap(), b.local_addr().unwrap()];
     let clients = async {
@@ -199,7 +199,7 @@ async fn several_listeners_are_served_alike() {
             assert_eq!(Answer::read(&mut stream).await.status, 200);
         }
     };
-    assert!(serve(vec![a, b], reader.clone(), Config::default(), clients).await.is_ok());
-    let none = serve(Vec::new(), reader, Config::default(), std::future::pending()).await;
+    assert!(serve(vec![a, b], reader.clone(), admin.clone(), Config::default(), clients).await.is_ok());
+    let none = serve(Vec::new(), reader, admin, Config::default(), std::future::pending()).await;
     assert!(matches!(none, Err(DashboardError::NoListener)));
 }

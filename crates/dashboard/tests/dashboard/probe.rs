@@ -21,7 +21,7 @@ use crate::support::{Answer, PATIENCE, Running, nothing};
 
 /// Serves while the client does something.
 async fn probing<F: Future<Output = ()>>(config: PlainConfig, client: impl FnOnce(SocketAddr) -> F) {
-    let (_hub, reader) = nothing();
+    let (_hub, reader, _) = nothing();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     // Says what it was asked; `/never` is never answered.
@@ -273,7 +273,7 @@ async fn a_stream_that_never_ends_delays_the_end_by_two_seconds_at_most() {
 
 #[tokio::test]
 async fn a_listener_is_needed() {
-    let (_hub, reader) = nothing();
+    let (_hub, reader, _) = nothing();
     let grpc =
         service_fn(|_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) });
     let none = serve_probe(Vec::new(), reader.clone(), grpc, PlainConfig::default(), std::future::pending()).await;

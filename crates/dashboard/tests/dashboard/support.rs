@@ -1,17 +1,20 @@
 //! A running dashboard, and a client that sends exactly the bytes it is told to.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use mcpscope_core::{
-    Call, CallRecord, ClockAnchor, Component, Direction, ErrorType, Method, Outcome, Protocol, RequestId, Transport,
+    Call, CallRecord, ClockAnchor, Component, Direction, Era, ErrorType, Method, Outcome, Protocol, RequestId,
+    Transport,
 };
 use mcpscope_dashboard::{Config, DashboardError, serve};
+use mcpscope_hub::chaos::{Endpoint, Injector, Parts, Plan};
 use mcpscope_hub::health::Reporter;
 use mcpscope_hub::hooks::Instrumentation;
 use mcpscope_hub::metrics::Metrics;
 use mcpscope_hub::tracing::Tracer;
-use mcpscope_hub::{Hub, Reader, Sources, hub};
+use mcpscope_hub::{Admin, Calls, ChaosSource, Hub, Reader, Sources, hub};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -29,9 +32,13 @@ pub(crate) struct Running {
     pub(crate) reporter: Reporter,
     pub(crate) anchor: ClockAnchor,
     pub(crate) reader: Reader,
+    /// Where chaos is on: what decides on the traffic.
+    pub(crate) injector: Option<Injector>,
+    /// The servers that it knows.
+    servers: Vec<Endpoint>,
     /// Makes frames once it runs.
     hub: Option<Hub>,
-    frames: JoinSet<()>,
+    background: JoinSet<()>,
     stop: Option<oneshot::Sender<()>>,
     tasks: JoinSet<Result<(), DashboardError>>,
 }
@@ -39,7 +46,9 @@ pub(crate) struct Running {
 /// What is switched on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Observe {
+    /// But chaos.
     Everything,
+    EverythingAndChaos,
     Nothing,
 }
 
@@ -55,22 +64,34 @@ impl Running {
         let metrics = Metrics::new(&mcpscope_hub::metrics::Config::default(), anchor);
         let tracer = Tracer::new(&mcpscope_hub::tracing::Config::default(), anchor, 7);
         let (reporter, health) = mcpscope_hub::health::channel(anchor.mono);
-        let on = observe == Observe::Everything;
+        let on = observe != Observe::Nothing;
+        let (chaos, injector) = (observe == Observe::EverythingAndChaos)
+            .then(|| {
+                let calls = Arc::new(Calls::new(anchor.mono, health.clone()));
+                let (controller, injector) = mcpscope_hub::chaos::new(Parts::new(Plan::default(), 7, anchor)).unwrap();
+                (ChaosSource::new(controller, calls), injector)
+            })
+            .unzip();
         let sources = Sources {
             metrics: on.then(|| metrics.clone()),
             tracer: on.then(|| tracer.clone()),
             reporter: reporter.clone(),
             health,
             instrumentation: on.then(|| Instrumentation::new(true)),
+            chaos,
             anchor,
         };
         let frames = mcpscope_hub::Config { update_interval: Duration::from_millis(100), ..Default::default() };
-        let (hub, reader, _) = hub(sources, frames);
+        let (hub, reader, admin) = hub(sources, frames);
+        let mut background = JoinSet::new();
+        if let Ok(chaos) = admin.chaos() {
+            background.spawn(chaos.clone().run());
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(vec![listener], reader.clone(), config, async {
+        tasks.spawn(serve(vec![listener], reader.clone(), admin, config, async {
             let _ = stopped.await;
         }));
         Self {
@@ -80,17 +101,26 @@ impl Running {
             reporter,
             anchor,
             reader,
+            injector,
+            servers: Vec::new(),
             hub: Some(hub),
-            frames: JoinSet::new(),
+            background,
             stop: Some(stop),
             tasks,
         }
     }
 
+    /// Tells the chaos engine of a server over HTTP, where faults of the older revisions mean something.
+    pub(crate) fn serves(&mut self, name: &str) {
+        let server = self.injector.as_ref().expect("chaos is on").endpoint(name, Transport::Http, false);
+        server.saw(Era::Legacy);
+        self.servers.push(server);
+    }
+
     /// Lets frames be made, ten a second, and waits for the first.
     pub(crate) async fn make_frames(&mut self) {
         let mut frames = self.reader.subscribe();
-        self.frames.spawn(self.hub.take().unwrap().run());
+        self.background.spawn(self.hub.take().unwrap().run());
         while frames.next().await.unwrap().sequence == 0 {}
     }
 
@@ -179,6 +209,15 @@ impl Running {
         Answer::read(&mut stream).await
     }
 
+    /// A request of this method, with these header lines and this body.
+    pub(crate) async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let (host, length) = (self.addr, body.len());
+        self.send(&format!(
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        ))
+        .await
+    }
+
     /// Asks the dashboard to end.
     pub(crate) fn stop(&mut self) {
         self.stop.take();
@@ -209,12 +248,11 @@ pub(crate) async fn json(running: &Running, path: &str) -> String {
 }
 
 /// What a hub with nothing to observe gives out. The hub must be kept.
-pub(crate) fn nothing() -> (Hub, Reader) {
+pub(crate) fn nothing() -> (Hub, Reader, Admin) {
     let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
     let (reporter, health) = mcpscope_hub::health::channel(anchor.mono);
-    let sources = Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, anchor };
-    let (hub, reader, _) = hub(sources, mcpscope_hub::Config::default());
-    (hub, reader)
+    let sources = Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, chaos: None, anchor };
+    hub(sources, mcpscope_hub::Config::default())
 }
 
 /// An answer as it came.
