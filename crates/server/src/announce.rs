@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use tempfile::NamedTempFile;
 
+use crate::access::Access;
 use crate::failure::{Failure, say};
+use crate::instance::Instance;
 use crate::listen::Bound;
 use crate::observe::Bindings;
 use crate::running::{Entry, Mode, Running};
@@ -40,6 +42,11 @@ impl Listeners {
         let Self { dashboard, grpc, probe, metrics, proxies: _ } = self;
         let all = [("dashboard", dashboard), ("grpc", grpc), ("probe", probe), ("metrics", metrics)];
         all.into_iter().filter_map(|(what, at)| at.as_deref().map(|at| (what, at)))
+    }
+
+    /// Whether any of them takes commands.
+    const fn take_commands(&self) -> bool {
+        self.dashboard.is_some() || self.grpc.is_some()
     }
 
     /// Makes ready to announce: what can fail, fails before anything is started.
@@ -80,13 +87,15 @@ pub(crate) struct Announcement {
 impl Announcement {
     /// Prints one line per listener, puts the ready file in its place in one atomic step, and makes the instance known to
     /// the client commands as long as the answer lives.
-    pub(crate) fn publish(self, name: &str, mode: Mode) -> Result<Option<Running>, Failure> {
+    pub(crate) fn publish(self, name: &str, mode: Mode, instance: &Instance) -> Result<Option<Running>, Failure> {
+        let secret = instance.access.secret().filter(|_| instance.has_chaos());
         let entry = Entry {
             name: name.to_owned(),
             pid: std::process::id(),
             mode,
             grpc: self.listeners.grpc.clone(),
             dashboard: self.listeners.dashboard.clone(),
+            chaos_token: secret.map(str::to_owned),
         };
         // Without a note the instance must be named by its address: no reason not to run.
         let running = Running::publish(&entry)
@@ -95,6 +104,12 @@ impl Announcement {
         self.listeners.single().for_each(|(what, at)| say(format_args!("{what} {at}")));
         for (name, url) in &self.listeners.proxies {
             say_proxy(url, Some(name).filter(|_| mode == Mode::Serve));
+        }
+        // Shown nowhere else to whoever reads it here: whose token comes from a file has it there.
+        if let (Access::Random(secret), true) =
+            (&instance.access, instance.may_ever_start_experiments() && self.listeners.take_commands())
+        {
+            say(format_args!("chaos token {secret}"));
         }
         if let Some((file, path)) = self.ready {
             let cannot = || format!("cannot write the ready file {}", path.display());

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mcpscope_chaos::Check;
 
 use crate::client::ClientCommand;
+use crate::data::KeepIn;
 use crate::listen::{Address, ListenAt};
 
 /// See what an MCP server really does: exact metrics, traces and health of its traffic, without a code change.
@@ -59,6 +61,20 @@ pub(crate) struct Common {
     /// pod's [default: off]
     #[arg(long, value_name = "ADDR|off")]
     pub(crate) probe: Option<ListenAt>,
+    /// Who may start chaos experiments: nobody, people, or people and the scheduler; beats the configuration's `chaos.mode`
+    /// [default: manual]
+    #[arg(long, value_name = "off|manual|scheduled")]
+    pub(crate) chaos: Option<Chaos>,
+    /// Chaos experiments are started without a token in this run, by whoever can reach the loopback listeners
+    #[arg(long)]
+    pub(crate) no_auth: bool,
+    /// Where chaos experiments are kept, in a folder for each instance, or `off` [default: `mcpscope` in the user's state
+    /// directory]
+    #[arg(long, value_name = "DIR|off")]
+    pub(crate) data: Option<KeepIn>,
+    /// What is to hold before and after chaos experiments, where that is not what it is by default.
+    #[arg(skip)]
+    pub(crate) steady_state: Option<Vec<Check>>,
     /// Write the addresses of all listeners to this file as JSON once they are bound
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
@@ -145,6 +161,13 @@ pub(crate) enum HostHeader {
 pub(crate) enum Restart {
     OnFailure,
     Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Chaos {
+    Off,
+    Manual,
+    Scheduled,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -7,19 +7,22 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mcpscope_core::Transport;
+use mcpscope_chaos::guardian::Guardians;
+use mcpscope_chaos::{Check, Comparison, Request, Subject};
+use mcpscope_core::{FaultId, Transport};
 use mcpscope_demo::{HTTP_PATH, serve_stdio, traffic_http, traffic_io};
 use mcpscope_health::Reporter;
 use mcpscope_hooks::Probe;
-use mcpscope_hub::Frames;
+use mcpscope_hub::{Chaos, Frames};
 use mcpscope_proxy::http::{Config, Upstream};
 use mcpscope_proxy::stdio::ClientEnd;
-use mcpscope_proxy::{Limits, RestartPolicy};
+use mcpscope_proxy::{Limits, Program, RestartPolicy};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::Listeners;
 use crate::cli::{DemoArgs, DemoServerArgs, Restart};
+use crate::engine::{Entries, Targets, follow_plan};
 use crate::failure::{Failure, say};
 use crate::figures;
 use crate::instance::{Instance, server_name};
@@ -30,23 +33,29 @@ use crate::reload::{AtHangup, Reloads};
 use crate::running::Mode;
 use crate::{signals, supervise, tls};
 
+/// What is normal here: the server fails some calls on purpose, and each second has only a few.
+const NORMAL: Check = Check { subject: Subject::ErrorRate, comparison: Comparison::Less, bound: 0.5 };
+/// How long the traffic is seen as it is before something is done to it.
+const UNDISTURBED: Duration = Duration::from_secs(20);
 /// Before a stdio session that has ended begins anew.
 const ANEW: Duration = Duration::from_secs(1);
 /// How long the parts may take to end: the relays have limits of their own, which this is beyond.
 const END: Duration = Duration::from_secs(20);
 
-pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
+pub(crate) async fn demo(args: DemoArgs, entries: Entries) -> Result<ExitCode, Failure> {
     let listen: Address =
         args.listen.parse().map_err(|error: anyhow::Error| Failure::usage(error.context("--listen")))?;
-    let instance = Instance::new(&args.common)?;
-    tls::say_unused(&instance.settings, "demo");
     let name = server_name(args.common.name.as_deref(), "demo");
+    let mut args = args;
+    args.common.steady_state = Some(vec![NORMAL]);
+    let instance = Instance::new(&args.common, &name, entries.helper)?;
+    tls::say_unused(&instance.settings, "demo");
     let bindings = Bindings::bind(&instance, &args.common, Taken::Fails)?;
     let bound = bind_or_fail(&listen, "--listen")?;
     let stop = CancellationToken::new();
     signals::cancel_on_end(stop.clone(), || ()).map_err(Failure::internal)?;
 
-    let mut reloads = Reloads::new(&args.common.config, &instance.settings, AtHangup::Reload)?;
+    let mut reloads = Reloads::new(&args.common, &instance, AtHangup::Reload)?;
     let server = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.map_err(Failure::unavailable)?;
     let server_addr = server.local_addr().map_err(Failure::internal)?;
     let upstream = Upstream::parse(&format!("http://{server_addr}{HTTP_PATH}")).map_err(Failure::internal)?;
@@ -61,14 +70,16 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     let (relay_stop, server_stop) = (CancellationToken::new(), CancellationToken::new());
     let relay = only_relay(&instance, &name, Config::new(upstream), bound, relay_stop.clone())?;
     let stdio = Stdio {
-        probe: instance.probe(&format!("{name}-stdio"), Transport::Stdio),
+        probe: instance.probe(&format!("{name}-stdio"), Transport::Stdio, false),
         limits: instance.limits(),
+        guardians: entries.guardians,
+        targets: instance.targets(),
         policy: supervise::policy(&instance.settings, args.restart, Restart::OnFailure),
         reporter: instance.reporter().clone(),
         seed: args.seed,
     };
     let observing = Observing::start(&instance, bindings, std::io::stdout())?;
-    let _running = announcement.publish(&name, Mode::Demo)?;
+    let _running = announcement.publish(&name, Mode::Demo, &instance)?;
     if let Some(url) = metrics_url {
         say(format_args!("metrics {url}"));
     }
@@ -83,6 +94,10 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
     let (client_stop, seed) = (stop.clone(), args.seed);
     clients.spawn(async move { traffic_http(url, seed, client_stop).await.context("the demo's HTTP traffic ended") });
     clients.spawn(stdio.traffic(stop.clone()));
+    let chaos = observing.chaos.clone();
+    if let Some(chaos) = chaos.clone().filter(|_| instance.may_start_experiments()) {
+        clients.spawn(first_experiment(chaos, stop.clone()));
+    }
     if shows_metrics && std::io::stderr().is_terminal() {
         clients.spawn(print_figures(observing.reader.subscribe(), stop.clone()));
     }
@@ -94,7 +109,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
         () = stop.cancelled() => None,
         Some(ended) = servers.join_next() => Some(ended),
         Some(ended) = clients.join_next() => Some(ended),
-        never = reloads.change_nothing() => match never {},
+        never = reloads.follow(|changed| follow_plan(chaos.as_ref(), changed)) => match never {},
     };
     stop.cancel();
     let wind_down = async {
@@ -114,6 +129,27 @@ pub(crate) async fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
         }
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Starts one harmless experiment, and says how to start others.
+async fn first_experiment(chaos: Chaos, stop: CancellationToken) -> anyhow::Result<()> {
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        () = tokio::time::sleep(UNDISTURBED) => {}
+    }
+    let request = Request::new("latency_injection").with("delay", "100ms").with("direction", "to_server");
+    match chaos.start(request.with("duration", "15s")).await {
+        Ok(FaultId(id)) => {
+            say(format_args!("chaos experiment {id}: every message to the server comes 100 ms later, for 15 s"));
+            say(
+                "chaos status: mcpscope chaos status; another: mcpscope chaos start packet_loss duration=10s; stop all: mcpscope chaos emergency-stop",
+            );
+        }
+        // Somebody was faster, and has stopped everything or is at it already.
+        Err(refusal) => tracing::info!("the demo's experiment was not started: {refusal}"),
+    }
+    stop.cancelled().await;
+    Ok(())
 }
 
 /// The demo's server alone, without a relay in front of it.
@@ -150,6 +186,8 @@ async fn http_server(listener: tokio::net::TcpListener, seed: u64, stop: Cancell
 struct Stdio {
     probe: Probe,
     limits: Limits,
+    guardians: Guardians,
+    targets: Targets,
     policy: Option<RestartPolicy>,
     reporter: Reporter,
     seed: u64,
@@ -178,7 +216,10 @@ impl Stdio {
         let (read, write) = tokio::net::UnixStream::from_std(client)?.into_split();
         let input = OwnedFd::from(relay_end);
         let ends = ClientEnd { output: input.try_clone()?, input };
-        let relay = supervise::spawn(command, ends, &self.probe, self.limits, self.policy)?;
+        let program = Program::from(command).guarded(self.guardians.clone());
+        let relay = supervise::spawn(program, ends, &self.probe, self.limits, self.policy)?;
+        // One that is not started again is not there any more after a crash.
+        let _target = self.policy.map(|_| self.targets.register(self.probe.server(), false, relay.child()));
         let followed = supervise::follow(relay.state(), self.probe.server(), &self.reporter, |_| ());
         // When the traffic ends it closes its end, which is the end of file that ends the server.
         let mut result = Ok(());

@@ -50,6 +50,12 @@ impl Failure {
         Self { code: self.code, error: self.error.context(what.to_owned()) }
     }
 
+    /// The same, with what can be done about it.
+    pub(crate) fn and(self, next: &str) -> Self {
+        let error = anyhow::anyhow!("{self}; {next}");
+        Self { code: self.code, error }
+    }
+
     pub(crate) const fn code(&self) -> u8 {
         self.code
     }

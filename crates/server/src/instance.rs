@@ -2,20 +2,26 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use mcpscope_config::{CriticalMetric, MetricKind, Places, Settings};
+use mcpscope_chaos::Mode;
+use mcpscope_chaos::helper::Ready;
+use mcpscope_config::{Configuration, CriticalMetric, MetricKind, Places, Settings};
 use mcpscope_core::{ClockAnchor, Component, HostPolicy, Origins, Ratio, Transport};
 use mcpscope_export::{Enabled, Exporter, Service};
 use mcpscope_health::{Reporter, View};
-use mcpscope_hooks::{Instrumentation, Parts, Probe};
+use mcpscope_hooks::{Instrumentation, Observer, Parts, Probe};
 use mcpscope_hub::Sources;
 use mcpscope_metrics::{Declared, Kind, Metrics, Prometheus, RecordError, Recorder};
 use mcpscope_proxy::{Limits, Paths, Traffic};
 use mcpscope_tracing::{Export, Exports, Tracer};
 
-use crate::cli::{Common, Propagate};
+use crate::access::Access;
+use crate::chaos::Chaos;
+use crate::cli::{self, Common, Propagate};
+use crate::engine::{Engine, Targets};
 use crate::failure::{Failure, say};
 
 /// What records the traffic of this process.
@@ -23,11 +29,20 @@ pub(crate) struct Instance {
     pub(crate) settings: Settings,
     /// Where they were written.
     pub(crate) places: Places,
+    /// The files that the configuration depends on.
+    pub(crate) files: Vec<PathBuf>,
+    /// What the configuration says about chaos.
+    pub(crate) configured_chaos: Chaos,
+    /// What starting experiments takes.
+    pub(crate) access: Access,
+    /// Whether the command line switches chaos off, which no reload changes.
+    is_chaos_forbidden: bool,
     /// What is exported. [`mcpscope_export::Config::exports_traces`] is what `--propagate auto` goes by.
     pub(crate) export: mcpscope_export::Config,
     metrics: Option<Metrics>,
     tracer: Option<Tracer>,
     instrumentation: Option<Instrumentation>,
+    chaos: Option<Engine>,
     propagate: Propagate,
     anchor: ClockAnchor,
     reporter: Reporter,
@@ -36,10 +51,14 @@ pub(crate) struct Instance {
 
 impl Instance {
     /// Reads the configuration and makes what records.
-    pub(crate) fn new(common: &Common) -> Result<Self, Failure> {
+    pub(crate) fn new(common: &Common, name: &str, helper: Ready) -> Result<Self, Failure> {
         crate::logging::install(common.log, common.log_format);
-        let loaded = Settings::load_with_places(&common.config, mcpscope_config::environment(&[]));
-        let (settings, places) = loaded.map_err(Failure::usage)?;
+        let loaded = Configuration::load(&common.config, mcpscope_config::environment(&[]));
+        let configuration = loaded.map_err(Failure::usage)?;
+        let configured_chaos = Chaos::read(&configuration, common.chaos).map_err(Failure::usage)?;
+        let configured_chaos = configured_chaos.judged_by(common.steady_state.as_ref());
+        let Configuration { settings, places, files, .. } = configuration;
+        let access = Access::new(common.no_auth, &settings, &places)?;
         let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
         let on = settings.observability_enabled;
         let export = export_config(&settings)?;
@@ -55,8 +74,26 @@ impl Instance {
             .then(|| Tracer::new(&tracing_config(&settings, export.traces.as_ref()), anchor, seed()));
         let instrumentation = if on { Some(instrumentation(&settings)?) } else { None };
         let (reporter, view) = mcpscope_health::channel(anchor.mono);
+        let chaos =
+            if on { Some(Engine::new(common, name, helper, &configured_chaos, anchor, view.clone())?) } else { None };
         let propagate = common.propagate;
-        Ok(Self { settings, places, export, metrics, tracer, instrumentation, propagate, anchor, reporter, view })
+        Ok(Self {
+            settings,
+            places,
+            files,
+            configured_chaos,
+            access,
+            is_chaos_forbidden: common.chaos == Some(cli::Chaos::Off),
+            export,
+            metrics,
+            tracer,
+            instrumentation,
+            chaos,
+            propagate,
+            anchor,
+            reporter,
+            view,
+        })
     }
 
     /// What the hub observes.
@@ -67,8 +104,29 @@ impl Instance {
             reporter: self.reporter.clone(),
             health: self.view.clone(),
             instrumentation: self.instrumentation.clone(),
+            chaos: self.chaos.as_ref().map(|engine| engine.source.clone()),
             anchor: self.anchor,
         }
+    }
+
+    /// Whether people can start experiments now: not where nothing is observed, or chaos is off.
+    pub(crate) fn may_start_experiments(&self) -> bool {
+        self.chaos.is_some() && self.configured_chaos.plan.mode != Mode::Off
+    }
+
+    /// Whether there is a chaos engine, be it off.
+    pub(crate) const fn has_chaos(&self) -> bool {
+        self.chaos.is_some()
+    }
+
+    /// Whether people can start experiments, or could after a reload: not where the command line forbids it.
+    pub(crate) const fn may_ever_start_experiments(&self) -> bool {
+        self.chaos.is_some() && !self.is_chaos_forbidden
+    }
+
+    /// Where servers that are started again are made known to the chaos engine.
+    pub(crate) fn targets(&self) -> Targets {
+        Targets::of(self.chaos.as_ref())
     }
 
     /// Where parts report how they are.
@@ -86,13 +144,16 @@ impl Instance {
         self.metrics.is_some()
     }
 
-    /// The interception point for one MCP server.
-    pub(crate) fn probe(&self, server: &str, transport: Transport) -> Probe {
+    /// The interception point for one MCP server, which no fault may do anything to if it is `critical`.
+    pub(crate) fn probe(&self, server: &str, transport: Transport, critical: bool) -> Probe {
         Probe::new(Parts {
             metrics: self.metrics.clone(),
             tracer: self.tracer.clone(),
             propagate: self.propagates(),
             instrumentation: self.instrumentation.clone(),
+            injector: self.chaos.as_ref().map(|engine| engine.injector.clone()),
+            observer: self.chaos.as_ref().map(|engine| engine.source.calls.clone() as Arc<dyn Observer>),
+            critical,
             ..Parts::new(server, transport)
         })
     }
@@ -231,7 +292,7 @@ fn instrumentation(settings: &Settings) -> Result<Instrumentation, Failure> {
 }
 
 /// A seed nobody can guess, from the keys that the standard library draws from the system for its hash maps.
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     use std::hash::BuildHasher as _;
     std::hash::RandomState::new().hash_one(std::process::id())
 }

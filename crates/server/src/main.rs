@@ -1,9 +1,14 @@
 //! `mcpscope`: see what an MCP server really does.
 
+mod access;
 mod announce;
+mod audit;
+mod chaos;
 mod cli;
 mod client;
+mod data;
 mod demo;
+mod engine;
 mod failure;
 mod figures;
 mod instance;
@@ -23,11 +28,14 @@ mod tls;
 use std::process::ExitCode;
 
 use clap::Parser;
+use mcpscope_chaos::{guardian, helper};
 
 use cli::{Cli, Command};
+use engine::Entries;
 use failure::Failure;
 
 fn main() -> ExitCode {
+    let entries = Entries { guardians: guardian::run_if_requested(), helper: helper::run_if_requested() };
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -40,7 +48,7 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match dispatch(cli) {
+    match dispatch(cli, entries) {
         Ok(code) => code,
         Err(failure) => {
             failure.report();
@@ -49,12 +57,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+fn dispatch(cli: Cli, entries: Entries) -> Result<ExitCode, Failure> {
     match cli.command {
-        Command::Run(args) => block_on(run::run(args)),
-        Command::Proxy(args) => block_on(proxy::proxy(args)),
-        Command::Serve(args) => block_on(serve::serve(args)),
-        Command::Demo(args) => block_on(demo::demo(args)),
+        Command::Run(args) => block_on(run::run(args, entries)),
+        Command::Proxy(args) => block_on(proxy::proxy(args, entries)),
+        Command::Serve(args) => block_on(serve::serve(args, entries)),
+        Command::Demo(args) => block_on(demo::demo(args, entries)),
         Command::Client(command) => block_on(client::run(command)),
         Command::DemoServer(args) => block_on(demo::server(args)),
     }

@@ -1,5 +1,6 @@
 //! Everything that shows what was recorded: the hub and its publishers, on a thread of their own.
 
+use std::future::pending;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +11,7 @@ use anyhow::{Context as _, anyhow};
 use hyper_util::service::TowerToHyperService;
 use mcpscope_config::Settings;
 use mcpscope_health::{Observation, Reporter, Requirement, State};
-use mcpscope_hub::{Admin, Hub, Reader, hub};
+use mcpscope_hub::{Admin, Chaos, Hub, Reader, hub};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
@@ -144,6 +145,8 @@ impl Wanted<'_> {
 #[derive(Debug)]
 pub(crate) struct Observing {
     pub(crate) reader: Reader,
+    /// The chaos engine, if there is one.
+    pub(crate) chaos: Option<Chaos>,
     stop: CancellationToken,
     thread: JoinHandle<()>,
     exports: bool,
@@ -173,18 +176,21 @@ impl Observing {
                 allowed_origins: settings.dashboard.allowed_origins.clone(),
                 max_websockets: settings.dashboard.max_connections,
                 subscriber_timeout: settings.dashboard.subscriber_timeout,
+                chaos_token: instance.access.token(),
                 ..mcpscope_dashboard::Config::default()
             },
             grpc: mcpscope_grpc::Config {
                 allowed_hosts: settings.dashboard.allowed_hosts.clone(),
                 subscriber_timeout: settings.dashboard.subscriber_timeout,
+                chaos_token: instance.access.token(),
                 ..mcpscope_grpc::Config::default()
             },
             reader: reader.clone(),
             admin,
+            reporter: instance.reporter().clone(),
             stop: CancellationToken::new(),
         };
-        let stop = publishers.stop.clone();
+        let (stop, chaos) = (publishers.stop.clone(), publishers.admin.chaos().ok().cloned());
         let exports = instance.export.is_on();
         let export = exports.then(|| Export {
             config: instance.export.clone(),
@@ -213,7 +219,7 @@ impl Observing {
             })
             .context("cannot start the observing thread")
             .map_err(Failure::internal)?;
-        Ok(Self { reader, stop, thread, exports })
+        Ok(Self { reader, chaos, stop, thread, exports })
     }
 
     /// Ends it, waiting a bounded time: WebSockets are closed, streams end, requests under way are answered.
@@ -238,11 +244,13 @@ impl Observing {
 /// The hub has one and everyone who reads from it another, each with one thread for work that takes a while: readers share
 /// theirs ([`mcpscope_hub::Turn`]), and the hub waits for none. Neither thread changes hands or ends, because most of the work
 /// fills megabytes and frees them again, and the allocator keeps them for the thread that did: with two that took the hub's
-/// work and the readers' as it came, each grew to the size of both. What is exported has one more runtime, where it is on:
+/// work and the readers' as it came, each grew to the size of both. The chaos engine writes its journal on a thread of its own: an
+/// experiment ends in time whatever else is at work. What is exported has one more runtime, where it is on:
 /// names are resolved, and the console is written, on threads that can hang for as long as they like.
 struct Runtimes {
     hub: Runtime,
     readers: Runtime,
+    chaos: Runtime,
     export: Option<Runtime>,
 }
 
@@ -258,11 +266,14 @@ impl Runtimes {
             |mut builder: Builder| builder.enable_all().max_blocking_threads(1).thread_keep_alive(WORKER_KEPT).build();
         let mut hub = Builder::new_multi_thread();
         hub.worker_threads(1).thread_name("mcpscope-hub");
+        let mut chaos = Builder::new_multi_thread();
+        chaos.worker_threads(1).thread_name("mcpscope-chaos").enable_time();
         let mut export = Builder::new_multi_thread();
         export.worker_threads(1).thread_name("mcpscope-export").enable_all();
         Ok(Self {
             hub: with_one_worker(hub)?,
             readers: with_one_worker(Builder::new_current_thread())?,
+            chaos: chaos.build()?,
             export: exports.then(|| export.build()).transpose()?,
         })
     }
@@ -276,6 +287,19 @@ impl Runtimes {
         ready: Requirement,
     ) -> anyhow::Result<()> {
         let mut hub = self.hub.spawn(hub.run());
+        let engine = publishers.admin.chaos().ok().cloned();
+        let chaos = engine.clone().map(|chaos| self.chaos.spawn(chaos.run()));
+        let reporter = publishers.reporter.clone();
+        let chaos = async {
+            // It ends with the hub; before that, only by a panic. Faults end by themselves all the same.
+            if let Some(chaos) = chaos
+                && let Err(error) = chaos.await
+            {
+                tracing::error!(%error, "chaos ended; the traffic goes on");
+                reporter.set("chaos", State::Critical, "Chaos not running", SystemTime::now());
+            }
+            pending::<anyhow::Result<()>>().await
+        };
         let stop = publishers.stop.clone().cancelled_owned();
         let exported = self.export.as_ref().zip(export).map(|(runtime, Export { config, parts })| {
             let reporter = parts.reporter.clone();
@@ -293,9 +317,13 @@ impl Runtimes {
             tokio::select! {
                 // The hub goes on until the last reader has ended.
                 ended = async { tokio::try_join!(publishers.publish(ready), exported) } => ended.map(drop),
+                ended = chaos => ended,
                 ended = &mut hub => Err(ended.err().map_or_else(|| anyhow!("the hub ended"), anyhow::Error::new)),
             }
         });
+        if let Some(engine) = engine {
+            engine.shut_down();
+        }
         // Without its threads that hang.
         if let Some(export) = self.export {
             export.shutdown_background();
@@ -323,13 +351,14 @@ struct Publishers {
     grpc: mcpscope_grpc::Config,
     reader: Reader,
     admin: Admin,
+    reporter: Reporter,
     stop: CancellationToken,
 }
 
 impl Publishers {
     /// Serves everything that reads from the hub until the stop.
     async fn publish(self, ready: Requirement) -> anyhow::Result<()> {
-        let Self { bindings, dashboard, grpc, reader, admin, stop } = self;
+        let Self { bindings, dashboard, grpc, reader, admin, stop, .. } = self;
         let Bindings { dashboard: dashboard_at, grpc: grpc_at, probe: probe_at, metrics: metrics_at } = bindings;
         let listeners = |bound: Option<Bound>| bound.map(Bound::into_tokio).transpose();
         let (dashboard_at, grpc_at) = (listeners(dashboard_at)?, listeners(grpc_at)?);
@@ -339,7 +368,7 @@ impl Publishers {
             match dashboard_at {
                 Some(at) => {
                     let stop = stop.clone().cancelled_owned();
-                    mcpscope_dashboard::serve(at, reader.clone(), dashboard, stop).await?;
+                    mcpscope_dashboard::serve(at, reader.clone(), admin.clone(), dashboard, stop).await?;
                 }
                 None => stop.cancelled().await,
             }
@@ -349,7 +378,7 @@ impl Publishers {
             match grpc_at {
                 Some(at) => {
                     let (reader, stop) = (reader.clone(), stop.clone().cancelled_owned());
-                    mcpscope_grpc::serve(at, reader, admin, grpc, stop).await?;
+                    mcpscope_grpc::serve(at, reader, admin.clone(), grpc, stop).await?;
                 }
                 None => stop.cancelled().await,
             }
@@ -399,7 +428,8 @@ mod tests {
     fn the_hub_makes_frames_while_readers_take_all_the_time_there_is() {
         let anchor = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
         let (reporter, health) = mcpscope_health::channel(anchor.mono);
-        let sources = Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, anchor };
+        let sources =
+            Sources { metrics: None, tracer: None, reporter, health, instrumentation: None, chaos: None, anchor };
         let update_interval = Duration::from_millis(10);
         let config = mcpscope_hub::Config { update_interval, ..mcpscope_hub::Config::default() };
         let (hub, reader, _admin) = hub(sources, config);

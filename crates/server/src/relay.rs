@@ -60,7 +60,7 @@ pub(crate) fn only_relay(
     bound: Bound,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + use<>, Failure> {
-    let probe = instance.probe(name, Transport::Http);
+    let probe = instance.probe(name, Transport::Http, false);
     let listeners = (bound.addr, bound.into_tokio().map_err(Failure::internal)?);
     let relay = relay(instance, probe, Arc::new(instance.traffic()), config, listeners, stop.clone());
     Ok(until_stopping(instance.reporter(), stop, relay))

@@ -6,11 +6,15 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mcpscope_config::Settings;
+use mcpscope_chaos::{Check, Plan};
+use mcpscope_config::{ConfigErrors, Configuration, Settings};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use crate::chaos::Chaos;
+use crate::cli::{self, Common};
 use crate::failure::{Failure, say};
+use crate::instance::Instance;
 
 /// How often the files are looked at. One that has changed is read once it has not changed for this long.
 const LOOK: Duration = Duration::from_millis(500);
@@ -28,11 +32,31 @@ pub(crate) enum AtHangup {
 /// cannot be told.
 type Stamp = Option<(u64, u64, u64, i64, i64, i64, i64)>;
 
+/// Keys that can change while the program runs.
+const CHANGE: [&str; 4] = ["chaos.enabled", "chaos.file", "chaos.mode", "servers"];
+
+/// What was read again.
+#[derive(Debug)]
+pub(crate) struct Reloaded {
+    pub(crate) settings: Settings,
+    pub(crate) chaos: Chaos,
+    /// Whether the plan is another one than before.
+    pub(crate) is_new_plan: bool,
+}
+
 /// Reads the configuration again, as often as it changes.
 pub(crate) struct Reloads {
     files: Vec<PathBuf>,
+    /// These, and those that they name.
+    watched: Vec<PathBuf>,
+    /// What `--chaos` says.
+    chaos: Option<cli::Chaos>,
+    steady_state: Option<Vec<Check>>,
     /// What was configured when the program started.
     started: Settings,
+    started_seed: Option<u64>,
+    /// What was handed on last.
+    plan: Plan,
     hangups: Option<Signal>,
     looks: Interval,
     /// At the last look.
@@ -51,8 +75,8 @@ enum Reason {
 }
 
 impl Reloads {
-    /// Watches `files`, which gave these settings.
-    pub(crate) fn new(files: &[PathBuf], settings: &Settings, at_hangup: AtHangup) -> Result<Self, Failure> {
+    /// Watches the files that this instance was configured by.
+    pub(crate) fn new(common: &Common, instance: &Instance, at_hangup: AtHangup) -> Result<Self, Failure> {
         let hangups = match at_hangup {
             AtHangup::Reload => Some(signal(SignalKind::hangup()).map_err(Failure::internal)?),
             AtHangup::Nothing => None,
@@ -60,13 +84,25 @@ impl Reloads {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // They are read once more at first: they may have changed since.
-        let (files, started) = (files.to_vec(), settings.clone());
-        Ok(Self { files, started, hangups, looks, seen: Vec::new(), read: None, due: None })
+        Ok(Self {
+            files: common.config.clone(),
+            watched: instance.files.clone(),
+            chaos: common.chaos,
+            steady_state: common.steady_state.clone(),
+            started: instance.settings.clone(),
+            started_seed: instance.configured_chaos.seed,
+            plan: instance.configured_chaos.plan.clone(),
+            hangups,
+            looks,
+            seen: Vec::new(),
+            read: None,
+            due: None,
+        })
     }
 
-    /// Waits for settings that are good and have been read again. Of bad ones every error is said, and nothing else done.
-    /// May be given up at any time.
-    pub(crate) async fn next(&mut self) -> Settings {
+    /// Waits for a configuration that is good and has been read again. Of a bad one every error is said, and nothing else
+    /// done. May be given up at any time.
+    pub(crate) async fn next(&mut self) -> Reloaded {
         loop {
             // Kept until it is done: whoever gives up now still gets it next time.
             let reason = match self.due {
@@ -75,18 +111,31 @@ impl Reloads {
             };
             self.due = Some(reason);
             self.read = Some(self.look().await);
-            let files = self.files.clone();
-            let load = move || Settings::load(&files, mcpscope_config::environment(&[]));
-            let loaded = tokio::task::spawn_blocking(load).await;
+            let load = Load {
+                files: self.files.clone(),
+                chaos: self.chaos,
+                steady_state: self.steady_state.clone(),
+                observes: self.started.observability_enabled,
+            };
+            let loaded = tokio::task::spawn_blocking(move || load.load()).await;
+            if let Ok((files, _)) = &loaded
+                && *files != self.watched
+            {
+                // Not all of them have been looked at before they were read.
+                self.watched.clone_from(files);
+                continue;
+            }
             self.due = None;
             match loaded {
-                Ok(Ok(settings)) => {
+                Ok((_, Ok((settings, chaos)))) => {
                     if reason == Reason::Hangup {
                         say("mcpscope: the configuration was read again");
                     }
-                    return settings;
+                    let is_new_plan = chaos.plan != self.plan;
+                    self.plan.clone_from(&chaos.plan);
+                    return Reloaded { settings, chaos, is_new_plan };
                 }
-                Ok(Err(errors)) => {
+                Ok((_, Err(errors))) => {
                     say(format_args!("mcpscope: the configuration is bad, and what runs stays as it is:\n{errors}"));
                 }
                 Err(error) => tracing::error!(%error, "the configuration cannot be read again"),
@@ -94,19 +143,25 @@ impl Reloads {
         }
     }
 
-    /// Says of every good configuration that it takes effect at the next start: there is nothing in it that this command
-    /// can change while it runs. Never ends.
-    pub(crate) async fn change_nothing(&mut self) -> Infallible {
+    /// Hands on what a good configuration says about chaos if its plan is another one, and says of all else in it that it takes
+    /// effect at the next start: there is nothing more that every command can change while it runs. Never ends.
+    pub(crate) async fn follow(&mut self, mut change: impl FnMut(Chaos)) -> Infallible {
         loop {
-            let settings = self.next().await;
-            self.say_what_waits(&settings);
+            let reloaded = self.next().await;
+            self.say_what_waits(&reloaded);
+            if reloaded.is_new_plan {
+                change(reloaded.chaos);
+            }
         }
     }
 
     /// Names the keys that cannot change while the program runs.
-    pub(crate) fn say_what_waits(&self, settings: &Settings) {
-        let waiting: Vec<String> =
-            self.started.differences(settings).into_iter().filter(|key| key != "servers").collect();
+    pub(crate) fn say_what_waits(&self, reloaded: &Reloaded) {
+        let differences = self.started.differences(&reloaded.settings).into_iter();
+        let mut waiting: Vec<String> = differences.filter(|key| !CHANGE.contains(&key.as_str())).collect();
+        if reloaded.chaos.seed != self.started_seed {
+            waiting.push("chaos_engine.seed".to_owned());
+        }
         if !waiting.is_empty() {
             let takes = if waiting.len() == 1 { "takes" } else { "take" };
             say(format_args!("mcpscope: {takes} effect at the next start: {}", waiting.join(", ")));
@@ -118,7 +173,7 @@ impl Reloads {
         loop {
             tokio::select! {
                 () = hangup(&mut self.hangups) => return Reason::Hangup,
-                _ = self.looks.tick(), if !self.files.is_empty() => {
+                _ = self.looks.tick(), if !self.watched.is_empty() => {
                     let now = self.look().await;
                     let is_steady = now == self.seen;
                     self.seen.clone_from(&now);
@@ -132,9 +187,34 @@ impl Reloads {
     }
 
     async fn look(&self) -> Vec<Stamp> {
-        let files = self.files.clone();
+        let files = self.watched.clone();
         let look = move || files.iter().map(|file| stamp(file)).collect();
         tokio::task::spawn_blocking(look).await.unwrap_or_default()
+    }
+}
+
+/// What it takes to read the configuration.
+struct Load {
+    files: Vec<PathBuf>,
+    chaos: Option<cli::Chaos>,
+    steady_state: Option<Vec<Check>>,
+    /// Whether this program observes, which only its next start can change.
+    observes: bool,
+}
+
+impl Load {
+    /// What it says, and the files that it depends on.
+    fn load(self) -> (Vec<PathBuf>, Result<(Settings, Chaos), ConfigErrors>) {
+        let Self { files, chaos, steady_state, observes } = self;
+        match Configuration::load(&files, mcpscope_config::environment(&[])) {
+            Ok(mut configuration) => {
+                let settings = configuration.settings.clone();
+                configuration.settings.observability_enabled = observes;
+                let chaos = Chaos::read(&configuration, chaos);
+                (configuration.files, chaos.map(|chaos| (settings, chaos.judged_by(steady_state.as_ref()))))
+            }
+            Err(errors) => (errors.files().to_vec(), Err(errors)),
+        }
     }
 }
 

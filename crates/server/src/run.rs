@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use mcpscope_core::Transport;
-use mcpscope_proxy::ServerState;
 use mcpscope_proxy::stdio::{ClientEnd, StdioError};
+use mcpscope_proxy::{Program, ServerState};
 use rustix::process::Signal;
 
 use crate::announce::Listeners;
 use crate::cli::{Restart, RunArgs};
+use crate::engine::{Entries, follow_plan};
 use crate::failure::Failure;
 use crate::instance::{Instance, server_name};
 use crate::observe::{Bindings, Observing, Taken};
@@ -22,17 +23,17 @@ use crate::reload::{AtHangup, Reloads};
 use crate::running::Mode;
 use crate::{signals, supervise, tls};
 
-pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
-    let instance = Instance::new(&args.common)?;
-    tls::say_unused(&instance.settings, "run");
+pub(crate) async fn run(args: RunArgs, entries: Entries) -> Result<ExitCode, Failure> {
     let (program, arguments) = args.command.split_first().ok_or_else(|| Failure::usage(anyhow!("no command")))?;
     let file_name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
     let name = server_name(args.common.name.as_deref(), &file_name);
+    let instance = Instance::new(&args.common, &name, entries.helper)?;
+    tls::say_unused(&instance.settings, "run");
     let bindings = Bindings::bind(&instance, &args.common, Taken::MovesTheDefault)?;
     let traffic = Arc::new(instance.traffic());
     // Before the child starts: none of its signals may be lost or end us instead.
     let mut signals = signals::forwarded().map_err(Failure::internal)?;
-    let mut reloads = Reloads::new(&args.common.config, &instance.settings, AtHangup::Nothing)?;
+    let mut reloads = Reloads::new(&args.common, &instance, AtHangup::Nothing)?;
 
     let announcement = Listeners::new(&bindings).prepare(args.common.ready_file.as_deref())?;
     // From here on nothing that observes may keep the MCP server from starting or end it.
@@ -41,16 +42,19 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let client = take_stdio().map_err(Failure::internal)?;
     let mut command = Command::new(program);
     command.args(arguments);
-    let probe = instance.probe(&name, Transport::Stdio);
+    let probe = instance.probe(&name, Transport::Stdio, false);
     let policy = supervise::policy(&instance.settings, args.restart, Restart::Never);
-    let relay = supervise::spawn(command, client, &probe, instance.limits(), policy).map_err(|error| match &error {
+    let program = Program::from(command).guarded(entries.guardians);
+    let relay = supervise::spawn(program, client, &probe, instance.limits(), policy).map_err(|error| match &error {
         StdioError::Spawn { source, .. } => Failure::command(source.kind(), error),
         StdioError::Setup(_) => Failure::internal(error),
     })?;
     let relay = relay.telling(Arc::clone(&traffic));
     traffic.works();
-    let _running = announcement.publish(&name, Mode::Run).inspect_err(Failure::report);
+    let _running = announcement.publish(&name, Mode::Run, &instance).inspect_err(Failure::report);
 
+    let _target = policy.map(|_| instance.targets().register(&name, false, relay.child()));
+    let chaos = observing.as_ref().and_then(|observing| observing.chaos.clone());
     let child = relay.child();
     let followed = supervise::follow(relay.state(), &name, instance.reporter(), |state| match state {
         ServerState::Serving(_) => traffic.works(),
@@ -70,7 +74,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
             }
             () = &mut overdue, if asked => asked = false,
             never = &mut followed => match never {},
-            never = reloads.change_nothing() => match never {},
+            never = reloads.follow(|changed| follow_plan(chaos.as_ref(), changed)) => match never {},
         }
     };
     if let Some(observing) = observing {

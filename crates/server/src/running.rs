@@ -26,6 +26,9 @@ pub(crate) struct Entry {
     pub(crate) grpc: Option<String>,
     /// URL; absent if there is no dashboard.
     pub(crate) dashboard: Option<String>,
+    /// What starts chaos experiments; absent if nothing is needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) chaos_token: Option<String>,
 }
 
 /// Which command runs it.
@@ -165,7 +168,7 @@ fn read(path: &Path) -> Option<Entry> {
 }
 
 /// An instance's name as part of a file's.
-fn file_name(name: &str) -> String {
+pub(crate) fn file_name(name: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     name.chars().take(MAX_NAME_CHARS).map(|c| if fits(c) { c } else { '_' }).collect()
 }
@@ -179,7 +182,7 @@ mod tests {
 
     fn entry(name: &str, pid: u32) -> Entry {
         let grpc = Some("127.0.0.1:50051".to_owned());
-        Entry { name: name.into(), pid, mode: Mode::Run, grpc, dashboard: None }
+        Entry { name: name.into(), pid, mode: Mode::Run, grpc, dashboard: None, chaos_token: None }
     }
 
     fn place() -> (tempfile::TempDir, PathBuf) {

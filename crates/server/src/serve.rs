@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use self::fleet::Fleet;
 use crate::announce::{Listeners, say_proxy};
 use crate::cli::{Restart, ServeArgs};
+use crate::engine::{Entries, follow_plan};
 use crate::failure::{Failure, say};
 use crate::instance::{Instance, server_name};
 use crate::observe::{Bindings, Observing, Taken};
@@ -25,38 +26,41 @@ use crate::{signals, supervise};
 /// The processes that are to be killed if the program must end at once.
 type Processes = Arc<Mutex<Vec<ChildHandle>>>;
 
-pub(crate) async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
-    let instance = Instance::new(&args.common)?;
+pub(crate) async fn serve(args: ServeArgs, entries: Entries) -> Result<ExitCode, Failure> {
+    let name = server_name(args.common.name.as_deref(), "serve");
+    let instance = Instance::new(&args.common, &name, entries.helper)?;
     let servers = instance.settings.servers.clone();
     if servers.is_empty() {
         return Err(no_servers());
     }
-    let name = server_name(args.common.name.as_deref(), "serve");
     let bindings = Bindings::bind(&instance, &args.common, Taken::Fails)?;
     let policy = supervise::policy(&instance.settings, args.restart, Restart::OnFailure);
     let processes = Processes::default();
-    let mut fleet = Fleet::new(&instance, policy, Arc::clone(&processes));
+    let mut fleet = Fleet::new(&instance, policy, entries.guardians, Arc::clone(&processes));
     let prepared = fleet.prepare(&servers)?;
     let stop = CancellationToken::new();
     signals::cancel_on_end(stop.clone(), move || kill(&processes)).map_err(Failure::internal)?;
-    let mut reloads = Reloads::new(&args.common.config, &instance.settings, AtHangup::Reload)?;
+    let mut reloads = Reloads::new(&args.common, &instance, AtHangup::Reload)?;
 
     let mut listeners = Listeners { proxies: prepared.urls(), ..Listeners::new(&bindings) };
     let ready_file = args.common.ready_file.as_deref();
     let announcement = listeners.clone().prepare(ready_file)?;
     fleet.change_to(prepared);
     let observing = Observing::start(&instance, bindings, std::io::stdout())?;
-    let _running = announcement.publish(&name, Mode::Serve)?;
+    let _running = announcement.publish(&name, Mode::Serve, &instance)?;
 
     let work = async {
         loop {
-            let settings = tokio::select! {
+            let reloaded = tokio::select! {
                 () = stop.cancelled() => break,
                 () = fleet.broken() => continue,
-                settings = reloads.next() => settings,
+                reloaded = reloads.next() => reloaded,
             };
-            reloads.say_what_waits(&settings);
-            let changed = match settings.servers.as_slice() {
+            reloads.say_what_waits(&reloaded);
+            if reloaded.is_new_plan {
+                follow_plan(observing.chaos.as_ref(), reloaded.chaos);
+            }
+            let changed = match reloaded.settings.servers.as_slice() {
                 [] => Err(no_servers()),
                 servers => fleet.prepare(servers).map(|prepared| fleet.change_to(prepared)),
             };

@@ -1,13 +1,12 @@
 //! Servers that we start: whether they are started again, and how they are.
 
 use std::convert::Infallible;
-use std::process::Command;
 
 use mcpscope_config::Settings;
 use mcpscope_health::Reporter;
 use mcpscope_hooks::Probe;
 use mcpscope_proxy::stdio::{self, ClientEnd, StdioError, StdioRelay};
-use mcpscope_proxy::{Limits, RestartPolicy, ServerState};
+use mcpscope_proxy::{Limits, Program, RestartPolicy, ServerState};
 use tokio::sync::watch;
 
 use crate::cli::Restart;
@@ -33,15 +32,15 @@ pub(crate) fn policy(settings: &Settings, flag: Option<Restart>, otherwise: Rest
 
 /// Starts a server behind a relay, to be started again as the policy says.
 pub(crate) fn spawn(
-    command: Command,
+    program: Program,
     client: ClientEnd,
     probe: &Probe,
     limits: Limits,
     policy: Option<RestartPolicy>,
 ) -> Result<StdioRelay, StdioError> {
     match policy {
-        Some(policy) => stdio::spawn_supervised(command, client, probe, limits, policy),
-        None => stdio::spawn(command, client, probe, limits),
+        Some(policy) => stdio::spawn_supervised(program, client, probe, limits, policy),
+        None => stdio::spawn(program, client, probe, limits),
     }
 }
 

@@ -29,7 +29,7 @@ fn named(settings: &Settings) -> [(&'static str, Holds, Option<&Path>); 4] {
 /// What a relay in front of `upstream` speaks TLS with; or all that is wrong with the files, each by the place where it is named.
 pub(crate) fn tls(instance: &Instance, upstream: &Upstream) -> Result<Tls, Failure> {
     let settings = &instance.settings;
-    let refused = |key, error: &TlsError| instance.places.refuse(key, told(error));
+    let refused = |key, error: &TlsError| instance.places.refuse(key, &told(error));
     let mistakes = named(settings).into_iter().filter_map(|(key, holds, path)| {
         // Nobody is checked against the last but an upstream with TLS.
         let path = path.filter(|_| key != UPSTREAM_CA || upstream.is_secure())?;
@@ -58,6 +58,16 @@ pub(crate) fn tls(instance: &Instance, upstream: &Upstream) -> Result<Tls, Failu
 /// An error with its cause.
 fn told(error: &TlsError) -> String {
     error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+/// Says so if there are certificates to check a server by that shows none.
+pub(crate) fn say_unused_ca(settings: &Settings, upstream: &Upstream) {
+    if settings.proxy.upstream_ca_file.is_some() && !upstream.is_secure() {
+        say(format_args!(
+            "mcpscope: {UPSTREAM_CA}: for `https` upstreams; {} is none, and does not use it",
+            upstream.origin()
+        ));
+    }
 }
 
 /// Says so if any of this is set although `command` does not use it.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use mcpscope_grpc::proto::TraceStatus;
 
+use super::chaos::ChaosCommand;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientCommand {
     /// Show a running instance at a glance
@@ -17,6 +19,9 @@ pub(crate) enum ClientCommand {
     Traces(TracesArgs),
     /// Show one trace with all of its spans
     Trace(TraceArgs),
+    /// Disturb the traffic of a running instance, and see what comes of it
+    #[command(subcommand)]
+    Chaos(ChaosCommand),
 }
 
 /// Which instance is asked, and how its answer is shown.

@@ -63,7 +63,14 @@ mod tests {
     use super::*;
 
     fn entry(name: &str, pid: u32, grpc: Option<&str>) -> Entry {
-        Entry { name: name.into(), pid, mode: Mode::Run, grpc: grpc.map(Into::into), dashboard: None }
+        Entry {
+            name: name.into(),
+            pid,
+            mode: Mode::Run,
+            grpc: grpc.map(Into::into),
+            dashboard: None,
+            chaos_token: None,
+        }
     }
 
     fn refused(name: Option<&str>, running: &[Entry], code: u8, expected: &Expect) {

@@ -1,6 +1,7 @@
 //! The client commands: what a running instance knows, as text for people or JSON for programs.
 
 mod args;
+mod chaos;
 mod find;
 mod health;
 mod metrics;
@@ -46,15 +47,17 @@ impl From<io::Error> for End {
 /// # Errors
 /// With 64 where something is asked for that there is not, with 69 where nobody answers.
 pub(crate) async fn run(command: ClientCommand) -> Result<ExitCode, Failure> {
+    let well = |()| ExitCode::SUCCESS;
     let done = match command {
-        ClientCommand::Status(args) => status::status(&args).await,
-        ClientCommand::Health(args) => health::health(&args).await,
-        ClientCommand::Metrics(args) => metrics::metrics(&args).await,
-        ClientCommand::Traces(args) => traces::traces(&args).await,
-        ClientCommand::Trace(args) => trace::trace(&args).await,
+        ClientCommand::Status(args) => status::status(&args).await.map(well),
+        ClientCommand::Health(args) => health::health(&args).await.map(well),
+        ClientCommand::Metrics(args) => metrics::metrics(&args).await.map(well),
+        ClientCommand::Traces(args) => traces::traces(&args).await.map(well),
+        ClientCommand::Trace(args) => trace::trace(&args).await.map(well),
+        ClientCommand::Chaos(command) => chaos::chaos(&command).await,
     };
     match done {
-        Ok(()) => Ok(ExitCode::SUCCESS),
+        Ok(code) => Ok(code),
         // The reader has seen enough, as `head` does.
         Err(End::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(End::Output(error)) => Err(error).context("cannot write to stdout").map_err(Failure::internal),

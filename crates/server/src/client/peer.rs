@@ -46,6 +46,11 @@ pub(super) async fn connect(asked: &Asked) -> Result<(Client, Peer), Failure> {
 }
 
 impl Peer {
+    /// `HOST:PORT`.
+    pub(super) fn addr(&self) -> &str {
+        &self.addr
+    }
+
     /// The answer to one call, or to the opening of a stream.
     pub(super) async fn answer<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
         match tokio::time::timeout(DEADLINE, call).await {
@@ -62,11 +67,16 @@ impl Peer {
     ) -> Result<(), End> {
         end_at_interrupt().map_err(Failure::internal)?;
         loop {
-            match stream.message().await {
-                Ok(Some(message)) => each(message).await?,
-                Ok(None) => return Err(self.gone("it has ended").into()),
-                Err(status) => return Err(self.failure(&status).into()),
-            }
+            each(self.next(&mut stream).await?).await?;
+        }
+    }
+
+    /// The next message of a stream that has no end of its own.
+    pub(super) async fn next<T>(&self, stream: &mut Streaming<T>) -> Result<T, Failure> {
+        match stream.message().await {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(self.gone("it has ended")),
+            Err(status) => Err(self.failure(&status)),
         }
     }
 
@@ -74,7 +84,7 @@ impl Peer {
     pub(super) fn failure(&self, status: &Status) -> Failure {
         let said = clean(status.message());
         match status.code() {
-            Code::NotFound | Code::InvalidArgument => Failure::usage(anyhow!("{said}")),
+            Code::NotFound | Code::InvalidArgument | Code::Unauthenticated => Failure::usage(anyhow!("{said}")),
             Code::OutOfRange => Failure::unavailable(anyhow!(
                 "what was asked of the instance at {}, or its answer, is too large: {said}",
                 clean(&self.addr)
@@ -132,6 +142,7 @@ mod tests {
         for (code, exit) in [
             (Code::InvalidArgument, 64),
             (Code::NotFound, 64),
+            (Code::Unauthenticated, 64),
             (Code::FailedPrecondition, 69),
             (Code::ResourceExhausted, 69),
             (Code::OutOfRange, 69),

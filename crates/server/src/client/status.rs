@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use mcpscope_grpc::proto::{
-    Dashboard, GetHealthRequest, GetMetricRequest, GetSnapshotRequest, Health, MetricSeries, MetricWindow,
-    WatchSnapshotsRequest,
+    ChaosServiceGetStatusRequest, ChaosStatus, Dashboard, GetHealthRequest, GetMetricRequest, GetSnapshotRequest,
+    Health, MetricSeries, MetricWindow, WatchSnapshotsRequest,
 };
 
 use super::End;
@@ -14,7 +14,7 @@ use super::number;
 use super::peer::connect;
 use super::percentile::{Percentile, percentile};
 use super::screen::Screen;
-use super::text::{self, BAD, Cell, Column, PLAIN, Table, UNKNOWN};
+use super::text::{self, BAD, Cell, Column, PLAIN, Table, UNKNOWN, WARNING};
 
 const TOOL_CALLS: &str = "tool_call_duration_ms";
 /// Length of a window unless it is configured otherwise, which nobody tells here.
@@ -24,6 +24,7 @@ pub(super) async fn status(args: &WatchArgs) -> Result<(), End> {
     let mut screen = Screen::new(args.asked.output);
     let (client, peer) = connect(&args.asked).await?;
     let (mut dashboards, mut metrics, mut health) = (client.dashboard, client.metrics, client.health);
+    let mut chaos = client.chaos;
     // The dashboard is limited to the busiest series: without the rare ones, errors among them, a tool would look better
     // than it is. Where metrics are off, there are no tools to show.
     let mut tool_calls = async || -> Vec<MetricSeries> {
@@ -51,6 +52,9 @@ pub(super) async fn status(args: &WatchArgs) -> Result<(), End> {
     let calls = tool_calls().await;
     if args.asked.output == Output::Text {
         // The tools are as of now; the rest may be some seconds old, and an instance that has just begun had no calls then.
+        if let Ok(answer) = peer.answer(chaos.get_status(ChaosServiceGetStatusRequest {})).await {
+            dashboard.chaos_status = answer.status;
+        }
         let answer = peer.answer(health.get_health(GetHealthRequest {})).await;
         update(&mut dashboard, answer.map_err(|status| peer.failure(&status))?.health.unwrap_or_default());
     }
@@ -81,6 +85,7 @@ fn render(dashboard: &Dashboard, calls: &[MetricSeries], width: Option<usize>) -
         dashboard.cpu_usage.map_or_else(|| UNKNOWN.to_owned(), number::percent),
         connections(dashboard),
     );
+    out.push_str(&dashboard.chaos_status.as_ref().map(chaos).unwrap_or_default());
     if let Some(health) = health {
         out.push_str(&components(health, width));
     }
@@ -88,6 +93,20 @@ fn render(dashboard: &Dashboard, calls: &[MetricSeries], width: Option<usize>) -
     let has_window = dashboard.system_uptime >= WINDOW_MS || calls.iter().any(|series| series.window.is_some());
     out.push_str(&tools(calls, has_window, width));
     out
+}
+
+/// A line where the traffic is disturbed, or nothing may be; else nothing.
+fn chaos(status: &ChaosStatus) -> String {
+    let names: Vec<_> = status
+        .active_tests_details
+        .iter()
+        .map(|test| format!("{} (experiment {})", text::clean(&test.name), test.id))
+        .collect();
+    match status.stopped_by.as_deref().filter(|_| status.emergency_stop) {
+        Some(by) => format!("{} by {}\n", text::styled("chaos: EMERGENCY STOP", BAD), text::clean(by)),
+        None if names.is_empty() => String::new(),
+        None => format!("{}{}\n", text::styled("chaos: ", WARNING), names.join(", ")),
+    }
 }
 
 /// A section with a row for each tool of each server, the busiest first; empty without any.
@@ -162,7 +181,7 @@ fn label<'a>(series: &'a MetricSeries, name: &str) -> &'a str {
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
-    use mcpscope_grpc::proto::ComponentHealth;
+    use mcpscope_grpc::proto::{ChaosTest, ComponentHealth};
 
     use super::super::health::tests::example as example_health;
     use super::super::text::tests::{HOSTILE, assert_harmless};
@@ -225,6 +244,24 @@ mod tests {
             idle           demo          0       –        –        –
         "#]]
         .assert_eq(&anstream::adapter::strip_str(&render(&dashboard(), &series, None)).to_string());
+    }
+
+    #[test]
+    fn that_the_traffic_is_disturbed_is_said() {
+        let shown = |status: ChaosStatus| {
+            let dashboard = Dashboard { chaos_status: Some(status), ..Dashboard::default() };
+            let shown = anstream::adapter::strip_str(&render(&dashboard, &[], None)).to_string();
+            shown.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let running = |emergency_stop| ChaosStatus {
+            emergency_stop,
+            stopped_by: Some("a\x1b person".into()),
+            active_tests_details: vec![ChaosTest { id: 7, name: "hang".into(), ..ChaosTest::default() }],
+            ..ChaosStatus::default()
+        };
+        assert_eq!(shown(running(false)), ["chaos: hang (experiment 7)"]);
+        assert_eq!(shown(running(true)), [r"chaos: EMERGENCY STOP by a\u{1b} person"]);
+        assert_eq!(shown(ChaosStatus::default()), [""; 0]);
     }
 
     #[test]

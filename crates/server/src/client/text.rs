@@ -162,6 +162,11 @@ impl Table {
         Self::of(columns.into())
     }
 
+    /// Names and values, without titles.
+    pub(super) fn pairs() -> Self {
+        Self::new([Column::text(""), Column::long("")])
+    }
+
     pub(super) fn of(columns: Vec<Column>) -> Self {
         let titles = columns.iter().any(|column| !column.title.is_empty());
         Self { columns, rows: Vec::new(), titles }

@@ -13,7 +13,7 @@ use super::health::section;
 use super::number;
 use super::peer::connect;
 use super::screen::Screen;
-use super::text::{self, BAD, BOLD, Cell, Column, DIM, GOOD, Table, clean, cut, styled};
+use super::text::{self, BAD, BOLD, Cell, DIM, GOOD, Table, clean, cut, styled};
 use crate::failure::Failure;
 
 /// Where nothing says how wide it is.
@@ -49,7 +49,7 @@ fn render(trace: &Trace, width: Option<usize>) -> String {
         number::duration(trace.duration_ms),
         if trace.injected { "   injected" } else { "" }
     );
-    let mut facts = pairs();
+    let mut facts = Table::pairs();
     facts.row(vec![Cell::new("id", DIM), trace.id.as_str().into()]);
     facts.row(vec![Cell::new("began", DIM), format!("{} UTC", number::moment(trace.timestamp)).into()]);
     facts.row(vec![Cell::new("server", DIM), trace.server.as_str().into()]);
@@ -77,11 +77,6 @@ fn render(trace: &Trace, width: Option<usize>) -> String {
         out.push_str(&contents(span, width));
     }
     out
-}
-
-/// Names and values, without titles.
-fn pairs() -> Table {
-    Table::new([Column::text(""), Column::long("")])
 }
 
 /// A line for each span, with a bar where it was in the time of the whole; empty without spans.
@@ -150,7 +145,7 @@ fn bar(span: &Span, end_us: u64, width: usize) -> (usize, usize) {
 
 /// What is in a span, after its name; empty without anything.
 fn contents(span: &Span, width: Option<usize>) -> String {
-    let mut rows = pairs();
+    let mut rows = Table::pairs();
     if let Some(message) = &span.message {
         rows.row(vec![Cell::new("message", DIM), message.as_str().into()]);
     }

@@ -6,18 +6,21 @@ use std::io;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, PoisonError};
 
+use mcpscope_chaos::guardian::Guardians;
 use mcpscope_config::Server;
 use mcpscope_core::Transport;
 use mcpscope_health::Requirement;
+use mcpscope_hooks::Probe;
 use mcpscope_proxy::http::{Config, ServerProcess, Tls, Upstream};
 use mcpscope_proxy::stdio::ChildHandle;
-use mcpscope_proxy::{Paths, RestartPolicy, Traffic};
+use mcpscope_proxy::{Paths, Program, RestartPolicy, Traffic};
 use tokio::net::TcpListener;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::Processes;
 use super::seats::{Seat, Seats};
+use crate::engine::Registered;
 use crate::failure::Failure;
 use crate::instance::Instance;
 use crate::listen::{Address, Bound};
@@ -31,6 +34,7 @@ const BROKEN: &str = "the relay ended";
 pub(super) struct Fleet<'a> {
     instance: &'a Instance,
     policy: Option<RestartPolicy>,
+    guardians: Guardians,
     paths: Paths,
     processes: Processes,
     members: Vec<Member>,
@@ -47,6 +51,9 @@ struct Member {
     url: String,
     seat: Seat,
     traffic: Arc<Traffic>,
+    probe: Probe,
+    /// As one that may be crashed, if it is one of ours that is started again.
+    target: Option<Registered>,
     /// Its process, if it is one of ours.
     process: Option<ChildHandle>,
     stop: CancellationToken,
@@ -92,12 +99,18 @@ pub(super) struct Changes {
 
 impl<'a> Fleet<'a> {
     /// Nothing runs yet.
-    pub(super) fn new(instance: &'a Instance, policy: Option<RestartPolicy>, processes: Processes) -> Self {
+    pub(super) fn new(
+        instance: &'a Instance,
+        policy: Option<RestartPolicy>,
+        guardians: Guardians,
+        processes: Processes,
+    ) -> Self {
         let whole = instance.reporter().require("servers");
         whole.met();
         Self {
             instance,
             policy,
+            guardians,
             paths: instance.paths(),
             processes,
             members: Vec::new(),
@@ -160,6 +173,10 @@ impl<'a> Fleet<'a> {
             {
                 if member.server.critical != server.critical {
                     member.traffic.set_critical(server.critical);
+                    member.probe.set_critical(server.critical);
+                    if let Some(target) = &member.target {
+                        target.set_critical(server.critical);
+                    }
                     member.server.critical = server.critical;
                     changes.changed.push(server.name.clone());
                 }
@@ -193,9 +210,11 @@ impl<'a> Fleet<'a> {
         let Start { upstream, tls, seat, listeners } = start;
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let traffic = Arc::new(self.paths.add(&server.name, server.critical));
-        let probe = self.instance.probe(&server.name, Transport::Http);
-        let process = self.process(&server, &probe);
+        let probe = self.instance.probe(&server.name, Transport::Http, server.critical);
+        let (process, watched) = (self.process(&server, &probe), probe.clone());
         let child = process.as_ref().map(ServerProcess::child);
+        let target = child.clone().filter(|_| self.policy.is_some());
+        let target = target.map(|child| self.instance.targets().register(&server.name, server.critical, child));
         let config = Config { tls, server: process.as_ref().map(ServerProcess::state), ..Config::new(upstream) };
         let addr = seat.bound.addr;
         relay::warn_of_any_host(&self.instance.settings, addr);
@@ -229,16 +248,29 @@ impl<'a> Fleet<'a> {
                 never = followed => match never {},
             }
         });
-        Member { server, url, seat, traffic, process: child, stop, task: task.id(), is_broken: false, ended }
+        Member {
+            server,
+            url,
+            seat,
+            traffic,
+            probe: watched,
+            target,
+            process: child,
+            stop,
+            task: task.id(),
+            is_broken: false,
+            ended,
+        }
     }
 
     /// The process of a server that is to be started.
-    fn process(&self, server: &Server, probe: &mcpscope_hooks::Probe) -> Option<ServerProcess> {
+    fn process(&self, server: &Server, probe: &Probe) -> Option<ServerProcess> {
         let (program, arguments) = server.command.split_first()?;
         let mut command = Command::new(program);
         // Its stdout is a log like its stderr: ours may be a console exporter's.
         command.args(arguments).stdout(Stdio::from(io::stderr()));
-        let process = ServerProcess::new(command, self.policy, probe.clone());
+        let program = Program::from(command).guarded(self.guardians.clone());
+        let process = ServerProcess::new(program, self.policy, probe.clone());
         self.processes.lock().unwrap_or_else(PoisonError::into_inner).push(process.child());
         Some(process)
     }
@@ -340,8 +372,10 @@ mod tests {
     use crate::cli::{Cli, Command as Chosen};
 
     fn instance() -> Instance {
-        let Chosen::Serve(args) = Cli::parse_from(["mcpscope", "serve"]).command else { panic!("no serve") };
-        Instance::new(&args.common).unwrap()
+        let Chosen::Serve(args) = Cli::parse_from(["mcpscope", "serve", "--data", "off"]).command else {
+            panic!("no serve")
+        };
+        Instance::new(&args.common, "serve", mcpscope_chaos::helper::run_if_requested()).unwrap()
     }
 
     fn server(name: &str, upstream: &str, listen: &str) -> Server {
@@ -376,7 +410,7 @@ mod tests {
         let is_whole = || {
             !instance.sources().health.readiness().missing.iter().any(|missing| missing.reason == "x: the relay ended")
         };
-        let mut fleet = Fleet::new(&instance, None, Processes::default());
+        let mut fleet = Fleet::new(&instance, None, Guardians::of("/nowhere/at-all", []), Processes::default());
         let other = server("other", "http://127.0.0.1:1/", "127.0.0.1:0");
         change(&mut fleet, &[server("x", "http://127.0.0.1:1/", "127.0.0.1:0")]);
         fleet.tasks.abort_all();
@@ -392,7 +426,7 @@ mod tests {
     #[tokio::test]
     async fn whose_process_has_ended_is_forgotten() {
         let (instance, processes) = (instance(), Processes::default());
-        let mut fleet = Fleet::new(&instance, None, Arc::clone(&processes));
+        let mut fleet = Fleet::new(&instance, None, Guardians::of("/nowhere/at-all", []), Arc::clone(&processes));
         let started = |argument: &str| {
             let command = ["sleep", argument].map(str::to_owned).into();
             Server { command, ..server("x", "http://127.0.0.1:1/", "127.0.0.1:0") }
@@ -410,7 +444,7 @@ mod tests {
     #[tokio::test]
     async fn no_two_servers_share_a_socket() {
         let instance = instance();
-        let mut fleet = Fleet::new(&instance, None, Processes::default());
+        let mut fleet = Fleet::new(&instance, None, Guardians::of("/nowhere/at-all", []), Processes::default());
         let before = change(&mut fleet, &[server("x", "http://127.0.0.1:1/", "127.0.0.1:0")]);
         let port = fleet.members[0].seat.bound.addr.port();
         // Whoever asks for the port gets it, though another one that had it comes first.

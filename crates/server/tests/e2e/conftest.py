@@ -9,7 +9,7 @@ import pytest
 
 # Both before the helpers are imported: the source tree stays as it was, and their assertions say what they compared.
 sys.dont_write_bytecode = True
-pytest.register_assert_rewrite("everything", "harness", "peers", "rpc", "scrape", "serving")
+pytest.register_assert_rewrite("chaos", "everything", "harness", "peers", "processes", "rpc", "scrape", "serving")
 
 from everything import EverythingHttp  # noqa: E402
 from harness import Environment, Instances, leftovers  # noqa: E402
@@ -40,6 +40,12 @@ def instances(environment, tmp_path):
     """Starts mcpscope processes, and ends them with the test."""
     with Instances(environment, tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """The commands find no instance by themselves but those of the test, whatever else this machine runs."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
 @pytest.fixture

@@ -26,6 +26,10 @@ SERVING, NOT_SERVING, SERVICE_UNKNOWN = (
 )
 COMPONENTS = ("registry", "sessions", "transports", "observability")
 SERVICES = {
+    "ChaosService": {
+        *("Plan", "StartExperiment", "StopExperiment", "EmergencyStop", "Rearm"),
+        *("GetStatus", "ListHistory", "GetReport", "Replay", "WatchEvents"),
+    },
     "DashboardService": {"GetSnapshot", "WatchSnapshots"},
     "HealthService": {"GetHealth", "WatchHealth"},
     "InstrumentationService": {"GetStatus", "Instrument", "Uninstrument"},

@@ -28,3 +28,10 @@ def test_who_does_not_use_them_says_so(instances, tmp_path):
     done = instances.finish("run", "--config", str(file), "--dashboard", "off", "--grpc", "off", "--", "true")
     assert done.returncode == 0
     assert "tls.cert_file, tls.key_file, tls.client_ca_file: for `mcpscope proxy`" in done.stderr.decode()
+
+
+def test_certificates_that_check_nobody_are_said_to_be_unused(instances, tmp_path):
+    file = tmp_path / "ca.yaml"
+    file.write_text("proxy: { upstream_ca_file: ca.pem }\n")
+    proxy = instances.proxy("http://127.0.0.1:1/mcp", "--config", str(file))
+    assert "proxy.upstream_ca_file: for `https` upstreams; http://127.0.0.1:1 is none, and does not use it" in proxy.stderr()
