@@ -71,22 +71,73 @@ fn json(builder: tonic_prost_build::Builder) -> tonic_prost_build::Builder {
     let serde = |what: &str| format!("#[cfg_attr(feature = \"serde\", serde({what}))]");
     let name = |of: &str| serde(&format!("serialize_with = \"crate::json::{of}\""));
     let some = serde("skip_serializing_if = \"Option::is_none\"");
+    let flatten = serde("flatten");
     let fields = [
         ("Health.overall", name("health_state")),
         ("ComponentHealth.status", name("health_state")),
         ("ComponentHealth.rate", some.clone()),
-        ("ComponentHealth.count", some),
-        ("Metrics.metrics", serde("flatten")),
+        ("ComponentHealth.count", some.clone()),
+        ("Metrics.metrics", flatten.clone()),
         ("Trace.status", name("trace_status")),
         ("TraceFilter.status", name("trace_status")),
         ("Span.status", name("trace_status")),
         ("Span.kind", name("span_kind")),
+        ("ChaosStatus.mode", name("chaos_mode")),
+        ("ChaosStatus.off", some.clone()),
+        ("ChaosTest.status", name("chaos_test_status")),
+        ("ChaosTestDetails.parameters", name("parameters")),
+        ("ChaosTestDetails.error", some.clone()),
+        ("ChaosTestDetails.report", some.clone()),
+        ("ChaosReport.status", name("chaos_test_status")),
+        ("ChaosReport.error", some.clone()),
+        ("ChaosReport.started_by", name("chaos_started_by")),
+        ("ChaosReport.parameters", name("parameters")),
+        ("ChaosReport.guard", some.clone()),
+        ("ChaosReport.replay", some.clone()),
+        ("ChaosReport.samples", serde("skip_serializing_if = \"Vec::is_empty\"")),
+        ("ChaosAudit.before", some.clone()),
+        ("ChaosAudit.after", some.clone()),
+        ("ChaosFootprint.children", flatten.clone()),
+        ("ChaosFootprint.descriptors", some.clone()),
+        ("ChaosFootprint.memory_bytes", some.clone()),
+        ("ChaosChild.role", name("chaos_child_role")),
+        ("ChaosChildRole.kind", name("chaos_child_role_kind")),
+        ("ChaosSlot.sample", flatten.clone()),
+        ("ChaosPoint.sample", flatten.clone()),
+        ("ChaosSample.p50_ms", some.clone()),
+        ("ChaosSample.p95_ms", some.clone()),
+        ("ChaosSample.p99_ms", some.clone()),
+        ("ChaosSample.healthy", some.clone()),
+        ("ChaosSample.repeated", some.clone()),
+        ("ChaosSample.duplicates", some.clone()),
+        ("ChaosSample.touched", some.clone()),
+        ("ChaosTouched.p50_ms", some.clone()),
+        ("ChaosTouched.p95_ms", some.clone()),
+        ("ChaosTouched.p99_ms", some.clone()),
+        ("ChaosHit.direction", some.clone()),
+        ("ChaosHit.kind", some.clone()),
+        ("ChaosHit.method", some.clone()),
+        ("ChaosHit.tool", some.clone()),
+        ("ChaosHit.amount", some.clone()),
+        ("ChaosEvent.what", flatten),
+        ("ChaosChanged.status", name("chaos_test_status")),
+        ("ChaosChanged.reason", some.clone()),
+        ("ChaosRefused.parameters", name("parameters")),
+        ("ChaosRefused.by", name("chaos_started_by")),
+        ("ChaosStopped.cause", name("chaos_cause")),
+        ("ChaosCause.kind", name("chaos_cause_kind")),
+        ("ChaosPlanReplaced.mode", name("chaos_mode")),
+        ("ChaosPlanReplaced.off", some),
+        ("PlanRequest.parameters", name("parameters")),
+        ("StartExperimentRequest.parameters", name("parameters")),
     ];
     let derive = "#[cfg_attr(feature = \"serde\", derive(serde::Serialize))]";
-    let with = builder.message_attribute(".mcpscope.v1", derive);
-    fields
-        .into_iter()
-        .fold(with, |builder, (field, attribute)| builder.field_attribute(format!(".mcpscope.v1.{field}"), attribute))
+    let tagged = serde("tag = \"event\", rename_all = \"snake_case\"");
+    let with = builder
+        .message_attribute(".mcpscope.v1", derive)
+        .enum_attribute(".mcpscope.v1.ChaosEvent.what", format!("{derive}\n{tagged}"));
+    // Without the package, a path is that field alone, and not what lies under a oneof as well.
+    fields.into_iter().fold(with, |builder, (field, attribute)| builder.field_attribute(field, attribute))
 }
 
 /// All `.proto` files under `folder`, sorted.

@@ -12,6 +12,7 @@ mod codegen;
 mod command;
 mod fuzz;
 mod libtest;
+mod soak;
 mod steps;
 mod test_env;
 mod tidy;
@@ -60,11 +61,20 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
-    /// Send many sessions through the HTTP relay for a long time; the tests do the same for a few seconds
+    /// Do for a long time what the tests do for a few seconds
     Soak {
+        /// What
+        #[arg(value_enum, default_value_t = soak::Subject::Proxy)]
+        subject: soak::Subject,
         /// How long
         #[arg(long, default_value_t = 600)]
         seconds: u32,
+        /// chaos: random runs in each round, 500 at least
+        #[arg(long, default_value_t = 5000)]
+        cases: u32,
+        /// chaos: what the first round is drawn from; each round has the next number
+        #[arg(long)]
+        seed: Option<u64>,
     },
 }
 
@@ -81,7 +91,8 @@ fn main() -> ExitCode {
         Task::Bench { name: None, .. } => bench::list(),
         Task::Bench { name: Some(name), args } => bench::run(&name, &args),
         Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
-        Task::Soak { seconds } => soak(seconds),
+        Task::Soak { subject: soak::Subject::Proxy, seconds, .. } => soak::proxy(seconds),
+        Task::Soak { subject: soak::Subject::Chaos, seconds, cases, seed } => soak::chaos(seconds, cases, seed),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -90,11 +101,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Runs `crates/proxy/tests/soak.rs` for so long.
-fn soak(seconds: u32) -> anyhow::Result<()> {
-    let mut command = command::cargo();
-    command.args(["test", "--release", "-p", "mcpscope-proxy", "--test", "soak", "--", "--nocapture"]);
-    command::run(command.env("MCPSCOPE_SOAK_SECONDS", seconds.to_string()))
 }

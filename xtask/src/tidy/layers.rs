@@ -54,7 +54,7 @@ const PLACES: &[Place] = &[
     place(
         "proxy",
         4,
-        &["accept", "core", "hooks", "health", "tls"],
+        &["accept", "chaos", "core", "hooks", "health", "tls"],
         &[&["warp", "axum*", "opentelemetry*", "metrics-exporter-*"]],
     ),
     place("grpc", 4, &["accept", "core", "hub"], &[&["warp"]]),
