@@ -25,7 +25,7 @@ pub use wire::{BodyReader, Wire, WireReader, WireWriter};
 
 /// How long anything may take before its test fails: far longer than the slowest machine needs, so that only what never
 /// happens runs into it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often [`eventually`] looks.
 const LOOK: Duration = Duration::from_millis(2);

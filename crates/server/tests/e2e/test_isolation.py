@@ -21,7 +21,7 @@ from upstream import call, result_for
 ATTACKERS = pathlib.Path(__file__).with_name("attackers.py")
 # The attacks last that long, and on until each has had its effect.
 DURATION = 12
-MAX_DURATION = 60
+MAX_DURATION = 180
 EFFECTS = ("websocket_refused", "websocket_slow", "websocket_silent", "probe_evicted", "grpc_streams")
 CLIENTS = 6
 IN_FLIGHT = 32
