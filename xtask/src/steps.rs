@@ -72,7 +72,9 @@ const STEPS: &[Step] = &[
         name: "doctests",
         about: "the examples in the documentation",
         needs: &[],
-        run: |root, _| in_cargo(root, &["test", "--doc", "--workspace", "--all-features", "--locked"]),
+        run: |root, _| {
+            in_cargo(root, &["test", "--doc", "--workspace", "--all-features", "--locked", "--no-fail-fast"])
+        },
     },
     Step { name: "docs", about: "the documentation builds without a warning", needs: &[], run: docs },
     Step {
