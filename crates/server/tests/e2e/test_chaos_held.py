@@ -13,6 +13,7 @@ import echo_peer
 from chaos import LONG, Chaos, counts
 from echo_peer import LEGACY, MODERN, SESSION, VERSION, packed
 from harness import wait_until
+from processes import records
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -341,6 +342,7 @@ def test_what_makes_no_sense_is_refused_with_what_would(stdio, parameters, why):
     code, detail = stdio.chaos.refused("network_partition", **parameters)
     assert code == (409 if "matches nothing" in why else 400) and why in detail, detail
     assert stdio.chaos.status()["active_tests"] == 0 and stdio.chaos.status()["total_history"] == 0
-    (file,) = stdio.chaos.data.glob("*/chaos/engine.jsonl")
-    (refused,) = [json.loads(line) for line in file.read_text().splitlines()]
+    # The journal has a thread of its own, for which the answer does not wait.
+    journal = lambda: records(stdio.chaos.data, "engine.jsonl")  # noqa: E731
+    (refused,) = wait_until(journal, what="the attempt in the journal")
     assert (refused["event"], refused["reason"]) == ("refused", detail)
