@@ -299,7 +299,8 @@ pub struct Proxy {
     /// Origins answered to besides loopback ones, such as `https://inspector.example`. Default: none.
     #[serde(with = "Origins")]
     pub allowed_origins: Vec<String>,
-    /// Certificates that an `https` upstream is checked against, in PEM, instead of the system's. Default: none.
+    /// Certificates that an `https` upstream is checked against, in PEM, instead of the system's; a file from where the
+    /// configuration file is that names it. Default: none.
     #[serde(with = "OptionalFile")]
     pub upstream_ca_file: Option<PathBuf>,
 }
@@ -328,7 +329,8 @@ pub struct Supervision {
     pub give_up_window: Duration,
 }
 
-/// TLS of the proxy's listener, in PEM files. Without a certificate it speaks plain HTTP.
+/// TLS of the proxy's listener, in PEM files, each from where the configuration file is that names it. Without a certificate it
+/// speaks plain HTTP.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {

@@ -26,20 +26,22 @@ fn named(settings: &Settings) -> [(&'static str, Holds, Option<&Path>); 4] {
     ]
 }
 
-/// What a relay in front of `upstream` speaks TLS with; or all that is wrong with the files, each by the place where it is named.
+/// What a relay in front of `upstream` speaks TLS with; or all that is wrong with the files, each by the place where it is named,
+/// from where it is looked for.
 pub(crate) fn tls(instance: &Instance, upstream: &Upstream) -> Result<Tls, Failure> {
-    let settings = &instance.settings;
     let refused = |key, error: &TlsError| instance.places.refuse(key, &told(error));
-    let mistakes = named(settings).into_iter().filter_map(|(key, holds, path)| {
+    let named = named(&instance.settings);
+    let files = named.map(|(key, _, path)| path.map(|path| instance.places.resolve(key, path)));
+    let mistakes = named.iter().zip(&files).filter_map(|(&(key, holds, _), file)| {
         // Nobody is checked against the last but an upstream with TLS.
-        let path = path.filter(|_| key != UPSTREAM_CA || upstream.is_secure())?;
-        check(path, holds).err().and_then(|error| refused(key, &error))
+        let file = file.as_ref().filter(|_| key != UPSTREAM_CA || upstream.is_secure())?;
+        check(file, holds).err().and_then(|error| refused(key, &error))
     });
     ConfigErrors::none_of(mistakes).map_err(Failure::usage)?;
 
-    let config::Tls { cert_file, key_file, client_ca_file } = &settings.tls;
-    let identity = cert_file.clone().zip(key_file.clone()).map(|(chain, key)| Identity { chain, key });
-    let accept = identity.map(|identity| mcpscope_tls::server(&identity, client_ca_file.as_deref()));
+    let [chain, key, client_ca, upstream_ca] = files;
+    let identity = chain.zip(key).map(|(chain, key)| Identity { chain, key });
+    let accept = identity.map(|identity| mcpscope_tls::server(&identity, client_ca.as_deref()));
     let accept = accept.transpose().map_err(|error| {
         let key = match &error {
             TlsError::Clients { .. } => CLIENT_CA,
@@ -49,7 +51,7 @@ pub(crate) fn tls(instance: &Instance, upstream: &Upstream) -> Result<Tls, Failu
         let mistake = ConfigErrors::none_of(refused(key, &error));
         mistake.map_or_else(Failure::usage, |()| Failure::usage(error))
     })?;
-    let connect = upstream.is_secure().then(|| mcpscope_tls::client(settings.proxy.upstream_ca_file.as_deref(), None));
+    let connect = upstream.is_secure().then(|| mcpscope_tls::client(upstream_ca.as_deref(), None));
     let connect = connect.transpose();
     let connect = connect.map_err(|error| Failure::usage(anyhow::anyhow!(error).context("TLS to the upstream")))?;
     Ok(Tls::new(connect, accept))

@@ -23,6 +23,19 @@ def test_all_mistakes_are_told_by_their_place(instances, tmp_path):
     assert f"{file}:4:19: tls.client_ca_file: cannot read {tmp_path}/missing.pem" in third
 
 
+def test_a_file_is_looked_for_where_the_one_is_that_names_it(instances, tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "key.pem").write_text(ENCRYPTED)
+    file = tmp_path / "below" / "tls.yaml"
+    file.write_text("tls: { cert_file: cert.pem, key_file: ./key.pem }\n")
+    arguments = ("--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0")
+    done = instances.finish("proxy", "--config", str(file), *arguments)
+    first, second = done.stderr.decode().splitlines()
+    assert done.returncode == 64
+    assert f"tls.cert_file: cannot read {file.parent}/cert.pem" in first
+    assert f"tls.key_file: the private key in {file.parent}/./key.pem is encrypted" in second
+
+
 def test_who_does_not_use_them_says_so(instances, tmp_path):
     file = configured(tmp_path)
     done = instances.finish("run", "--config", str(file), "--dashboard", "off", "--grpc", "off", "--", "true")
