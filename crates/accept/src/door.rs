@@ -46,13 +46,19 @@ impl Door {
             // Nobody closes the semaphore.
             return pending().await;
         };
+        let (stream, peer) = self.arrival().await;
+        (stream, peer, Slot(slot))
+    }
+
+    /// The next connection, whether or not there is a slot for it.
+    pub(crate) async fn arrival(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             match self.accept().await {
                 Ok((stream, peer)) => {
                     // Messages are small: holding them back gains nothing. A socket that refuses just works as before.
                     let _ = stream.set_nodelay(true);
                     self.failing = false;
-                    return (stream, peer, Slot(slot));
+                    return (stream, peer);
                 }
                 // That was this one client's connection; the next may be fine.
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}

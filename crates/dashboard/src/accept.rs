@@ -15,12 +15,13 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use mcpscope_accept::{Door, StallLimit, StallLimits};
+use mcpscope_accept::{OpenDoor, StallLimit, StallLimits};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
+use crate::busy::Busy;
 use crate::http2::{Http2, Told};
 
 /// How long what is in flight may take to finish once the server stops.
@@ -56,27 +57,27 @@ pub(crate) enum Speaks {
     Http1And2,
 }
 
-/// Accepts and serves until `stop` ends, then finishes what is in flight. `on_evicted` is called for each HTTP/2 connection
-/// that had to make room for a newer one.
+/// Accepts and serves until `stop` ends, then finishes what is in flight. `on_evicted` is called for each connection that had to
+/// make room for a newer one.
 pub(crate) async fn run<S, B>(
     listeners: Vec<TcpListener>,
     service: &S,
     speaks: Speaks,
     limits: Limits,
     on_panic: impl Fn(),
-    on_evicted: impl Fn() + Send + Sync + 'static,
+    on_evicted: impl Fn() + Clone + Send + Sync + 'static,
     stop: impl Future<Output = ()>,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
 {
     let what = match speaks {
         Speaks::Http1 => "the dashboard",
         Speaks::Http1Once => "the metrics listener",
         Speaks::Http1And2 => "the probe listener",
     };
-    let mut door = Door::new(what, listeners, limits.max_connections);
+    let mut door = OpenDoor::new(what, listeners, limits.max_connections, on_evicted.clone());
     let http2 = Arc::new(Http2::new(limits.max_connections / 2, on_evicted));
     let stall = StallLimits { beginning: limits.header_timeout, write: limits.header_timeout };
     let graceful = GracefulShutdown::new();
@@ -86,18 +87,18 @@ pub(crate) async fn run<S, B>(
         tokio::select! {
             () = &mut stop => break,
             Some(result) = connections.join_next() => ended(result, &on_panic),
-            (stream, _, slot) = door.next() => {
+            (stream, _, place) = door.next() => {
                 let end = Arc::new(Notify::new());
                 let stream = StallLimit::new(stream, stall, || {});
                 let io = TokioIo::new(Told::new(stream, Arc::clone(&http2), Arc::clone(&end)));
-                let connection = connection(speaks, limits, io, service.clone(), &graceful);
+                let connection = connection(speaks, limits, io, Busy::new(service.clone(), place.activity()), &graceful);
                 connections.spawn(async move {
-                    // Free again once the connection has ended or is none of HTTP any more.
-                    let _slot = slot;
+                    // Its place is free again once it has ended or is none of HTTP any more.
                     tokio::select! {
                         ended = connection => if let Err(error) = ended {
                             tracing::debug!(%error, "a connection to {what} failed");
                         },
+                        () = place.evicted() => tracing::debug!("a connection to {what} made room for a newer one"),
                         () = end.notified() => tracing::debug!("an HTTP/2 connection made room for a newer one"),
                     }
                 });
@@ -135,7 +136,7 @@ where
     I: Read + Write + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
 {
     // For one connection, because its streams are its own.
     let mut http = auto::Builder::new(Streams::default());

@@ -1,15 +1,15 @@
 //! The chaos engine: what it knows, and its commands.
 
 use std::error::Error;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Buf;
 use futures_util::{Stream, StreamExt as _};
 use http::header::{
-    ACCEPT, ALLOW, AUTHORIZATION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING,
-    VARY, WWW_AUTHENTICATE,
+    ACCEPT, ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION,
+    TRANSFER_ENCODING, VARY, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use mcpscope_core::bounded;
@@ -35,6 +35,10 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 
 /// How long a body may take to come.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a body is waited for that nobody reads, and how much of it is taken, so that the connection can go on after the answer.
+const UNREAD_LIMIT: Duration = Duration::from_millis(100);
+const MAX_UNREAD_BYTES: usize = MAX_BODY_BYTES;
 
 /// What no page of another origin can send without being allowed to.
 const REQUEST: HeaderName = HeaderName::from_static("x-mcpscope-request");
@@ -94,7 +98,7 @@ pub(crate) fn routes(engine: Engine) -> BoxedFilter<(Response,)> {
             let engine = engine.clone();
             async move {
                 let asked = Asked { method, path, query, headers };
-                engine.answer(&asked, body).await.unwrap_or_else(Problem::into_response)
+                engine.answer_whole(&asked, body).await
             }
         })
         .boxed()
@@ -127,6 +131,16 @@ impl Endpoint<'_> {
 impl Engine {
     pub(crate) fn new(chaos: Option<Chaos>, token: ChaosToken, turn: Turn) -> Self {
         Self { chaos, token, turn, looking: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Answers a request and sees to what it has not read of its body, which would stand before the next one.
+    async fn answer_whole(&self, asked: &Asked, body: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Response {
+        let mut body = pin!(body);
+        let mut answer = self.answer(asked, body.as_mut()).await.unwrap_or_else(Problem::into_response);
+        if !is_over(body).await {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
 
     async fn answer(
@@ -313,6 +327,21 @@ impl Asked {
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut all = headers.get_all(name).iter();
     all.next().filter(|_| all.next().is_none())
+}
+
+/// Takes what is left of a body, if that is not too much: whether it ended.
+async fn is_over(mut body: Pin<&mut impl Stream<Item = Result<impl Buf, warp::Error>>>) -> bool {
+    let taken = async {
+        let mut bytes = 0;
+        while let Some(part) = body.next().await {
+            match part {
+                Ok(part) if bytes + part.remaining() <= MAX_UNREAD_BYTES => bytes += part.remaining(),
+                _ => return false,
+            }
+        }
+        true
+    };
+    timeout(UNREAD_LIMIT, taken).await.unwrap_or(false)
 }
 
 /// The experiment that a body asks for.

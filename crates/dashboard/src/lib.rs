@@ -3,6 +3,7 @@
 mod accept;
 mod answer;
 mod assets;
+mod busy;
 mod chaos;
 mod compress;
 mod guard;

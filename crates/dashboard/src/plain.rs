@@ -23,18 +23,22 @@ use crate::guard::Guarded;
 use crate::routes;
 use crate::serve::DashboardError;
 
-/// What a request that panicked is counted as, at the one and at the other.
-const PROBE_PANIC: &str = "probe_panic";
-const METRICS_PANIC: &str = "metrics_panic";
+/// What is counted as dropped here: requests that panicked, and connections that had to make room for newer ones.
+#[derive(Clone, Copy, Debug)]
+struct Dropped {
+    panic: &'static str,
+    evicted: &'static str,
+}
 
-/// What an HTTP/2 connection that had to make room for a newer one is counted as.
-const EVICTED: &str = "probe_evicted";
+const PROBE: Dropped = Dropped { panic: "probe_panic", evicted: "probe_evicted" };
+const METRICS: Dropped = Dropped { panic: "metrics_panic", evicted: "metrics_evicted" };
 
 /// How much a plain listener serves at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlainConfig {
-    /// Connections served at a time, at least 2; further ones wait in the system's accept queue until one of these ends.
-    /// At most half of them speak HTTP/2: one more ends the oldest. Default: [`PlainConfig::DEFAULT_MAX_CONNECTIONS`].
+    /// Connections served at a time, at least 2; for a further one, that is ended which misses its place least
+    /// ([`OpenDoor`](mcpscope_accept::OpenDoor)). At most half of them speak HTTP/2: one more ends the oldest. Default:
+    /// [`PlainConfig::DEFAULT_MAX_CONNECTIONS`].
     pub max_connections: usize,
     /// How long a client may take to begin, and to send the head of its request, and how long it may leave an answer lying
     /// without taking a byte of it, before its connection is closed. Default: [`PlainConfig::DEFAULT_HEADER_TIMEOUT`].
@@ -75,11 +79,10 @@ pub async fn serve_probe<S, B>(
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
 {
-    reader.may_drop(EVICTED);
     let service = ByVersion { plain: open(routes::probe_routes(&reader, &reader.turn())), grpc };
-    run(listeners, &reader, &service, Speaks::Http1And2, PROBE_PANIC, config, stop).await
+    run(listeners, &reader, &service, Speaks::Http1And2, PROBE, config, stop).await
 }
 
 /// Serves `/metrics` over HTTP/1 and nothing else until `stop` ends, under the rules of [`serve_probe`].
@@ -93,7 +96,7 @@ pub async fn serve_metrics(
     stop: impl Future<Output = ()>,
 ) -> Result<(), DashboardError> {
     let service = open(routes::metrics_routes(&reader, &reader.turn()));
-    run(listeners, &reader, &service, Speaks::Http1Once, METRICS_PANIC, config, stop).await
+    run(listeners, &reader, &service, Speaks::Http1Once, METRICS, config, stop).await
 }
 
 /// The routes for anybody, by whatever name.
@@ -109,23 +112,24 @@ async fn run<S, B>(
     reader: &Reader,
     service: &S,
     speaks: Speaks,
-    panic: &'static str,
+    dropped: Dropped,
     config: PlainConfig,
     stop: impl Future<Output = ()>,
 ) -> Result<(), DashboardError>
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
 {
     if listeners.is_empty() {
         return Err(DashboardError::NoListener);
     }
-    reader.may_drop(panic);
+    let Dropped { panic, evicted } = dropped;
+    [panic, evicted].into_iter().for_each(|what| reader.may_drop(what));
     let PlainConfig { max_connections, header_timeout } = config;
     let limits = Limits { max_connections: max_connections.max(2), header_timeout };
     let counting = reader.clone();
-    let on_evicted = move || counting.dropped(EVICTED);
+    let on_evicted = move || counting.dropped(evicted);
     accept::run(listeners, service, speaks, limits, || reader.dropped(panic), on_evicted, stop).await;
     Ok(())
 }

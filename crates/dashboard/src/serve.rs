@@ -18,6 +18,8 @@ use crate::{routes, websocket};
 
 /// What a request that panicked is counted as.
 const PANIC: &str = "dashboard_panic";
+/// What a connection that had to make room for a newer one is counted as.
+const EVICTED: &str = "dashboard_evicted";
 
 /// Who is answered, and how much at a time.
 #[derive(Clone, Debug)]
@@ -26,8 +28,8 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// Origins answered to besides the dashboard's own, such as `https://grafana.example`. Default: none.
     pub allowed_origins: Vec<String>,
-    /// HTTP connections served at a time, at least 1, WebSockets not counted; further ones wait in the system's accept
-    /// queue until one of these ends. Default: [`Config::DEFAULT_MAX_CONNECTIONS`].
+    /// HTTP connections served at a time, at least 1, WebSockets not counted; for a further one, that is ended which misses its
+    /// place least ([`OpenDoor`](mcpscope_accept::OpenDoor)). Default: [`Config::DEFAULT_MAX_CONNECTIONS`].
     pub max_connections: usize,
     /// How long a client may take to send the head of its next request, and how long it may leave an answer lying
     /// without taking a byte of it, before its connection is closed. Default: [`Config::DEFAULT_HEADER_TIMEOUT`].
@@ -115,7 +117,7 @@ pub async fn serve(
         subscriber_timeout,
         chaos_token,
     } = config;
-    for what in [PANIC, websocket::REFUSED, websocket::SILENT, websocket::SLOW, websocket::EVENT] {
+    for what in [PANIC, EVICTED, websocket::REFUSED, websocket::SILENT, websocket::SLOW, websocket::EVENT] {
         reader.may_drop(what);
     }
     let policy = Arc::new(HostPolicy { allowed_hosts, allowed_origins, origins: Origins::Own, any_host: false });
@@ -126,6 +128,8 @@ pub async fn serve(
     let routes = routes::routes(&publisher, &turn, gate, Engine::new(chaos, chaos_token, turn.clone()));
     let service = Guarded::new(policy, TowerToHyperService::new(warp::service(routes)));
     let on_panic = || reader.dropped(PANIC);
+    let counting = reader.clone();
+    let on_evicted = move || counting.dropped(EVICTED);
     let stopping = CancellationToken::new();
     let requests = async {
         let stop = async {
@@ -135,7 +139,7 @@ pub async fn serve(
         // The service goes with it, and with the service the gate: no more sockets come then.
         let service = service;
         let limits = Limits { max_connections, header_timeout };
-        accept::run(listeners, &service, Speaks::Http1, limits, on_panic, || {}, stop).await;
+        accept::run(listeners, &service, Speaks::Http1, limits, on_panic, on_evicted, stop).await;
     };
     tokio::join!(requests, sockets.run(stopping.clone(), on_panic));
     Ok(())

@@ -296,6 +296,31 @@ async fn further_connections_wait_for_a_place() {
 }
 
 #[tokio::test]
+async fn who_says_nothing_keeps_nobody_out() {
+    let mut bench = Bench::new();
+    bench.config.max_connections = 8;
+    // Longer than the test: it is not this that makes room.
+    bench.config.handshake_timeout = 10 * PATIENCE;
+    let test = async |running: &Running<'_>| {
+        let mut watching = running.client().await;
+        let mut watched = watching.health.watch_health(WatchHealthRequest {}).await.unwrap().into_inner();
+        watched.message().await.unwrap().unwrap();
+        let mut silent = Vec::new();
+        for _ in 0..40 {
+            silent.push(TcpStream::connect(running.addr).await.unwrap());
+        }
+        let began = Instant::now();
+        let mut client = running.client().await;
+        client.health.get_health(GetHealthRequest {}).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        // What is in use stays.
+        timeout(PATIENCE, watched.message()).await.unwrap().unwrap().unwrap();
+        assert_eq!(running.bench.dropped("grpc_evicted"), 34);
+    };
+    bench.run(test).await;
+}
+
+#[tokio::test]
 async fn who_does_not_begin_to_speak_is_cut_off() {
     let mut bench = Bench::new();
     bench.config.handshake_timeout = Duration::from_millis(200);

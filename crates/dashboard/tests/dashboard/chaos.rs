@@ -9,6 +9,7 @@ use mcpscope_dashboard::Config;
 use mcpscope_hub::ChaosToken;
 use mcpscope_hub::chaos::{Message, MessageKind};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::{client_async, tungstenite};
@@ -447,4 +448,58 @@ async fn a_socket_is_asked_and_told() {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn a_connection_goes_on_after_a_post_that_was_refused_unread() {
+    let running = with_server().await;
+    let mut stream = TcpStream::connect(running.addr).await.unwrap();
+    // More than is read at once.
+    let body = " ".repeat(60 << 10);
+    for (path, headers, status) in [
+        (EXPERIMENTS, MEANT, "401"),
+        (EXPERIMENTS, "", "403"),
+        ("/api/v1/chaos/nothing", MEANT, "404"),
+        ("/api/v1/chaos/history", MEANT, "405"),
+        ("/api/v1/chaos/emergency-stop", MEANT, "200"),
+    ] {
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+        stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        let answer = head_of(&mut stream).await;
+        assert!(answer.starts_with(&format!("http/1.1 {status}")) && !answer.contains("connection: close"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_waits_for_ends_its_connection_with_a_word() {
+    let running = with_server().await;
+    // One that does not come, one that is too much, one that cannot be.
+    let chunk = format!("{:x}\r\n{}\r\n", 1 << 10, "x".repeat(1 << 10));
+    for rest in
+        ["Content-Length: 10\r\n\r\n".to_owned(), format!("Transfer-Encoding: chunked\r\n\r\n{}", chunk.repeat(65))]
+    {
+        let mut stream = TcpStream::connect(running.addr).await.unwrap();
+        let head = format!("POST {EXPERIMENTS} HTTP/1.1\r\nHost: localhost\r\n{MEANT}{rest}");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = head_of(&mut stream).await;
+        assert!(answer.starts_with("http/1.1 401") && answer.contains("connection: close"), "{answer}");
+    }
+}
+
+/// The head of the next answer, in lower case; its body is read.
+async fn head_of(stream: &mut TcpStream) -> String {
+    let mut read = async |until: &dyn Fn(&[u8]) -> bool| {
+        let mut bytes = Vec::new();
+        while !until(&bytes) {
+            bytes.push(timeout(PATIENCE, stream.read_u8()).await.expect("an answer in time").expect("an answer"));
+        }
+        bytes
+    };
+    let head = read(&|bytes| bytes.ends_with(b"\r\n\r\n")).await;
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+    let length: usize = length.parse().unwrap();
+    read(&|bytes| bytes.len() == length).await;
+    head
 }

@@ -130,6 +130,35 @@ async fn connections_over_the_limit_wait_until_the_hanging_ones_are_cut_off() {
 }
 
 #[tokio::test]
+async fn who_says_nothing_keeps_nobody_out() {
+    // Longer than the test: it is not this that makes room.
+    let config = Config { max_connections: 8, header_timeout: 10 * PATIENCE, ..Config::default() };
+    let running = Running::start(config).await;
+    let mut page = TcpStream::connect(running.addr).await.unwrap();
+    let mut first = [0; 12];
+    page.write_all(SCRAPE.as_bytes()).await.unwrap();
+    page.read_exact(&mut first).await.unwrap();
+    let (socket, mut silent) = (TcpSocket::new_v4().unwrap(), Vec::new());
+    let mut half = socket.connect(running.addr).await.unwrap();
+    half.write_all(b"GET /metrics HT").await.unwrap();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(running.addr).await.unwrap());
+    }
+    let start = Instant::now();
+    assert_eq!(running.get("/healthz").await.status, 200);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    // Those who were there first and asked for nothing are gone, and counted; who was answered is not.
+    closed(&mut half).await;
+    closed(&mut silent[0]).await;
+    let gone = 1 + silent.len() as u64 + 2 - 8;
+    running.dropped("dashboard_evicted", gone).await;
+    page.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    timeout(PATIENCE, page.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert_eq!(String::from_utf8_lossy(&rest).matches("HTTP/1.1 200").count(), 1, "of the second request");
+}
+
+#[tokio::test]
 async fn many_clients_are_all_answered() {
     let running = Running::start(Config { max_connections: 8, ..Config::default() }).await;
     let mut streams = Vec::new();

@@ -5,7 +5,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use mcpscope_accept::{Door, StallLimit, StallLimits};
+use mcpscope_accept::{OpenDoor, StallLimit, StallLimits};
 use mcpscope_hub::Reader;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -13,7 +13,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tonic::service::Routes;
 
-use super::{Config, Gate, PANIC, SLOW, connection};
+use super::{Config, EVICTED, Gate, PANIC, SLOW, connection};
 
 /// How long calls in flight may take to finish once the server stops.
 const GRACE: Duration = Duration::from_secs(2);
@@ -30,7 +30,8 @@ pub(super) async fn run(
     let (running, stopping) = watch::channel(());
     let Config { max_connections, handshake_timeout, subscriber_timeout, .. } = config;
     let gate = Gate::new(routes, config, reader.clone(), stopping.clone());
-    let mut door = Door::new("gRPC", listeners, max_connections);
+    let counting = reader.clone();
+    let mut door = OpenDoor::new("gRPC", listeners, max_connections, move || counting.dropped(EVICTED));
     let stall = StallLimits { beginning: handshake_timeout, write: subscriber_timeout };
     let mut connections = JoinSet::new();
     let ended = |result: Result<(), JoinError>| {
@@ -46,13 +47,16 @@ pub(super) async fn run(
         tokio::select! {
             () = &mut stop => break,
             Some(result) = connections.join_next() => ended(result),
-            (stream, _, slot) = door.next() => {
+            (stream, _, place) = door.next() => {
                 let reader = reader.clone();
                 let stream = StallLimit::new(stream, stall, move || reader.dropped(SLOW));
-                let connection = connection::serve(stream, gate.for_connection(), subscriber_timeout, stopping.clone());
+                let (gate, activity) = (gate.for_connection(), place.activity());
+                let connection = connection::serve(stream, gate, activity, subscriber_timeout, stopping.clone());
                 connections.spawn(async move {
-                    let _slot = slot;
-                    connection.await;
+                    tokio::select! {
+                        () = connection => {}
+                        () = place.evicted() => tracing::debug!("a gRPC connection made room for a newer one"),
+                    }
                 });
             }
         }

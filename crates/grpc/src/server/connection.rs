@@ -13,6 +13,7 @@ use futures_util::stream::FuturesUnordered;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mcpscope_accept::Activity;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, watch};
 
@@ -35,14 +36,20 @@ type Call = Pin<Box<dyn Future<Output = bool> + Send>>;
 #[derive(Clone, Debug)]
 struct Calls {
     begun: mpsc::UnboundedSender<Call>,
+    activity: Activity,
     subscriber_timeout: Duration,
     turn: Turn,
 }
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Calls {
     fn execute(&self, call: F) {
+        let (under_way, limited) = (self.activity.begin(), stall::limited(call, self.subscriber_timeout));
+        let call = async move {
+            let _under_way = under_way;
+            limited.await
+        };
         // It fails when the connection is ending, and its calls with it.
-        let _ = self.begun.send(Box::pin(self.turn.share(stall::limited(call, self.subscriber_timeout))));
+        let _ = self.begun.send(Box::pin(self.turn.share(call)));
     }
 }
 
@@ -136,23 +143,25 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for OneRead<S> {
 pub(super) async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     gate: Gate,
+    activity: Activity,
     subscriber_timeout: Duration,
     stopping: watch::Receiver<()>,
 ) {
     let turn = Turn::default();
-    turn.run(take_turns(stream, gate, subscriber_timeout, stopping, turn.clone())).await;
+    turn.run(take_turns(stream, gate, activity, subscriber_timeout, stopping, turn.clone())).await;
 }
 
 async fn take_turns(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     gate: Gate,
+    activity: Activity,
     subscriber_timeout: Duration,
     mut stopping: watch::Receiver<()>,
     turn: Turn,
 ) {
     // No more than MAX_CALLS: HTTP/2 counts them.
     let (begun, mut new) = mpsc::unbounded_channel();
-    let mut http = http2::Builder::new(Calls { begun, subscriber_timeout, turn: turn.clone() });
+    let mut http = http2::Builder::new(Calls { begun, activity, subscriber_timeout, turn: turn.clone() });
     http.timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE.0)
         .keep_alive_timeout(KEEP_ALIVE.1)

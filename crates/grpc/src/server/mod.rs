@@ -24,6 +24,8 @@ const STREAMS: &str = "grpc_streams";
 const HELD: &str = "grpc_held";
 /// Requests that are no gRPC, or of a host or origin that is not answered to.
 const REFUSED: &str = "grpc_refused";
+/// Connections that had to make room for newer ones.
+const EVICTED: &str = "grpc_evicted";
 /// Calls that panicked.
 const PANIC: &str = "grpc_panic";
 
@@ -32,8 +34,8 @@ const PANIC: &str = "grpc_panic";
 pub struct Config {
     /// Host names answered to besides loopback, without port. Default: none.
     pub allowed_hosts: Vec<String>,
-    /// Connections served at a time, at least 1; further ones wait in the system's accept queue until one of these ends.
-    /// Default: [`Config::DEFAULT_MAX_CONNECTIONS`].
+    /// Connections served at a time, at least 1; for a further one, that is ended which misses its place least
+    /// ([`OpenDoor`](mcpscope_accept::OpenDoor)). Default: [`Config::DEFAULT_MAX_CONNECTIONS`].
     pub max_connections: usize,
     /// Streaming calls open at a time, on all connections together; each may have an eighth of them (at least one). A further
     /// one is answered RESOURCE_EXHAUSTED. `Watch` of `grpc.health.v1.Health` is not counted. Default:
@@ -124,7 +126,7 @@ pub async fn serve(
         return Err(GrpcError::NoListener);
     }
     let routes = services::routes(&reader, admin, config.chaos_token.clone())?;
-    [SLOW, STREAMS, HELD, REFUSED, PANIC].into_iter().for_each(|what| reader.may_drop(what));
+    [SLOW, STREAMS, HELD, REFUSED, EVICTED, PANIC].into_iter().for_each(|what| reader.may_drop(what));
     accept::run(listeners, routes, &reader, config, stop).await;
     Ok(())
 }

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ FLOODED = 20_000
 WAYS, MANY = ("to_server", "to_client"), 500
 # What the dashboard has room for.
 SOCKETS, CONNECTIONS = 100, 256
+FLOOD_OF = 300
 
 
 class Brake:
@@ -44,7 +46,8 @@ class Brake:
     def __init__(self, instance):
         where = urlsplit(instance.dashboard)
         self.connection = http.client.HTTPConnection(where.hostname, where.port, timeout=LONG)
-        self.connection.connect()
+        self.connection.request("GET", "/healthz")
+        assert self.connection.getresponse().read()
 
     def __enter__(self):
         return self
@@ -175,7 +178,7 @@ def test_while_all_of_the_dashboards_connections_are_taken(instances, peer, tmp_
         assert [socket.status for socket in sockets] == [101] * SOCKETS + [503]
         for _ in range(CONNECTIONS):
             stack.enter_context(connect(peer.dashboard)).sendall(b"GET / HTTP/1.1\r\n")
-        # The page has its connection already.
+        # The page has its connection already: who was answered stays, where most have said nothing.
         brake.pull()
         brake.pulled()
     # Another dashboard's limits are none of gRPC's, which the command takes.
@@ -189,13 +192,32 @@ def test_while_all_of_the_dashboards_connections_are_taken(instances, peer, tmp_
     assert chaos.status()["emergency_stop"]
 
 
+def test_no_flood_of_idle_connections_keeps_it_out(peer, tmp_path):
+    chaos = Chaos(peer, tmp_path / "data")
+    where = urlsplit(peer.dashboard)
+    id = chaos.start("hang")
+    chaos.http.close()
+    with contextlib.ExitStack() as stack:
+        for number in range(FLOOD_OF):
+            client = stack.enter_context(socket.create_connection((where.hostname, where.port), timeout=LONG))
+            # Some have begun to ask, and some were answered and stay.
+            client.sendall((b"", b"POST /api/v1/chaos/plan HTTP/1.1\r\n", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")[number % 3])
+        asked = time.monotonic()
+        answer = httpx.post(chaos.base + "/emergency-stop", headers=HEADERS, trust_env=False, timeout=LONG)
+        took = time.monotonic() - asked
+    assert (answer.status_code, answer.json()) == (200, {"emergency_stop": True})
+    assert took < 1, took
+    chaos = Chaos(peer, tmp_path / "data")
+    assert chaos.report(id)["status"] == "aborted"
+    assert peer.metrics().sum("mcpscope_dropped_total", what="dashboard_evicted") >= FLOOD_OF - CONNECTIONS
+
+
 def test_it_takes_no_token_and_looks_at_no_body(peer, tmp_path):
     chaos = Chaos(peer, tmp_path / "data")
     where = chaos.base + "/emergency-stop"
-    for body in (b"", b"{}", b"no JSON", b"[" * 1000):
+    for body in (b"", b"{}", b"no JSON", b"[" * 50_000):
         id = chaos.start("hang")
-        # What nobody reads ends a connection, so each has its own.
-        answer = httpx.post(where, content=body, headers=HEADERS, trust_env=False, timeout=LONG)
+        answer = chaos.http.post(where, content=body)
         assert (answer.status_code, answer.json()) == (200, {"emergency_stop": True}), body
         assert chaos.report(id)["status"] == "aborted"
         rearm(chaos)

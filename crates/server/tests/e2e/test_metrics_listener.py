@@ -60,12 +60,12 @@ def test_nothing_can_be_changed_or_read_by_a_page(proxy):
     assert page.status_code == 403 and "mcpscope_" not in page.text
 
 
-def test_who_says_nothing_keeps_nobody_out_for_long(proxy):
+def test_who_says_nothing_keeps_nobody_out(proxy):
     where = urlsplit(proxy.ready["metrics"])
     silent = [socket.create_connection((where.hostname, where.port), timeout=10) for _ in range(MAX_CONNECTIONS)]
     began = time.monotonic()
     answer = httpx.get(proxy.ready["metrics"], trust_env=False, timeout=2 * HEADER_TIMEOUT)
-    assert answer.status_code == 200 and time.monotonic() - began < HEADER_TIMEOUT + 3
+    assert answer.status_code == 200 and time.monotonic() - began < HEADER_TIMEOUT / 2
     for client in silent:
         client.close()
 
