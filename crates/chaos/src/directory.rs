@@ -53,13 +53,15 @@ pub(crate) struct Directory {
     protected: ProtectedNames,
     servers: BTreeMap<u64, Arc<Server>>,
     connections: BTreeMap<u64, Open>,
+    /// Marked as critical since it was asked for.
+    marked: Vec<Arc<Server>>,
     next: u64,
 }
 
 impl Directory {
     pub(crate) fn new(protected: &[String]) -> Self {
         let protected = ProtectedNames::new(protected);
-        Self { protected, servers: BTreeMap::new(), connections: BTreeMap::new(), next: 0 }
+        Self { protected, servers: BTreeMap::new(), connections: BTreeMap::new(), marked: Vec::new(), next: 0 }
     }
 
     pub(crate) fn is_protected(&self, name: &str) -> bool {
@@ -95,9 +97,17 @@ impl Directory {
     }
 
     /// Whether it is marked as critical from here on.
-    pub(crate) fn mark(&self, server: &Server, critical: bool) {
+    pub(crate) fn mark(&mut self, server: &Arc<Server>, critical: bool) {
         server.critical.store(critical, Ordering::SeqCst);
-        server.protected.store(critical || self.is_protected(&server.name), Ordering::SeqCst);
+        let protected = critical || self.is_protected(&server.name);
+        let was_protected = server.protected.swap(protected, Ordering::SeqCst);
+        self.marked.retain(|marked| !Arc::ptr_eq(marked, server));
+        self.marked.extend((critical && !was_protected).then(|| server.clone()));
+    }
+
+    /// The servers that were marked as critical since this was asked last, and still are.
+    pub(crate) fn take_marked(&mut self) -> Vec<Arc<Server>> {
+        std::mem::take(&mut self.marked)
     }
 
     pub(crate) fn remove_server(&mut self, number: u64) {

@@ -69,8 +69,8 @@ impl Endpoint {
         self.0.server.saw(era);
     }
 
-    /// Marks it as critical, or takes the mark away. From here on nothing is done to a critical one; what a fault holds there
-    /// already goes on when that ends.
+    /// Marks it as critical, or takes the mark away. From here on nothing is done to a critical one, and an experiment that could
+    /// touch it ends when the controller is driven next; what a fault holds there already goes on when that ends.
     pub fn set_critical(&self, critical: bool) {
         self.0.shared.directory().mark(&self.0.server, critical);
     }

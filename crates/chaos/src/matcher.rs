@@ -4,7 +4,7 @@ use mcpscope_core::{Direction, Era, Transport};
 
 use crate::catalogue::message_kind;
 use crate::parameter::{ParameterError, Reader};
-use crate::scenario::Reach;
+use crate::scenario::{ANYWHERE, Place, Reach, places};
 use crate::{Message, MessageKind, Scenario};
 
 /// A name in which `*` stands for any text, also none.
@@ -141,6 +141,16 @@ impl Matcher {
             && self.transport.is_none_or(|wanted| wanted == transport)
             && (self.session.is_none() || transport == Transport::Http)
             && self.reach.places.iter().any(|(place, _)| *place == transport)
+    }
+
+    /// Where the fault means something as it was asked for, as people read it; none: anywhere.
+    pub(crate) fn meaningful(&self) -> Option<String> {
+        let is_asked = |(transport, _): &&Place| {
+            self.transport.is_none_or(|wanted| wanted == *transport)
+                && (self.session.is_none() || *transport == Transport::Http)
+        };
+        let asked: Vec<_> = self.reach.places.iter().filter(is_asked).copied().collect();
+        (asked.len() < ANYWHERE.len()).then(|| places(&asked))
     }
 
     /// Whether the fault means something there.

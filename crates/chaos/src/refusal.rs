@@ -44,7 +44,7 @@ pub enum Refusal {
         most: usize,
     },
     /// It would be about nothing.
-    #[error("{scenario} matches nothing: {reason}; there {}", list(.there))]
+    #[error("{scenario} matches nothing: {reason}; there {}{}", list(.there), means(.place.as_deref()))]
     NothingMatched {
         /// What was asked for.
         scenario: Scenario,
@@ -52,6 +52,8 @@ pub enum Refusal {
         reason: &'static str,
         /// The names of what there is.
         there: Vec<String>,
+        /// Where it means something as it was asked for, unless that is anywhere.
+        place: Option<String>,
     },
     /// Too much is unwell already.
     #[error("{healthy:.0} % of the components are healthy: expected at least {least:.0} % (blast_radius.min_healthy)")]
@@ -95,6 +97,10 @@ fn rearm_hint(wait_ms: &u64) -> String {
 
 fn list(there: &[String]) -> String {
     if there.is_empty() { "is no server yet".to_owned() } else { format!("is {}", there.join(", ")) }
+}
+
+fn means(place: Option<&str>) -> String {
+    place.map(|place| format!("; as asked for, it means something over {place}")).unwrap_or_default()
 }
 
 fn running_now(running: &[u64]) -> String {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use mcpscope_core::ClockAnchor;
 
 use crate::audit::{self, Audit, LeakAudit};
+use crate::directory::Server;
 use crate::experiment::Experiment;
 use crate::fault::Fault;
 use crate::lease::{Lease, Shared};
@@ -117,6 +118,11 @@ impl Run {
             self.ended = Some(now);
         }
         self.changes.push((now, status, reason));
+    }
+
+    /// Whether it is done to the messages of this server.
+    pub(crate) fn is_about(&self, server: &Server) -> bool {
+        !self.scenario().is_out_of_process() && self.experiment.matcher.takes_server(&server.name, server.transport)
     }
 
     /// When the fault began; before that, when it was accepted.

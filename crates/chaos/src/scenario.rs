@@ -125,7 +125,7 @@ const STDIO_LEGACY: Place = (Transport::Stdio, Era::Legacy);
 const STDIO_MODERN: Place = (Transport::Stdio, Era::Modern);
 const HTTP_LEGACY: Place = (Transport::Http, Era::Legacy);
 const HTTP_MODERN: Place = (Transport::Http, Era::Modern);
-const ANYWHERE: &[Place] = &[STDIO_LEGACY, STDIO_MODERN, HTTP_LEGACY, HTTP_MODERN];
+pub(crate) const ANYWHERE: &[Place] = &[STDIO_LEGACY, STDIO_MODERN, HTTP_LEGACY, HTTP_MODERN];
 const STDIO: &[Place] = &[STDIO_LEGACY, STDIO_MODERN];
 const HTTP: &[Place] = &[HTTP_LEGACY, HTTP_MODERN];
 const MODERN: &[Place] = &[STDIO_MODERN, HTTP_MODERN];
@@ -352,7 +352,7 @@ impl Scenario {
     }
 }
 
-fn places(places: &[Place]) -> String {
+pub(crate) fn places(places: &[Place]) -> String {
     let named = [(Transport::Stdio, "stdio"), (Transport::Http, "HTTP")].into_iter().filter_map(|(transport, name)| {
         let has = |era| places.contains(&(transport, era));
         match (has(Era::Legacy), has(Era::Modern)) {

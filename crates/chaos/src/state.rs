@@ -211,6 +211,8 @@ impl State {
         // Before anything is checked: whatever is stopped from here on makes the lease void.
         let epoch = shared.epoch();
         self.hear_of_stop(shared, now);
+        // Who was marked before is none of its business.
+        self.spare_critical(shared, now);
         let started =
             self.admit(shared, request, by, now).and_then(|admitted| self.begin(shared, admitted, by, epoch, now));
         if let Err(refusal) = &started {

@@ -197,6 +197,20 @@ fn who_is_away_or_has_become_critical_is_left_alone() {
 }
 
 #[test]
+fn what_becomes_critical_ends_the_experiment_on_it() {
+    for rate in [None, Some("crash_rate=0")] {
+        let mut stage = Stage::new(Plan::default(), TWO);
+        let parameters: Vec<_> = ["duration=4s", "signal=stop"].into_iter().chain(rate).collect();
+        let id = stage.world.start("process_crash", &parameters);
+        stage.targets.iter().for_each(|target| target.is_critical.store(true, Ordering::Relaxed));
+        stage.world.pass(Duration::from_millis(200));
+        let test = stage.world.test(id);
+        assert_eq!(test.status, Status::Aborted);
+        assert!(test.details.error.unwrap().ends_with(" is marked as critical"));
+    }
+}
+
+#[test]
 fn a_component_is_the_process_that_carries_it() {
     let mut plan = Plan::default();
     plan.blast_radius.protected = vec!["tw*".into(), "tools".into()];

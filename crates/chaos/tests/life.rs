@@ -357,13 +357,53 @@ fn a_server_that_becomes_critical_is_let_alone_at_once() {
     let mut client = common::Client::new(&world.endpoint);
     let id = world.start("packet_loss", &["duration=10s", "intensity=1"]);
     assert_eq!(client.response("echo", world.now).len(), 1);
+    // Before anybody has looked.
     world.endpoint.set_critical(true);
     assert!(client.response("echo", world.now).is_empty());
-    let refusal = world.controller.start(&request("hang", &[]), world.now).unwrap_err().to_string();
-    assert!(refusal.contains("all servers that match are critical or protected"), "{refusal}");
     world.endpoint.set_critical(false);
     assert_eq!(client.response("echo", world.now).len(), 1);
-    world.controller.stop(id.0, world.now).unwrap();
+    world.endpoint.set_critical(true);
+    let refusal = world.controller.start(&request("hang", &[]), world.now).unwrap_err().to_string();
+    assert!(refusal.contains("all servers that match are critical or protected"), "{refusal}");
+    assert_eq!(world.status(id), Status::Aborted);
+}
+
+#[test]
+fn an_experiment_on_a_server_that_becomes_critical_ends() {
+    let mut world = World::new(Plan::default());
+    let other = world.injector.endpoint("other", Transport::Http, false);
+    let [id, elsewhere] = ["server=demo", "server=other"]
+        .map(|server| world.start("packet_loss", &["duration=10s", "intensity=1", server]));
+    world.endpoint.set_critical(true);
+    // What begins after that has nothing to do with it.
+    let after = world.start("hang", &["duration=10s"]);
+    world.pass(MS);
+    let test = world.test(id);
+    assert_eq!((test.status, test.details.error.as_deref()), (Status::Aborted, Some("demo is marked as critical")));
+    assert_eq!([elsewhere, after].map(|id| world.status(id)), [Status::Running; 2]);
+    world.endpoint.set_critical(false);
+    let mut client = common::Client::new(&world.endpoint);
+    world.controller.stop(after.0, world.now).unwrap();
+    assert!(client.response("echo", world.now).is_empty(), "it is over for good");
+    assert_eq!(common::Client::new(&other).response("echo", world.now).len(), 1);
+}
+
+#[test]
+fn what_matches_nothing_is_told_where_it_would_mean_something() {
+    let world = World::new(Plan::default());
+    let refusal = |scenario: &str, pairs: &[&str]| {
+        world.controller.start(&request(scenario, pairs), world.now).unwrap_err().to_string()
+    };
+    let nothing = "matches nothing: no server of that name and transport; there is demo (http)";
+    for (scenario, pairs, place) in [
+        ("stdout_noise", &[][..], "; as asked for, it means something over stdio"),
+        ("rpc_error", &["direction=to_client"], "; as asked for, it means something over stdio"),
+        ("hang", &["transport=stdio"], "; as asked for, it means something over stdio"),
+        ("http_status", &["server=none"], "; as asked for, it means something over HTTP"),
+        ("hang", &["server=none"], ""),
+    ] {
+        assert_eq!(refusal(scenario, pairs), format!("{scenario} {nothing}{place}"));
+    }
 }
 
 #[test]

@@ -97,16 +97,27 @@ impl State {
             if plan.mode == Mode::Off {
                 return Some(format!("chaos is off ({})", plan.why_off()));
             }
-            let (scenario, matcher) = (run.scenario(), &run.experiment.matcher);
-            let is_about =
-                |server: &Server| !scenario.is_out_of_process() && matcher.takes_server(&server.name, server.transport);
-            let server = protected.iter().find(|server| is_about(server)).map(|server| &*server.name);
+            let server = protected.iter().find(|server| run.is_about(server)).map(|server| &*server.name);
             let mut carriers = run.carriers.iter().map(|target| target.name());
             let name = server.or_else(|| carriers.find(|name| directory.is_protected(name)))?;
             Some(format!("{name} is protected"))
         };
         let active = self.runs.iter().filter(|run| matches!(run.status, Status::Planned | Status::Running));
         active.filter_map(|run| Some((run.id, why(run)?))).collect()
+    }
+
+    /// Ends the experiments on servers and targets that have been marked as critical since they began.
+    pub(super) fn spare_critical(&mut self, shared: &Shared, now: Instant) {
+        let marked = shared.directory().take_marked();
+        for run in self.runs.iter_mut().filter(|run| run.status == Status::Running) {
+            let server = marked.iter().find(|server| run.is_about(server)).map(|server| &*server.name);
+            let mut critical = run.carriers.iter().filter(|target| target.is_critical()).map(|target| target.name());
+            // Crashes by chance go on for the others, who have nothing to do with it.
+            let needed = if run.crashes.is_some() { run.carriers.len().max(1) } else { 1 };
+            if let Some(name) = server.or_else(|| critical.nth(needed - 1)).map(str::to_owned) {
+                run.abort(format!("{name} is marked as critical"), now);
+            }
+        }
     }
 }
 
@@ -115,11 +126,11 @@ fn servers(shared: &Shared, experiment: &Experiment) -> Result<Vec<String>, Refu
     let (scenario, matcher) = (experiment.scenario, &experiment.matcher);
     let directory = shared.directory();
     let there = || directory.servers().map(|server| format!("{} ({})", server.name, server.transport)).collect();
-    let nothing = |reason| Refusal::NothingMatched { scenario, reason, there: there() };
+    let nothing = |reason, place| Refusal::NothingMatched { scenario, reason, there: there(), place };
     let named: Vec<_> =
         directory.servers().filter(|server| matcher.takes_server(&server.name, server.transport)).collect();
     if named.is_empty() {
-        return Err(nothing("no server of that name and transport, where the fault means something"));
+        return Err(nothing("no server of that name and transport", matcher.meaningful()));
     }
     let speaks = |server: &Server| {
         let mut eras = server.eras().peekable();
@@ -131,10 +142,10 @@ fn servers(shared: &Shared, experiment: &Experiment) -> Result<Vec<String>, Refu
     }
     let free: Vec<_> = named.into_iter().filter(|server| !server.is_protected() && speaks(server)).collect();
     if free.is_empty() {
-        return Err(nothing("all servers that match are critical or protected"));
+        return Err(nothing("all servers that match are critical or protected", None));
     }
     if matcher.wants_open_session() && directory.connections(matcher).is_empty() {
-        return Err(nothing("no session that matches is open"));
+        return Err(nothing("no session that matches is open", None));
     }
     let mut names: Vec<_> = free.into_iter().map(|server| server.name.to_string()).collect();
     names.sort_unstable();

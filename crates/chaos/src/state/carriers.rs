@@ -74,7 +74,7 @@ impl State {
         }
         let wanted = experiment.parameters.0.get("target_processes").and_then(|value| value.as_str()).map(Pattern::new);
         let there = || able.iter().map(|target| target.name().to_owned()).collect();
-        let nothing = |reason| Refusal::NothingMatched { scenario, reason, there: there() };
+        let nothing = |reason| Refusal::NothingMatched { scenario, reason, there: there(), place: None };
         let is_called = |target: &dyn ChaosTarget, name: &Pattern| names(target).any(|called| name.matches(called));
         let named: Vec<_> = able
             .iter()

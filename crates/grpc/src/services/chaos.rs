@@ -385,7 +385,10 @@ mod tests {
             (Refusal::Off { why: "x".into() }, Code::FailedPrecondition),
             (Refusal::Stopped { by: "x".into(), wait_ms: 0 }, Code::FailedPrecondition),
             (Refusal::TooMany { running: 3, most: 3 }, Code::ResourceExhausted),
-            (Refusal::NothingMatched { scenario, reason: "x", there: Vec::new() }, Code::FailedPrecondition),
+            (
+                Refusal::NothingMatched { scenario, reason: "x", there: Vec::new(), place: None },
+                Code::FailedPrecondition,
+            ),
             (Refusal::Unhealthy { healthy: 1.0, least: 2.0 }, Code::FailedPrecondition),
             (Refusal::TooManyKills { most: 1 }, Code::ResourceExhausted),
             (Refusal::Journal(journal), Code::Internal),
