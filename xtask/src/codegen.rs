@@ -103,6 +103,8 @@ fn json(builder: tonic_prost_build::Builder) -> tonic_prost_build::Builder {
         ("ChaosChild.role", name("chaos_child_role")),
         ("ChaosChildRole.kind", name("chaos_child_role_kind")),
         ("ChaosSlot.sample", flatten.clone()),
+        ("ChaosInjection.resource", some.clone()),
+        ("ChaosAchieved.unit", name("chaos_unit")),
         ("ChaosPoint.sample", flatten.clone()),
         ("ChaosSample.p50_ms", some.clone()),
         ("ChaosSample.p95_ms", some.clone()),

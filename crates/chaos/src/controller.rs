@@ -115,7 +115,16 @@ impl Controller {
     /// # Errors
     /// It makes no sense, or is not allowed now. Nothing was started.
     pub fn start(&self, request: &Request, now: Instant) -> Result<FaultId, Refusal> {
-        self.with(now, |state, shared| state.start(shared, request, StartedBy::Person, now))
+        self.start_as(StartedBy::Person, request, now)
+    }
+
+    /// Starts an experiment that somebody else wants. What the scheduler wants is bounded by
+    /// [`BlastRadius::max_sessions`](crate::BlastRadius::max_sessions).
+    ///
+    /// # Errors
+    /// Those of [`Controller::start`].
+    pub fn start_as(&self, by: StartedBy, request: &Request, now: Instant) -> Result<FaultId, Refusal> {
+        self.with(now, |state, shared| state.start(shared, request, by, now))
     }
 
     /// Ends an experiment.
@@ -194,7 +203,7 @@ impl Controller {
     }
 
     /// The newest experiments that have ended, newest first, at most so many. Of the very newest it may not be decided yet
-    /// what they have left over.
+    /// what they have left over: they have no report.
     #[must_use]
     pub fn history(&self, most: usize, now: Instant) -> Vec<Test> {
         self.with(now, |state, _| state.history(most))
@@ -206,7 +215,8 @@ impl Controller {
         self.with(now, |state, _| state.experiment(id))
     }
 
-    /// What became of an experiment.
+    /// What became of an experiment that has ended: none until it is decided what it has left over, which takes a moment, or two
+    /// seconds if there is something.
     #[must_use]
     pub fn report(&self, id: u64, now: Instant) -> Option<Report> {
         self.with(now, |state, _| state.report(id))

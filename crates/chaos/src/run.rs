@@ -432,7 +432,8 @@ impl Run {
                 seed: self.seed,
                 injected: self.injection().injected,
                 error: self.reason.clone(),
-                report: self.status.is_final().then(|| self.report(clock)),
+                // Once it is decided what it has left over, and the run is over.
+                report: None,
             },
         }
     }

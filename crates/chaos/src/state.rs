@@ -285,6 +285,7 @@ impl State {
         let stopped = run.map(|run| run.abort("stopped by a person".to_owned(), now));
         self.publish(shared);
         self.tell_changes();
+        self.finish(shared, now);
         stopped.ok_or(NotRunning { id, running })
     }
 

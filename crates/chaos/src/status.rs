@@ -58,6 +58,20 @@ pub enum StartedBy {
     Person,
     /// The scheduler.
     Scheduler,
+    /// The demo, which shows what an experiment is.
+    Demo,
+}
+
+impl StartedBy {
+    /// For people: `a person`, `the scheduler`, `the demo`.
+    #[must_use]
+    pub const fn told(self) -> &'static str {
+        match self {
+            Self::Person => "a person",
+            Self::Scheduler => "the scheduler",
+            Self::Demo => "the demo",
+        }
+    }
 }
 
 /// What caused a stop.
@@ -159,7 +173,7 @@ pub struct Details {
     /// Why it failed or was ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Once it has ended.
+    /// Once it has ended, and it is decided what it has left over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<Report>,
 }

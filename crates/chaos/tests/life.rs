@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{MS, SECOND, World, request};
-use mcpscope_chaos::{Cause, Happened, Plan, Rearm, Refusal, Status};
+use mcpscope_chaos::{Cause, Happened, Plan, Rearm, Refusal, StartedBy, Status};
 use mcpscope_core::{Break, Effect, OnEnd, Order, Release, Transport};
 
 #[test]
@@ -386,6 +386,16 @@ fn an_experiment_on_a_server_that_becomes_critical_ends() {
     world.controller.stop(after.0, world.now).unwrap();
     assert!(client.response("echo", world.now).is_empty(), "it is over for good");
     assert_eq!(common::Client::new(&other).response("echo", world.now).len(), 1);
+}
+
+#[test]
+fn who_started_it_is_told() {
+    let world = World::new(Plan::default());
+    for by in [StartedBy::Person, StartedBy::Demo] {
+        let id = world.controller.start_as(by, &request("hang", &[]), world.now).unwrap();
+        world.controller.stop(id.0, world.now).unwrap();
+        assert_eq!(world.controller.report(id.0, world.now).unwrap().started_by, by);
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ import { CloseButton, Dialog, Impact, Pairs, State, html, useEffect, useState } 
  */
 
 /** @type {Record<string, string>} */
-const STARTED_BY = { person: "a person", scheduler: "the scheduler" };
+const STARTED_BY = { person: "a person", scheduler: "the scheduler", demo: "the demo" };
 /** @type {[string, (slot: Slot) => string][]} */
 const UNTOUCHED = [
     ["Calls", slot => format.count(slot.calls)],
@@ -29,6 +29,10 @@ const TOUCHED = [
     ["Errors", calls => format.percent(calls?.calls ? calls.errors / calls.calls : null)],
     ["p95", calls => format.duration(calls?.p95_ms)],
 ];
+
+const ENDED = ["completed", "failed", "aborted", "not_started"];
+/** In ms. */
+const LOOK_AGAIN = 500;
 
 /** @param {{ id: string, store: import("./store.js").Store, children?: any }} props */
 export function ReportDialog({ id, store, children }) {
@@ -45,8 +49,11 @@ export function ReportDialog({ id, store, children }) {
     <//>`;
 }
 
+/** Whether it has ended, and it is being looked for what it has left over. @param {Test} test */
+const isUndecided = ({ status, details }) => ENDED.includes(status) && !details.report;
+
 /**
- * Asked for again whenever it is at another place in its life.
+ * Asked for again whenever it is at another place in its life, and until there is a report once it has ended.
  * @param {string} id
  * @param {string} status
  * @returns {Found}
@@ -55,10 +62,18 @@ function useTest(id, status) {
     const [found, setFound] = useState(/** @type {Found} */ ({ id: "" }));
     useEffect(() => {
         const stop = new AbortController();
-        ask(`/api/v1/chaos/experiments/${encodeURIComponent(id)}`, stop.signal).then(({ value, problem }) => {
-            if (!stop.signal.aborted) setFound({ id, test: value, problem });
+        /** @type {ReturnType<typeof setTimeout> | undefined} */
+        let again;
+        const look = () => ask(`/api/v1/chaos/experiments/${encodeURIComponent(id)}`, stop.signal).then(({ value, problem }) => {
+            if (stop.signal.aborted) return;
+            setFound({ id, test: value, problem });
+            if (value && isUndecided(value)) again = setTimeout(look, LOOK_AGAIN);
         });
-        return () => stop.abort();
+        look();
+        return () => {
+            stop.abort();
+            clearTimeout(again);
+        };
     }, [id, status]);
     return found.id === id ? found : { id };
 }
@@ -75,7 +90,8 @@ function Shown({ test, store }) {
                 ${report && html`<a href=${`/api/v1/chaos/experiments/${id}?format=html`} target="_blank" rel="noopener">Full report</a>`}</p>
             ${error && html`<p class=${status === "failed" ? "bad" : ""}>${error}</p>`}
         </header>
-        ${report ? html`<${Outcome} report=${report} />` : html`<div class="running">
+        ${report ? html`<${Outcome} report=${report} />` : isUndecided(test) ? html`<p class="empty" role="status">
+            Looking for what it has left over…</p>` : html`<div class="running">
             <${Progress} test=${test} store=${store} />
             <p><${Left} test=${test} store=${store} /> · ${format.count(injected)} hits
                 ${" "}${status === "running" && html`<${StopOne} test=${test} store=${store} />`}</p></div>`}

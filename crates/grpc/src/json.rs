@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use crate::proto::{
     ChaosCause, ChaosCauseKind, ChaosChildRole, ChaosChildRoleKind, ChaosMode, ChaosStartedBy, ChaosTestStatus,
-    HealthState, SpanKind, TraceStatus,
+    ChaosUnit, HealthState, SpanKind, TraceStatus,
 };
 
 pub(crate) fn health_state<S: Serializer>(value: &i32, to: S) -> Result<S::Ok, S::Error> {
@@ -31,6 +31,10 @@ pub(crate) fn chaos_test_status<S: Serializer>(value: &i32, to: S) -> Result<S::
 
 pub(crate) fn chaos_started_by<S: Serializer>(value: &i32, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&short(ChaosStartedBy::try_from(*value).unwrap_or_default().as_str_name(), "CHAOS_STARTED_BY_"))
+}
+
+pub(crate) fn chaos_unit<S: Serializer>(value: &i32, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&short(ChaosUnit::try_from(*value).unwrap_or_default().as_str_name(), "CHAOS_UNIT_"))
 }
 
 pub(crate) fn chaos_cause_kind<S: Serializer>(value: &i32, to: S) -> Result<S::Ok, S::Error> {

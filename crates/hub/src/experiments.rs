@@ -11,13 +11,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use mcpscope_chaos::{
-    Cause, ChaosStatus, Controller, NotRunning, Outlook, Plan, PlanError, RearmError, Refusal, Report, Request, Test,
+    Cause, ChaosStatus, Controller, NotRunning, Outlook, Plan, PlanError, RearmError, Refusal, Report, Request,
+    StartedBy, Test,
 };
 use mcpscope_core::FaultId;
 use mcpscope_health::{Observation, State};
 use tokio::runtime::Handle;
 use tokio::sync::broadcast;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 pub use calls::Calls;
 
@@ -26,6 +27,11 @@ use crate::{Core, now};
 use later::Later;
 use meters::Meters;
 use traffic::traffic;
+
+/// How long a report is waited for: leaks are decided on after two seconds.
+const DECIDED_WITHIN: Duration = Duration::from_secs(5);
+/// How soon it is looked for again. By then it was mostly there when it was looked for first.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The engine and what it judges by: what the hub is made with.
 #[derive(Clone, Debug)]
@@ -134,7 +140,15 @@ impl Chaos {
     /// # Errors
     /// It makes no sense, or is not allowed now. Nothing was started.
     pub async fn start(&self, request: Request) -> Result<FaultId, Refusal> {
-        self.command(move |controller, now| controller.start(&request, now)).await
+        self.start_as(StartedBy::Person, request).await
+    }
+
+    /// Starts an experiment that somebody else wants; see [`Controller::start_as`].
+    ///
+    /// # Errors
+    /// Those of [`Chaos::start`].
+    pub async fn start_as(&self, by: StartedBy, request: Request) -> Result<FaultId, Refusal> {
+        self.command(move |controller, now| controller.start_as(by, &request, now)).await
     }
 
     /// Ends an experiment.
@@ -186,9 +200,19 @@ impl Chaos {
         self.command(move |controller, now| controller.experiment(id, now)).await
     }
 
-    /// What became of an experiment.
+    /// What became of an experiment. If it has ended, and it is not decided yet what it has left over, that is waited for, for at
+    /// most 5 seconds.
     pub async fn report(&self, id: u64) -> Option<Report> {
-        self.command(move |controller, now| controller.report(id, now)).await
+        let until = tokio::time::Instant::now() + DECIDED_WITHIN;
+        loop {
+            let (report, test) =
+                self.command(move |controller, now| (controller.report(id, now), controller.experiment(id, now))).await;
+            let is_closing = || test.is_some_and(|test| test.status.is_final());
+            if report.is_some() || tokio::time::Instant::now() >= until || !is_closing() {
+                return report;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// The journal of an experiment that has ended, as JSON lines.

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use mcpscope_core::{ClockAnchor, Direction, Era, Transport};
+use mcpscope_core::{ClockAnchor, Direction, Era, FaultId, Transport};
 use mcpscope_hub::chaos::{
-    Cause, Happened, Injector, Message, MessageKind, Parts, Plan, Refusal, Request, Status, new,
+    Cause, Happened, Injector, Message, MessageKind, Parts, Plan, Refusal, Request, Status, Watch, new,
 };
 use mcpscope_hub::metrics::{Format, Metrics};
 use mcpscope_hub::{Admin, Calls, Change, ChaosSource, Config, Events, Reader, Sources, hub};
@@ -112,6 +112,34 @@ async fn an_experiment_is_told_counted_and_shown_from_its_start_to_its_end() {
     ] {
         assert_eq!(bench.metric(name), expected, "{name}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_is_no_report_before_it_is_decided_what_was_left_over() {
+    /// A data path that lets one message go no more.
+    #[derive(Debug)]
+    struct Holds;
+    impl Watch for Holds {
+        fn changed(&self) {}
+
+        fn holds(&self, _: FaultId) -> Option<u64> {
+            Some(1)
+        }
+    }
+    let bench = Bench::new();
+    let chaos = bench.admin.chaos().unwrap();
+    let path: Arc<dyn Watch> = Arc::new(Holds);
+    bench.injector.watch(&path);
+    let _server = bench.injector.endpoint("s", Transport::Http, false);
+    let id = chaos.start(Request::new("latency_injection").with("duration", "60s")).await.unwrap().0;
+    assert!(chaos.report(id).await.is_none(), "it has not ended, which nobody waits for");
+    chaos.stop(id).await.unwrap();
+    let ended = chaos.experiment(id).await.unwrap();
+    assert_eq!((ended.status, ended.details.report), (Status::Aborted, None));
+    let (began, report) = (tokio::time::Instant::now(), chaos.report(id).await.unwrap());
+    assert_eq!(report.leak.as_deref(), Some("1 messages are still held back"));
+    assert!(began.elapsed() >= 2000 * MS && chaos.status().await.emergency_stop, "{:?}", began.elapsed());
+    assert!(chaos.report(id + 1).await.is_none(), "there is no such experiment");
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mcpscope_chaos::guardian::Guardians;
-use mcpscope_chaos::{Check, Comparison, Request, Subject};
+use mcpscope_chaos::{Check, Comparison, Request, StartedBy, Subject};
 use mcpscope_core::{FaultId, Transport};
 use mcpscope_demo::{HTTP_PATH, serve_stdio, traffic_http, traffic_io};
 use mcpscope_health::Reporter;
@@ -138,7 +138,7 @@ async fn first_experiment(chaos: Chaos, stop: CancellationToken) -> anyhow::Resu
         () = tokio::time::sleep(UNDISTURBED) => {}
     }
     let request = Request::new("latency_injection").with("delay", "100ms").with("direction", "to_server");
-    match chaos.start(request.with("duration", "15s")).await {
+    match chaos.start_as(StartedBy::Demo, request.with("duration", "15s")).await {
         Ok(FaultId(id)) => {
             say(format_args!("chaos experiment {id}: every message to the server comes 100 ms later, for 15 s"));
             say(

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::chart::{calls, latency};
 use super::{Report, Slot, duration};
 use crate::audit::Footprint;
-use crate::status::{StartedBy, Status};
+use crate::status::Status;
 use crate::steady::Touched;
 use crate::target::{Achieved, Unit};
 
@@ -37,10 +37,7 @@ impl Report {
 }
 
 fn head(report: &Report) -> String {
-    let by = match report.started_by {
-        StartedBy::Person => "a person",
-        StartedBy::Scheduler => "the scheduler",
-    };
+    let by = report.started_by.told();
     let targets = list(&report.targets);
     let on = if targets.is_empty() { String::new() } else { format!(" on {targets}") };
     format!(

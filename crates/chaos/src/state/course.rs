@@ -84,7 +84,7 @@ impl State {
     }
 
     /// Closes the journals of experiments that have ended and from which nothing more can come.
-    fn finish(&mut self, shared: &Shared, now: Instant) {
+    pub(super) fn finish(&mut self, shared: &Shared, now: Instant) {
         let is_over = |run: &Run| run.status.is_final() && run.lease.as_ref().is_none_or(|lease| lease.is_quiet());
         let over: Vec<_> = self.runs.iter().filter(|run| is_over(run)).map(|run| run.id).collect();
         // Whatever was decided until they were quiet is waiting.

@@ -23,8 +23,10 @@ impl State {
 
     pub(crate) fn status(&self, now: Instant) -> ChaosStatus {
         let active: Vec<_> = self.unfinished().map(|run| self.test(run)).collect();
-        let closing = self.closing();
-        let failures = closing.iter().chain(self.journal.reports()).filter(|report| report.status == Status::Failed);
+        let is_failure = |status: Status| status == Status::Failed;
+        let closing = self.closing().filter(|run| is_failure(run.status)).map(|run| self.test(run));
+        let closed = self.journal.reports().filter(|report| is_failure(report.status));
+        let failures = closing.chain(closed.map(|report| self.ended_test(report)));
         let available = Scenario::ALL.into_iter().filter(|scenario| {
             !scenario.is_out_of_process() || self.targets.iter().any(|target| target.carries(*scenario))
         });
@@ -37,24 +39,24 @@ impl State {
             emergency_stop: stopped.is_some(),
             stopped_by: stopped.map(|stopped| stopped.cause.to_string()),
             rearm_at: stopped.filter(|stopped| stopped.until > now).map(|stopped| wall_ms(&self.clock, stopped.until)),
-            total_history: closing.len() + self.journal.ended(),
+            total_history: self.closing().count() + self.journal.ended(),
             available_scenarios: names(available),
             active_tests_details: active,
-            recent_failures: failures.take(RECENT_FAILURES).map(|report| self.ended_test(report)).collect(),
+            recent_failures: failures.take(RECENT_FAILURES).collect(),
             journal_errors: self.journal.errors(),
         }
     }
 
     pub(crate) fn history(&self, most: usize) -> Vec<Test> {
-        let ended = self.closing().into_iter().chain(self.journal.history(most)).take(most);
-        ended.map(|report| self.ended_test(&report)).collect()
+        let closing = self.closing().map(|run| self.test(run));
+        let closed = self.journal.history(most).into_iter().map(|report| self.ended_test(&report));
+        closing.chain(closed).take(most).collect()
     }
 
-    /// Reports, so far, of those that have ended and of which it is not decided yet what they have left over; the newest
-    /// first, without their samples.
-    fn closing(&self) -> Vec<Report> {
-        let closing = self.runs.iter().rev().filter(|run| run.status.is_final());
-        closing.map(|run| Report { samples: Vec::new(), ..run.report(&self.clock) }).collect()
+    /// Those that have ended and of which it is not decided yet what they have left over, so that there is no report; the
+    /// newest first.
+    fn closing(&self) -> impl Iterator<Item = &Run> {
+        self.runs.iter().rev().filter(|run| run.status.is_final())
     }
 
     pub(crate) fn experiment(&self, id: u64) -> Option<Test> {
@@ -63,8 +65,7 @@ impl State {
     }
 
     pub(crate) fn report(&self, id: u64) -> Option<Report> {
-        let ended = self.runs.iter().find(|run| run.id == id && run.status.is_final());
-        ended.map(|run| run.report(&self.clock)).or_else(|| self.journal.report(id))
+        self.journal.report(id)
     }
 
     pub(crate) fn journal_text(&self, id: u64) -> Option<String> {

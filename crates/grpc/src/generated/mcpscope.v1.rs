@@ -272,7 +272,7 @@ pub struct ChaosTestDetails {
     #[prost(string, optional, tag = "5")]
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub error: ::core::option::Option<::prost::alloc::string::String>,
-    /// Once it has ended; without samples.
+    /// Once it has ended and it is decided what it has left over; without samples.
     #[prost(message, optional, tag = "6")]
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub report: ::core::option::Option<ChaosReport>,
@@ -596,7 +596,8 @@ pub struct ChaosInjection {
     /// Effects that were acted on.
     #[prost(uint64, tag = "5")]
     pub observed: u64,
-    /// The share of the messages that was asked for, 0 to 1; for a partition, of the connections.
+    /// The share of the messages that was asked for, 0 to 1; for a partition, of the connections; of the cores' time; for memory 1,
+    /// which is all of it.
     #[prost(double, tag = "6")]
     pub requested_intensity: f64,
     /// The share that it came to; absent if there was nothing.
@@ -605,6 +606,25 @@ pub struct ChaosInjection {
     /// Effects that are not in the journal, which is then of no use to a replay.
     #[prost(uint64, tag = "8")]
     pub unjournalled: u64,
+    /// What was asked for and what it came to, where memory or processors were taken.
+    #[prost(message, optional, tag = "9")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub resource: ::core::option::Option<ChaosAchieved>,
+}
+/// What was asked for and what it came to.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct ChaosAchieved {
+    /// What was asked for.
+    #[prost(double, tag = "1")]
+    pub requested: f64,
+    /// What it came to.
+    #[prost(double, tag = "2")]
+    pub achieved: f64,
+    /// What both are in.
+    #[prost(enumeration = "ChaosUnit", tag = "3")]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::json::chaos_unit"))]
+    pub unit: i32,
 }
 /// How the watched system came back.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -962,6 +982,8 @@ pub enum ChaosStartedBy {
     Person = 1,
     /// The scheduler.
     Scheduler = 2,
+    /// The demo, which shows what an experiment is.
+    Demo = 3,
 }
 impl ChaosStartedBy {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -973,6 +995,7 @@ impl ChaosStartedBy {
             Self::Unspecified => "CHAOS_STARTED_BY_UNSPECIFIED",
             Self::Person => "CHAOS_STARTED_BY_PERSON",
             Self::Scheduler => "CHAOS_STARTED_BY_SCHEDULER",
+            Self::Demo => "CHAOS_STARTED_BY_DEMO",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -981,6 +1004,40 @@ impl ChaosStartedBy {
             "CHAOS_STARTED_BY_UNSPECIFIED" => Some(Self::Unspecified),
             "CHAOS_STARTED_BY_PERSON" => Some(Self::Person),
             "CHAOS_STARTED_BY_SCHEDULER" => Some(Self::Scheduler),
+            "CHAOS_STARTED_BY_DEMO" => Some(Self::Demo),
+            _ => None,
+        }
+    }
+}
+/// What something is measured in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ChaosUnit {
+    /// Never sent.
+    Unspecified = 0,
+    /// The share of the time of each core, 0 to 1, on average.
+    Share = 1,
+    /// Bytes, at most.
+    Bytes = 2,
+}
+impl ChaosUnit {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CHAOS_UNIT_UNSPECIFIED",
+            Self::Share => "CHAOS_UNIT_SHARE",
+            Self::Bytes => "CHAOS_UNIT_BYTES",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CHAOS_UNIT_UNSPECIFIED" => Some(Self::Unspecified),
+            "CHAOS_UNIT_SHARE" => Some(Self::Share),
+            "CHAOS_UNIT_BYTES" => Some(Self::Bytes),
             _ => None,
         }
     }
@@ -1240,6 +1297,7 @@ pub mod chaos_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// What became of an experiment; NOT_FOUND where there is none of that id, FAILED_PRECONDITION while it has not ended.
+        /// Of one that just has, the answer comes once it is decided what it has left over, which takes two seconds if there is something.
         pub async fn get_report(
             &mut self,
             request: impl tonic::IntoRequest<super::GetReportRequest>,
@@ -1415,6 +1473,7 @@ pub mod chaos_service_server {
             tonic::Status,
         >;
         /// What became of an experiment; NOT_FOUND where there is none of that id, FAILED_PRECONDITION while it has not ended.
+        /// Of one that just has, the answer comes once it is decided what it has left over, which takes two seconds if there is something.
         async fn get_report(
             &self,
             request: tonic::Request<super::GetReportRequest>,

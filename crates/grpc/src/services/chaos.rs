@@ -70,10 +70,12 @@ impl Service {
 
     /// Why there is nothing that an experiment leaves when it has ended.
     async fn not_ended(chaos: &Chaos, id: u64, what: &str) -> Status {
-        if chaos.experiment(id).await.is_some() {
-            return Status::failed_precondition(format!(
-                "experiment {id} has not ended: expected one that has, {what}"
-            ));
+        if let Some(test) = chaos.experiment(id).await {
+            return Status::failed_precondition(if test.status.is_final() {
+                format!("experiment {id} has ended, and what it has left over is being looked at: ask again, {what}")
+            } else {
+                format!("experiment {id} has not ended: expected one that has, {what}")
+            });
         }
         let status = chaos.status().await;
         let running = status.active_tests_details.iter().map(|test| test.id);

@@ -156,7 +156,8 @@ impl Chaos {
     /// Without a fault yet.
     pub(crate) fn new(parts: Parts) -> Self {
         let clock = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
-        let plan = Plan { test_duration: Duration::from_secs(600), ..Plan::default() };
+        // What a relay has not let go yet is no leak because a test is in a hurry.
+        let plan = Plan { test_duration: Duration::from_secs(600), automatic_stop: false, ..Plan::default() };
         let engine = mcpscope_chaos::Parts::new(plan, 42, clock);
         let (controller, injector) = mcpscope_chaos::new(engine).expect("a plan");
         Self { controller, probe: Probe::new(Parts { injector: Some(injector), ..parts }) }

@@ -44,7 +44,7 @@ def test_it_is_seen_everywhere_and_ends_well(instances, tmp_path):
         ended = event("completed")
         assert ended["id"] == id
     report = chaos.report(id)
-    assert report["status"] == "completed" and not report["leak"]
+    assert report["status"] == "completed" and not report["leak"] and report["started_by"] == "demo"
     injection = report["injection"]
     assert injection["matched"] == injection["injected"] == injection["observed"] > 0
     assert of_chaos("faults_injected_total") == injection["injected"] == len(chaos.hits(id))

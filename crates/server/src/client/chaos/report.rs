@@ -248,6 +248,7 @@ mod tests {
                 requested_intensity: 0.5,
                 achieved_intensity: Some(0.517),
                 unjournalled: 0,
+                resource: None,
             }),
             time_to_detect: Some(1200),
             recovery: Some(ChaosRecovery { limit: 1000, time: Some(0), observed: true }),

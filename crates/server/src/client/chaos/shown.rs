@@ -42,6 +42,7 @@ pub(super) fn started_by(by: ChaosStartedBy) -> &'static str {
     match by {
         ChaosStartedBy::Person => "a person",
         ChaosStartedBy::Scheduler => "the scheduler",
+        ChaosStartedBy::Demo => "the demo",
         ChaosStartedBy::Unspecified => UNKNOWN,
     }
 }
