@@ -1,6 +1,9 @@
 //! Which parameters each scenario has.
 
+use std::borrow::Cow;
+
 use crate::parameter::{Kind, Parameter};
+use crate::plan::Plan;
 use crate::{MessageKind, Scenario};
 
 const HOUR_MS: u64 = 60 * 60 * 1000;
@@ -204,6 +207,27 @@ impl Scenario {
     pub fn parameters(self) -> impl Iterator<Item = &'static Parameter> {
         of(self)
     }
+
+    /// What one of its parameters is unless an experiment or the plan says otherwise; none: it is left out.
+    #[must_use]
+    pub fn default_of(self, parameter: &Parameter) -> Option<Cow<'static, str>> {
+        let time = |time| Some(humantime::format_duration(time).to_string().into());
+        let own = match parameter.name {
+            "duration" => time(self.defaults().duration),
+            "recovery_time" => time(self.defaults().recovery_time),
+            "steady_state" => {
+                let checks = Plan::default().steady_state;
+                Some(checks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ").into())
+            }
+            "direction" => Some(self.reach().direction.map_or("both", |direction| direction.as_str()).into()),
+            "method" => match self.reach().methods {
+                [only] => Some((*only).into()),
+                _ => None,
+            },
+            _ => None,
+        };
+        parameter.default.map(Cow::from).or(own)
+    }
 }
 
 /// The kind of this name; none for `any`.
@@ -215,7 +239,10 @@ pub(crate) fn message_kind(name: &str) -> Option<MessageKind> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use mcpscope_core::Direction;
+
     use super::*;
+    use crate::Request;
 
     #[test]
     fn a_scenario_has_each_parameter_once() {
@@ -223,6 +250,42 @@ mod tests {
             let names: Vec<_> = scenario.parameters().map(|parameter| parameter.name).collect();
             let once: BTreeSet<_> = names.iter().collect();
             assert_eq!(names.len(), once.len(), "{scenario}: {names:?}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_that_are_told_are_those_that_hold() {
+        let told = |scenario: Scenario, name: &str| {
+            let parameter = scenario.parameters().find(|parameter| parameter.name == name)?;
+            scenario.default_of(parameter).map(Cow::into_owned)
+        };
+        for (scenario, name, expected) in [
+            (Scenario::LatencyInjection, "duration", Some("10s")),
+            (Scenario::NetworkPartition, "recovery_time", Some("30s")),
+            (Scenario::ProcessCrash, "steady_state", Some("error_rate < 0.05")),
+            (Scenario::Hang, "direction", Some("to_client")),
+            (Scenario::LatencyInjection, "direction", Some("both")),
+            (Scenario::ToolError, "method", Some("tools/call")),
+            (Scenario::Hang, "method", None),
+            (Scenario::Hang, "seed", None),
+        ] {
+            assert_eq!(told(scenario, name).as_deref(), expected, "{scenario} {name}");
+        }
+        // Who gives them gets what who gives none has.
+        for scenario in Scenario::ALL {
+            let given = scenario.parameters().filter_map(|one| Some((one.name, scenario.default_of(one)?)));
+            let common = ["duration", "recovery_time", "steady_state", "direction", "method"];
+            let request = given
+                .filter(|(name, _)| common.contains(name))
+                .fold(Request::new(scenario.as_str()), |request, (name, value)| request.with(name, value.into_owned()));
+            let [given, none] =
+                [request, Request::new(scenario.as_str())].map(|request| Plan::default().experiment(&request).unwrap());
+            assert_eq!((given.duration, given.recovery_time), (none.duration, none.recovery_time), "{scenario}");
+            assert_eq!(given.steady_state.as_deref(), Some(&*Plan::default().steady_state), "{scenario}");
+            for direction in [Direction::ToServer, Direction::ToClient] {
+                let [given, none] = [&given, &none].map(|one| one.matcher.takes_direction(direction));
+                assert_eq!(given, none, "{scenario} {direction:?}");
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The JSON shapes. Times are ms since the epoch; durations are ms unless the name says otherwise.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
@@ -439,7 +440,8 @@ pub(crate) struct Scenario {
 struct Parameters {
     name: &'static str,
     about: &'static str,
-    default: Option<&'static str>,
+    /// What it is unless it is given; none: it is left out.
+    default: Option<Cow<'static, str>>,
     /// What it may be, as people read it.
     expected: String,
     #[serde(flatten)]
@@ -469,15 +471,15 @@ impl From<chaos::Scenario> for Scenario {
             applies_to: scenario.meaningful(),
             duration: whole_ms(defaults.duration),
             recovery_time: whole_ms(defaults.recovery_time),
-            parameters: scenario.parameters().map(Into::into).collect(),
+            parameters: scenario.parameters().map(|parameter| Parameters::new(scenario, parameter)).collect(),
         }
     }
 }
 
-impl From<&Parameter> for Parameters {
-    fn from(parameter: &Parameter) -> Self {
-        let Parameter { name, kind, default, about } = *parameter;
-        Self { name, about, default, expected: kind.to_string(), range: kind.into() }
+impl Parameters {
+    fn new(scenario: chaos::Scenario, parameter: &Parameter) -> Self {
+        let Parameter { name, kind, about, .. } = *parameter;
+        Self { name, about, default: scenario.default_of(parameter), expected: kind.to_string(), range: kind.into() }
     }
 }
 

@@ -133,8 +133,7 @@ const filled = given => Object.fromEntries(
  * @param {{ parameter: Parameter, scenario: Scenario, value: string, onInput: (event: Change) => void }} props
  */
 function Field({ parameter: { name, about, kind, words, expected, default: fallback }, scenario, value, onInput }) {
-    const own = { duration: scenario.duration, recovery_time: scenario.recovery_time }[name];
-    const usual = fallback ?? (own === undefined ? "" : `${own / 1000}s`);
+    const usual = fallback ?? "";
     const hint = `${about}${kind === "choice" ? "" : `: ${expected}`}`;
     return html`<label title=${hint}>
         <span>${name}</span>

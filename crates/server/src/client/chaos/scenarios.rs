@@ -1,5 +1,6 @@
 //! `mcpscope chaos scenarios`: what can be started, as this program knows it.
 
+use std::borrow::Cow;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -42,7 +43,7 @@ struct Described {
 struct DescribedParameter {
     name: &'static str,
     about: &'static str,
-    default: Option<&'static str>,
+    default: Option<Cow<'static, str>>,
     expected: String,
 }
 
@@ -50,7 +51,7 @@ fn described(scenario: Scenario) -> Described {
     let parameters = scenario.parameters().map(|parameter| DescribedParameter {
         name: parameter.name,
         about: parameter.about,
-        default: parameter.default,
+        default: scenario.default_of(parameter),
         expected: parameter.kind.to_string(),
     });
     Described {
@@ -90,7 +91,7 @@ fn one(scenario: Scenario, described: &Described, width: Option<usize>) -> Strin
         Column::long("expected"),
     ]);
     for parameter in parameters {
-        let default = parameter.default.map_or_else(|| Cell::new(UNKNOWN, DIM), Cell::from);
+        let default = parameter.default.as_deref().map_or_else(|| Cell::new(UNKNOWN, DIM), Cell::from);
         table.row(vec![parameter.name.into(), default, parameter.about.into(), parameter.expected.as_str().into()]);
     }
     format!(
