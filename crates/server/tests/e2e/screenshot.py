@@ -8,8 +8,8 @@ import time
 from browser import Page
 from harness import Environment, Instances, leftovers
 
-# So that the charts have lines and the percentiles windows behind them, in seconds.
-TRAFFIC = 40
+# So that the charts have lines and the percentiles windows behind them, and the demo's experiment is running, in seconds.
+TRAFFIC = 29
 
 
 def take(environment: Environment, path: str, directory: pathlib.Path):
