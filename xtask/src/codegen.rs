@@ -95,6 +95,7 @@ fn json(builder: tonic_prost_build::Builder) -> tonic_prost_build::Builder {
         ("ChaosReport.guard", some.clone()),
         ("ChaosReport.replay", some.clone()),
         ("ChaosReport.samples", serde("skip_serializing_if = \"Vec::is_empty\"")),
+        ("ChaosReport.outages", serde("skip_serializing_if = \"Vec::is_empty\"")),
         ("ChaosAudit.before", some.clone()),
         ("ChaosAudit.after", some.clone()),
         ("ChaosFootprint.children", flatten.clone()),

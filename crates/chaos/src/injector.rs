@@ -75,6 +75,19 @@ impl Endpoint {
         self.0.shared.directory().mark(&self.0.server, critical);
     }
 
+    /// Whether it is of interest what becomes of its calls: one relaxed load.
+    #[inline]
+    #[must_use]
+    pub fn is_followed(&self) -> bool {
+        self.0.shared.has_outages()
+    }
+
+    /// A client's call of it, which began and ended then, ended well or with an error of the server: how long after a crash it is
+    /// of use again. To be told if it [is followed](Self::is_followed).
+    pub fn call_ended(&self, is_good: bool, began: Instant, ended: Instant) {
+        self.0.shared.call_ended(&self.0.server.name, is_good, began, ended);
+    }
+
     /// A connection, until the value is dropped: a stdio pair; over HTTP a session, where the revision has them, else a
     /// client's connection. Shares of connections, and the blast radius, count these.
     #[must_use]

@@ -438,6 +438,7 @@ fn unfinished(header: &Header, records: &[Record]) -> Report {
         guard: None,
         time_to_detect: None,
         recovery: RecoveryReport { limit: 0, time: None, observed: false },
+        outages: Vec::new(),
         leak: None,
         audit: Audit::default(),
         replay: None,

@@ -15,6 +15,7 @@ use crate::draw::Key;
 use crate::experiment::Experiment;
 use crate::fault::Chain;
 use crate::journal::Hit;
+use crate::outage::Outage;
 use crate::status::Cause;
 
 /// Is told when a fault begins or ends, by the thread that does it: to be quick, never to wait, and not to call the controller.
@@ -49,6 +50,10 @@ pub(crate) struct Shared {
     /// Not yet taken note of by the controller.
     pub(crate) stop: ArcSwapOption<Stop>,
     watchers: ArcSwap<Vec<Weak<dyn Watch>>>,
+    /// Whether there may be outages.
+    has_outages: AtomicBool,
+    /// Those of experiments that are not closed.
+    outages: ArcSwap<Vec<Arc<Outage>>>,
     pub(crate) directory: Mutex<Directory>,
     hits: SyncSender<Hit>,
 }
@@ -315,6 +320,8 @@ impl Shared {
             epoch: AtomicU64::new(0),
             stop: ArcSwapOption::empty(),
             watchers: ArcSwap::default(),
+            has_outages: AtomicBool::new(false),
+            outages: ArcSwap::default(),
             directory: Mutex::new(directory),
             hits,
         }
@@ -370,6 +377,36 @@ impl Shared {
             let kept = watchers.iter().filter(|watcher| watcher.strong_count() > 0).cloned();
             kept.chain([Arc::downgrade(watcher)]).collect::<Vec<_>>()
         });
+    }
+
+    /// Whether anybody wants to know what becomes of calls: the one load that a call costs at its end while nobody does.
+    #[inline]
+    pub(crate) fn has_outages(&self) -> bool {
+        self.has_outages.load(Ordering::Relaxed)
+    }
+
+    /// The calls of its server are of interest from now on. Those before it are over. For the controller, one thread at a time.
+    pub(crate) fn add_outage(&self, outage: &Arc<Outage>) {
+        let there = self.outages.load();
+        there.iter().filter(|other| other.target() == outage.target()).for_each(|other| other.supersede());
+        self.outages.store(Arc::new(there.iter().chain([outage]).cloned().collect()));
+        self.has_outages.store(true, Ordering::Relaxed);
+    }
+
+    /// Only these are of interest any more. For the controller, one thread at a time.
+    pub(crate) fn keep_outages<'o>(&self, outages: impl Iterator<Item = &'o Arc<Outage>>) {
+        if self.has_outages() {
+            let kept: Vec<_> = outages.cloned().collect();
+            self.has_outages.store(!kept.is_empty(), Ordering::Relaxed);
+            self.outages.store(Arc::new(kept));
+        }
+    }
+
+    /// A call of this server has ended.
+    pub(crate) fn call_ended(&self, server: &str, is_good: bool, began: Instant, ended: Instant) {
+        let outages = self.outages.load();
+        let its = outages.iter().filter(|outage| outage.target() == server);
+        its.for_each(|outage| outage.saw(is_good, began, ended));
     }
 
     /// Opening and closing a connection, and starting an experiment, look in here; a message does not.

@@ -56,6 +56,9 @@ pub struct Report {
     pub time_to_detect: Option<u64>,
     /// How it came back.
     pub recovery: RecoveryReport,
+    /// The processes that it ended, in the order in which it did; the first hundred.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outages: Vec<OutageReport>,
     /// What was left over two seconds after the end; none is what there should be.
     pub leak: Option<String>,
     /// What was looked at to say so.
@@ -93,9 +96,16 @@ impl Report {
                 "Not known: nothing matched, and nothing was done.".to_owned()
             }
             (Status::Completed, _) => match self.recovery.time {
-                Some(0) => format!("It held: all was well from the end of the fault on (limit {}).", self.limit()),
+                Some(0) => {
+                    format!(
+                        "It held: all was well from the end of the fault on (limit {}){}.",
+                        self.limit(),
+                        self.back()
+                    )
+                }
                 Some(time) => {
-                    format!("It held: all was well again {} after the fault (limit {}).", duration(time), self.limit())
+                    let (time, limit) = (duration(time), self.limit());
+                    format!("It held: all was well again {time} after the fault (limit {limit}){}.", self.back())
                 }
                 None => "Not known: there were too few calls after the fault to judge by.".to_owned(),
             },
@@ -109,6 +119,12 @@ impl Report {
 
     fn limit(&self) -> String {
         duration(self.recovery.limit)
+    }
+
+    /// How long processes were away, if any was.
+    fn back(&self) -> String {
+        let longest = self.outages.iter().filter_map(|outage| outage.first_good_call_after).max();
+        longest.map(|time| format!("; a call ended well {} after the crash", duration(time))).unwrap_or_default()
     }
 }
 
@@ -163,4 +179,21 @@ pub struct RecoveryReport {
     pub time: Option<u64>,
     /// Whether there were enough calls to judge by.
     pub observed: bool,
+}
+
+/// A process that the fault has ended, and what followed. All durations are ms from its end; none is what did not happen, or was
+/// not seen, until the experiment had ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutageReport {
+    /// The server whose process it was.
+    pub target: String,
+    /// When the process ended, in ms since the fault began.
+    pub at: u64,
+    /// How long until another one was started in its place.
+    pub restarted_after: Option<u64>,
+    /// How long until that could be called: over stdio once it knew of the session, if there was one, which is when it had
+    /// answered the replayed handshake; over HTTP once it accepted a connection.
+    pub ready_after: Option<u64>,
+    /// How long until a call first ended well again, if the process did not crash once more before.
+    pub first_good_call_after: Option<u64>,
 }

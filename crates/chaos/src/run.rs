@@ -11,6 +11,7 @@ use crate::directory::Server;
 use crate::experiment::Experiment;
 use crate::fault::Fault;
 use crate::lease::{Lease, Shared};
+use crate::outage::{Judged, Outage};
 use crate::outlook::millis;
 use crate::report::{Injected, RecoveryReport, Report, Slot};
 use crate::series::Series;
@@ -39,6 +40,8 @@ pub(crate) struct Run {
     pub(crate) carriers: Vec<Arc<dyn ChaosTarget>>,
     /// Crashes that are still to come.
     pub(crate) crashes: Option<Crashes>,
+    /// The processes that it ended.
+    pub(crate) outages: Vec<Arc<Outage>>,
     pub(crate) steady_state: Vec<Check>,
     fault_end: Option<Instant>,
     ended: Option<Instant>,
@@ -86,6 +89,7 @@ impl Run {
             lease: None,
             carriers: Vec::new(),
             crashes: None,
+            outages: Vec::new(),
             steady_state,
             fault_end: None,
             ended: None,
@@ -242,8 +246,11 @@ impl Run {
                 }
             }
             (Status::Recovering, _) => {
-                if let Some(steady) = steady.filter(|_| self.is_due(now)) {
-                    self.watch_recovery(steady, now);
+                let is_due = self.is_due(now);
+                match (steady.filter(|_| is_due), self.recovered) {
+                    (_, Some(recovered)) => self.conclude(recovered, now),
+                    (Some(steady), None) => self.watch_recovery(steady, now),
+                    (None, None) => {}
                 }
             }
             _ => {}
@@ -328,7 +335,8 @@ impl Run {
             }
             None => {
                 self.recovered = Some(Recovered::NotObserved);
-                self.set(Status::Completed, None, now);
+                self.next_sample = now + SECOND;
+                self.conclude(Recovered::NotObserved, now);
             }
         }
     }
@@ -341,10 +349,21 @@ impl Run {
         let Some(recovered) = recovery.take(&self.steady_state, &sample, now) else { return };
         self.recovered = Some(recovered);
         self.after = Some(slot(steady, end, now, Some(end)));
+        self.conclude(recovered, now);
+    }
+
+    /// Ends it, once it is known what became of the processes that it ended, too.
+    fn conclude(&mut self, recovered: Recovered, now: Instant) {
+        let limit = self.experiment.recovery_time;
+        let judged: Vec<_> = self.outages.iter().map(|outage| outage.judged(limit, now)).collect();
+        let too_long =
+            judged.iter().find_map(|judged| if let Judged::TooLong(why) = judged { Some(why) } else { None });
         if recovered == Recovered::TooLate {
-            let limit = humantime::format_duration(self.experiment.recovery_time);
+            let limit = humantime::format_duration(limit);
             self.set(Status::Failed, Some(format!("not well again within {limit}")), now);
-        } else {
+        } else if let Some(why) = too_long {
+            self.set(Status::Failed, Some(why.clone()), now);
+        } else if !judged.contains(&Judged::Open) {
             self.set(Status::Completed, None, now);
         }
     }
@@ -409,6 +428,7 @@ impl Run {
                 time,
                 observed: matches!(self.recovered, Some(Recovered::After(_) | Recovered::TooLate)),
             },
+            outages: self.outages.iter().filter_map(|outage| outage.report(self.started())).collect(),
             leak: self.leak.clone(),
             audit: self.audit.clone(),
             replay: can_be_replayed.then(|| format!("mcpscope chaos replay {} --start", self.id)),

@@ -1,12 +1,14 @@
 //! What is disturbed from outside its messages: processes and resources.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mcpscope_core::{Component, FaultId};
 use serde::{Deserialize, Serialize};
 
 use crate::matcher::Pattern;
+use crate::outage::Outage;
 use crate::{Parameters, Scenario};
 
 /// Something that carries out the faults that are not done to messages: a supervised process, a helper that takes memory, a
@@ -193,6 +195,8 @@ pub struct Order<'a> {
     pub expires_at: Instant,
     /// What must not be touched, whatever the target consists of.
     pub protected: &'a ProtectedNames,
+    /// Who wants to hear of the end of the process, and of the one in its place: where a crash is to be timed.
+    pub outage: Option<&'a Arc<Outage>>,
 }
 
 impl Order<'_> {

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{SECOND, World, request};
-use mcpscope_chaos::{Cause, ChaosTarget, Crash, Order, Plan, Refusal, Scenario, Status, TargetError};
+use common::{MS, SECOND, World, request};
+use mcpscope_chaos::{
+    Cause, ChaosTarget, Crash, Order, Outage, OutageReport, Plan, Refusal, Report, Scenario, Status, TargetError,
+};
 use mcpscope_core::{Component, FaultId};
 
 /// Who, how, and when.
@@ -23,6 +25,7 @@ struct Process {
     is_critical: AtomicBool,
     is_there: AtomicBool,
     crashes: Arc<Mutex<Vec<Crashed>>>,
+    outages: Arc<Mutex<Vec<Arc<Outage>>>>,
     began: std::time::Instant,
 }
 
@@ -50,6 +53,7 @@ impl ChaosTarget for Process {
     fn apply(&self, order: &Order<'_>) -> Result<(), TargetError> {
         assert!(order.now < order.expires_at);
         self.crashes.lock().unwrap().push((self.name, order.crash(), order.now - self.began));
+        self.outages.lock().unwrap().extend(order.outage.cloned());
         Ok(())
     }
 
@@ -73,8 +77,8 @@ impl Stage {
         let crashes = Arc::default();
         let targets = names.iter().map(|(name, components)| {
             let (is_critical, is_there) = (AtomicBool::new(false), AtomicBool::new(true));
-            let crashes = Arc::clone(&crashes);
-            Arc::new(Process { name, components, is_critical, is_there, crashes, began: world.now })
+            let (crashes, outages, began) = (Arc::clone(&crashes), Arc::default(), world.now);
+            Arc::new(Process { name, components, is_critical, is_there, crashes, outages, began })
         });
         let targets: Vec<_> = targets.collect();
         for target in &targets {
@@ -225,4 +229,87 @@ fn a_component_is_the_process_that_carries_it() {
         assert_eq!(stage.crashes()[0].0, "one", "the other is protected");
         stage.world.pass(Duration::from_secs(20));
     }
+}
+
+/// An engine with one process, called as the server that the world has, which is well.
+fn one_process() -> Stage {
+    let stage = Stage::new(Plan::default(), &[("demo", &[])]);
+    stage.world.watched.set(10, 0);
+    stage
+}
+
+impl Stage {
+    /// What is to be told of the process that crashed last.
+    fn outage(&self) -> Arc<Outage> {
+        self.targets[0].outages.lock().unwrap().last().unwrap().clone()
+    }
+
+    fn report(&self, id: FaultId) -> Report {
+        self.world.controller.report(id.0, self.world.now).unwrap()
+    }
+}
+
+#[test]
+fn what_follows_a_crash_is_timed() {
+    let mut stage = one_process();
+    let endpoint = stage.world.endpoint.clone();
+    assert!(!endpoint.is_followed());
+    let id = stage.world.start("process_crash", &["duration=2s", "recovery_time=5s"]);
+    let (outage, start) = (stage.outage(), stage.world.now);
+    assert!(endpoint.is_followed());
+    outage.ended(start + 5 * MS);
+    outage.restarted(start + 105 * MS);
+    outage.ready(start + 405 * MS);
+    endpoint.call_ended(true, start, start + 6 * MS);
+    endpoint.call_ended(false, start + 10 * MS, start + 20 * MS);
+    endpoint.call_ended(true, start + 500 * MS, start + 505 * MS);
+    endpoint.call_ended(true, start + 600 * MS, start + 605 * MS);
+    stage.world.pass(20 * SECOND);
+    let report = stage.report(id);
+    let expected = OutageReport {
+        target: "demo".into(),
+        at: 5,
+        restarted_after: Some(100),
+        ready_after: Some(400),
+        first_good_call_after: Some(500),
+    };
+    assert_eq!((report.status, report.outages), (Status::Completed, vec![expected]));
+    assert!(!endpoint.is_followed(), "calls cost nothing any more");
+}
+
+#[test]
+fn who_is_not_of_use_again_in_time_has_failed_and_is_waited_for_until_then() {
+    let mut stage = one_process();
+    let id = stage.world.start("process_crash", &["duration=1s", "recovery_time=8s"]);
+    stage.outage().ended(stage.world.now);
+    stage.world.pass(7 * SECOND);
+    assert_eq!(stage.world.status(id), Status::Recovering, "what is left of the system is well, but it is not back");
+    stage.world.pass(20 * SECOND);
+    let report = stage.report(id);
+    assert_eq!(report.status, Status::Failed);
+    assert_eq!(report.error.as_deref(), Some("demo was not started again within 8s"));
+    assert_eq!(report.held(), Some(false));
+    assert_eq!(report.outages[0].restarted_after, None);
+}
+
+#[test]
+fn one_that_stands_still_and_one_that_crashes_again_are_not_judged() {
+    let mut stage = one_process();
+    let id = stage.world.start("process_crash", &["duration=1s", "signal=stop"]);
+    assert!(stage.targets[0].outages.lock().unwrap().is_empty() && !stage.world.endpoint.is_followed());
+    stage.world.pass(20 * SECOND);
+    assert_eq!((stage.world.status(id), stage.report(id).outages), (Status::Completed, Vec::new()));
+
+    let id = stage.world.start("process_crash", &["duration=2s", "crash_rate=1", "recovery_time=3s"]);
+    stage.outage().ended(stage.world.now);
+    stage.world.pass(1500 * MS);
+    let (second, now) = (stage.outage(), stage.world.now);
+    second.ended(now);
+    second.restarted(now);
+    second.ready(now);
+    stage.world.endpoint.call_ended(true, now, now);
+    stage.world.pass(20 * SECOND);
+    let report = stage.report(id);
+    let good: Vec<_> = report.outages.iter().map(|outage| outage.first_good_call_after).collect();
+    assert_eq!((report.status, good), (Status::Completed, vec![None, Some(0)]));
 }

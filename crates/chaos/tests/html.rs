@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{SECOND, World, request};
-use mcpscope_chaos::{Parameters, Plan, Report, Sample, Status, Touched};
+use mcpscope_chaos::{OutageReport, Parameters, Plan, Report, Sample, Status, Touched};
 use mcpscope_core::Transport;
 
 const TAGS: &[&str] = &[
@@ -247,4 +247,23 @@ fn a_report_of_which_little_is_known_is_a_page_too() {
     let html = odd.to_html();
     assert!(!html.contains("NaN") && !html.contains("inf\"") && !html.contains("inf "));
     text_of(&html);
+}
+
+#[test]
+fn how_long_processes_were_away_is_there_the_longest_first() {
+    let outage = |target: &str, at, first_good_call_after| OutageReport {
+        target: target.into(),
+        at,
+        restarted_after: Some(210),
+        ready_after: None,
+        first_good_call_after,
+    };
+    let outages = vec![outage("one", 2, Some(1302)), outage("<two>", 4000, None), outage("three", 9, Some(2500))];
+    let text = text_of(&Report { outages, ..report() }.to_html());
+    let head = "Ended atRestarted afterReady afterFirst good call after";
+    let rows = "&lt;two&gt;4 s210 ms\u{2013}\u{2013}three9 ms210 ms\u{2013}2.50 sone2 ms210 ms\u{2013}1.30 s";
+    assert!(text.contains(&format!("Processes that were ended{head}{rows}From the beginning")), "{text}");
+    let many = (0..30).map(|at| outage("one", at, Some(at))).collect();
+    assert!(text_of(&Report { outages: many, ..report() }.to_html()).contains(" 10 more were not longer."));
+    assert!(!report().to_html().contains("Processes that were ended"));
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Client, MS, SECOND, World};
-use mcpscope_chaos::{Journal, JournalLimits, Plan, Report, Sample, Status, Touched};
+use mcpscope_chaos::{Journal, JournalLimits, OutageReport, Plan, Report, Sample, Status, Touched};
 
 fn well(world: &World) {
     let sample = Sample { calls: 10, p50_ms: Some(4.0), p95_ms: Some(8.0), p99_ms: Some(9.0), ..Sample::default() };
@@ -58,6 +58,16 @@ fn the_verdict_is_a_sentence_with_its_reason() {
     let quick = experiment(&mut world, 0);
     assert_eq!(verdict(&quick), (Some(true), "It held: all was well from the end of the fault on (limit 3s).".into()));
     let slow = experiment(&mut world, 2);
+    let outages = vec![OutageReport {
+        target: "demo".into(),
+        at: 0,
+        restarted_after: None,
+        ready_after: None,
+        first_good_call_after: Some(1302),
+    }];
+    let crashed = Report { outages, ..slow.clone() };
+    let text = "It held: all was well again 2s after the fault (limit 3s); a call ended well 1s 302ms after the crash.";
+    assert_eq!(verdict(&crashed), (Some(true), text.into()));
     assert_eq!(verdict(&slow), (Some(true), "It held: all was well again 2s after the fault (limit 3s).".into()));
     let late = experiment(&mut world, 10);
     assert_eq!(verdict(&late), (Some(false), "It did not hold: not well again within 3s.".into()));

@@ -321,10 +321,9 @@ impl Probe {
         self.guarded(|| self.count(Component::Server, error, fault.is_some(), None, at));
     }
 
-    /// Counts that a call was lost with its connection, by a fault or not.
-    pub fn broke_off(&self, fault: Option<FaultId>, at: Instant) {
-        let error = Some(ErrorType::ConnectionLost);
-        self.guarded(|| self.count(Component::Transport, error, fault.is_some(), None, at));
+    /// Counts that a call got no answer because of its connection, by a fault or not.
+    pub fn broke_off(&self, error: ErrorType, fault: Option<FaultId>, at: Instant) {
+        self.guarded(|| self.count(Component::Transport, Some(error), fault.is_some(), None, at));
     }
 
     /// Counts something that the observation lost.
@@ -372,6 +371,9 @@ impl Probe {
         if let Some(observer) = &self.0.observer {
             self.guarded(|| observer.on_call(record));
         }
+        if let Some((_, endpoint)) = self.0.chaos.as_ref().filter(|(_, endpoint)| endpoint.is_followed()) {
+            self.guarded(|| tell(endpoint, record));
+        }
     }
 
     /// Keeps and exports a trace as was decided; returns its id if someone can find it.
@@ -399,6 +401,22 @@ impl Probe {
             handles.losses[Loss::Panic as usize].increment(Instant::now());
         }
         result
+    }
+}
+
+/// Tells whoever waits for a server to be of use again what became of a call of it.
+#[cold]
+fn tell(endpoint: &Endpoint, record: &CallRecord) {
+    let call = &record.call;
+    let is_a_clients = call.direction == Direction::ToServer && call.id.is_some() && !call.method.is_long_lived();
+    let is_good = match &record.outcome {
+        Outcome::Ok | Outcome::InputRequired => true,
+        outcome if outcome.server_error().is_some() => false,
+        // The caller's mistakes, and what was given up, say nothing of the server.
+        _ => return,
+    };
+    if is_a_clients {
+        endpoint.call_ended(is_good, record.started, record.started + record.duration);
     }
 }
 

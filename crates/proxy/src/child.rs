@@ -14,6 +14,8 @@ use mcpscope_core::FaultId;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::sync::{Notify, oneshot};
 
+use crate::crashes::Crashes;
+
 /// How long a child may take to end once it was asked to by SIGTERM, before it is made to by SIGKILL.
 const TERM: Duration = Duration::from_secs(10);
 
@@ -51,6 +53,7 @@ struct ChildState {
     /// Whether the child is of no use any more once its input has ended.
     lives_by_stdin: bool,
     child: Mutex<Current>,
+    crashes: Crashes,
     /// Its input is to be closed.
     closing: Notify,
     /// Someone asked the child to end, so that its end is no crash.
@@ -148,6 +151,7 @@ impl ChildHandle {
             guardians,
             lives_by_stdin,
             child: Mutex::default(),
+            crashes: Crashes::default(),
             closing: Notify::new(),
             asked_to_end: AtomicBool::new(false),
             signals: AtomicU64::new(0),
@@ -171,6 +175,7 @@ impl ChildHandle {
         }
         *current = Current::default();
         let mut child = command.spawn()?;
+        self.0.crashes.restarted(Instant::now());
         current.pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         drop(current);
         let no_pipe = || io::Error::other("the child has no pipe");
@@ -216,7 +221,7 @@ impl ChildHandle {
                     Err(error) => return Err(error.into()),
                 }
             };
-            self.lock().ended(Instant::now());
+            self.end(Instant::now());
             let well = ended.is_some_and(|ended| ended.exit_status() == Some(0)) && self.crashed_by().is_none();
             let well = well || self.was_asked_to_end();
             if clean_up == CleanUp::Always || (clean_up == CleanUp::AfterCrash && !well) {
@@ -274,6 +279,7 @@ impl ChildHandle {
             }
         }
         (current.crashed_by, current.outlived_at) = (Some(order.fault), None);
+        self.0.crashes.follow(order.outage);
         Ok(())
     }
 
@@ -309,6 +315,25 @@ impl ChildHandle {
     /// What made the child that runs, or ran last, end, or will.
     pub(crate) fn crashed_by(&self) -> Option<FaultId> {
         self.lock().crashed_by
+    }
+
+    /// The fault that made the child end, or makes it, if a call that began `since` then was in flight at the time.
+    pub(crate) fn broken_by(&self, since: Instant) -> Option<FaultId> {
+        // First this: it is not reset before the other is set.
+        let current = self.lock().ending(Instant::now());
+        current.or_else(|| self.0.crashes.since(since))
+    }
+
+    /// The child that runs can be called.
+    pub(crate) fn ready(&self) {
+        self.0.crashes.ready(Instant::now());
+    }
+
+    /// The child has ended.
+    fn end(&self, now: Instant) {
+        let mut current = self.lock();
+        current.ended(now);
+        self.0.crashes.ended(current.crashed_by, now);
     }
 
     /// Waits until the child's input is to be closed.
@@ -356,9 +381,13 @@ impl Current {
 
     /// The child has ended `now`: by what it was to end by, unless it had outlived that.
     fn ended(&mut self, now: Instant) {
-        if self.outlived_at.is_some_and(|at| now.saturating_duration_since(at) > ENDING) {
-            self.crashed_by = None;
-        }
+        self.crashed_by = self.ending(now);
+    }
+
+    /// What it ends by if it does so `now`.
+    fn ending(&self, now: Instant) -> Option<FaultId> {
+        let has_outlived = self.outlived_at.is_some_and(|at| now.saturating_duration_since(at) > ENDING);
+        self.crashed_by.filter(|_| !has_outlived)
     }
 
     /// Lets the child go on.
@@ -405,7 +434,18 @@ mod tests {
         let (parameters, now) = (Parameters::from_pairs(["signal=term"]).unwrap(), Instant::now());
         let (scenario, protected) = (Scenario::ProcessCrash, &ProtectedNames::default());
         let expires_at = now + Duration::from_secs(10);
-        child.crash(&Order { fault, scenario, parameters: &parameters, seed: 0, now, expires_at, protected }).unwrap();
+        child
+            .crash(&Order {
+                fault,
+                scenario,
+                parameters: &parameters,
+                seed: 0,
+                now,
+                expires_at,
+                protected,
+                outage: None,
+            })
+            .unwrap();
     }
 
     #[tokio::test]

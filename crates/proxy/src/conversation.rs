@@ -228,7 +228,7 @@ impl Conversation {
                 _ => Outcome::Error { kind: ErrorType::ConnectionLost, message: Some(message.into()) },
             };
             if let Outcome::Error { .. } = outcome {
-                self.relay.probe.broke_off(fault, at);
+                self.relay.probe.broke_off(ErrorType::ConnectionLost, fault, at);
             }
             pending.in_flight.finish(outcome, 0, at);
         }
@@ -332,9 +332,19 @@ impl Conversation {
         let pending = self.lock().pending.remove(direction, id);
         let ends = pending.is_some();
         if let Some(pending) = pending {
-            pending.in_flight.finish(outcome, bytes, at);
+            self.finish(pending, outcome, bytes, at);
         }
         ends
+    }
+
+    /// Ends a call without an answer: by a fault, if one has ended the process that it was made to.
+    fn finish(&self, Pending { mut in_flight, .. }: Pending, outcome: Outcome, bytes: u64, at: Instant) {
+        if let Outcome::Error { kind: ErrorType::ConnectionLost | ErrorType::UpstreamUnreachable, .. } = outcome
+            && let Some(fault) = self.relay.broken_by(in_flight.started())
+        {
+            in_flight.touched_by(fault);
+        }
+        in_flight.finish(outcome, bytes, at);
     }
 
     /// Ends all calls of the client, whose connection is lost; returns their ids, in the order in which they began.
@@ -342,7 +352,7 @@ impl Conversation {
         let mut lost = self.lock().pending.asked(Direction::ToServer);
         lost.sort_by_key(|(_, pending)| pending.in_flight.started());
         let end = |(id, pending): (RequestId, Pending)| {
-            pending.in_flight.finish(Outcome::error(ErrorType::ConnectionLost), 0, at);
+            self.finish(pending, Outcome::error(ErrorType::ConnectionLost), 0, at);
             id
         };
         lost.into_iter().map(end).collect()

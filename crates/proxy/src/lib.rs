@@ -6,6 +6,7 @@ mod bell;
 mod child;
 mod clients;
 mod conversation;
+mod crashes;
 mod framing;
 #[cfg(feature = "_fuzz")]
 #[doc(hidden)]

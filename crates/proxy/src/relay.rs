@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use mcpscope_core::FaultId;
 use mcpscope_hooks::{Loss, Probe, Watch};
 
 use crate::Limits;
 use crate::alarm::Alarm;
 use crate::bell::{Bell, Ear, Rung};
+use crate::child::ChildHandle;
 use crate::clients::Clients;
 use crate::framing::{Budget, Framing, Tap};
 use crate::queue::Queue;
@@ -30,12 +32,14 @@ pub(crate) struct Relay {
     pub(crate) alarm: Arc<Alarm>,
     /// Hears the bell, where faults can be injected.
     pub(crate) ear: Arc<Ear>,
+    /// The process of a server over HTTP that we start.
+    child: Option<ChildHandle>,
     budget: Arc<Budget>,
     pending: Arc<AtomicUsize>,
 }
 
 impl Relay {
-    pub(crate) fn new(probe: Probe, limits: Limits) -> Arc<Self> {
+    pub(crate) fn new(probe: Probe, limits: Limits, child: Option<ChildHandle>) -> Arc<Self> {
         let budget = Arc::new(Budget::new(limits.queue_bytes));
         let queue = Arc::new(Queue::new(&limits));
         let bell = Arc::new(Bell::default());
@@ -49,6 +53,7 @@ impl Relay {
             bell,
             alarm: Arc::default(),
             ear: Arc::default(),
+            child,
             budget,
             pending: Arc::default(),
         })
@@ -64,6 +69,7 @@ impl Relay {
             bell: Arc::clone(&self.bell),
             alarm: Arc::clone(&self.alarm),
             ear: if self.probe.has_faults() { self.bell.ear() } else { Arc::default() },
+            child: self.child.clone(),
             budget: Arc::new(self.budget.for_connection()),
             pending: Arc::clone(&self.pending),
         })
@@ -72,6 +78,11 @@ impl Relay {
     /// Waits until the bell rings for this connection, which is one task.
     pub(crate) fn rung(&self) -> Rung<'_> {
         Rung::new(&self.bell, &self.ear)
+    }
+
+    /// The fault that ended the server's process, if it did so while a call was in flight that began at `since`.
+    pub(crate) fn broken_by(&self, since: Instant) -> Option<FaultId> {
+        self.child.as_ref()?.broken_by(since)
     }
 
     /// A tap within the limits of this relay.

@@ -21,7 +21,7 @@ pub struct ChildTarget {
 }
 
 impl ChildTarget {
-    /// The server called `name`. Nothing is ever done to one that is critical.
+    /// The server called `name`, as in its probe: what becomes of its calls after a crash is known by that. Nothing is ever done to one that is critical.
     #[must_use]
     pub fn new(name: &str, is_critical: bool, child: ChildHandle) -> Self {
         Self { name: name.into(), is_critical: AtomicBool::new(is_critical), child }

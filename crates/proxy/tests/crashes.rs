@@ -15,10 +15,10 @@ use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Bench, Chaos, ended, errors, operations, tool_calls};
+use common::{Bench, Chaos, SERVER, ended, errors, operations, tool_calls};
 use mcpscope_chaos::guardian::{Guardians, requested};
 use mcpscope_chaos::process::{ProcessEntry, ProcessTable};
-use mcpscope_chaos::{Refusal, Request, Status};
+use mcpscope_chaos::{OutageReport, Refusal, Request, Status};
 use mcpscope_core::{FaultId, Transport};
 use mcpscope_metrics::desc;
 use mcpscope_proxy::http::ServerProcess;
@@ -97,7 +97,7 @@ impl Stage {
         let relay =
             spawn_supervised(program, ClientEnd { input, output }, &chaos.probe, Limits::default(), EAGER).unwrap();
         let child = relay.child();
-        let target = Arc::new(ChildTarget::new("server-a", false, child.clone()));
+        let target = Arc::new(ChildTarget::new(SERVER, false, child.clone()));
         chaos.controller.register(target.clone(), Instant::now());
         let (sender, lines) = mpsc::unbounded_channel();
         std::thread::spawn(move || {
@@ -204,6 +204,12 @@ async fn a_session_goes_on_whatever_a_server_crashes_by() {
         assert_eq!(stage.status(fault), (Status::Running, None));
         assert_eq!(stage.chaos.stop(fault), (1, 1));
         assert_eq!(stage.pid(4).await, second, "{signal}: once");
+        let outages = stage.chaos.controller.report(fault.0, Instant::now()).unwrap().outages;
+        let [OutageReport { target, restarted_after, ready_after, first_good_call_after, .. }] = &outages[..] else {
+            panic!("{signal}: {outages:?}");
+        };
+        let times = [*restarted_after, *ready_after, *first_good_call_after];
+        assert!(target == SERVER && times[0].is_some() && times.is_sorted(), "{signal}: {outages:?}");
         let bench = stage.bench.clone();
         assert_eq!(stage.ends().await.code(), Some(0), "{signal}");
         // What the fault has caused is told from what went wrong by itself.
@@ -303,7 +309,11 @@ async fn what_is_not_to_be_touched_is_not() {
     let pid = stage.pid(1).await;
     stage.target.set_critical(true);
     let refusal = stage.chaos.controller.start(&Request::new("process_crash"), Instant::now()).unwrap_err();
-    assert!(matches!(refusal, Refusal::NothingMatched { .. }) && refusal.to_string().contains("server-a"), "{refusal}");
+    assert!(
+        matches!(refusal, Refusal::NothingMatched { .. })
+            && refusal.to_string().ends_with(&format!("there is {SERVER}")),
+        "{refusal}"
+    );
     assert_eq!(stage.pid(2).await, pid);
     stage.target.set_critical(false);
     let child = stage.child.clone();
@@ -341,7 +351,7 @@ async fn a_server_that_serves_http_itself_is_started_again_however_it_ended() {
         let chaos = Chaos::new(bench.parts(Transport::Http));
         let process = ServerProcess::new(shell("exec cat > /dev/null"), Some(EAGER), chaos.probe.clone());
         let (mut state, child) = (process.state(), process.child());
-        chaos.controller.register(Arc::new(ChildTarget::new("server-a", false, child.clone())), Instant::now());
+        chaos.controller.register(Arc::new(ChildTarget::new(SERVER, false, child.clone())), Instant::now());
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(process.run(async move { drop(stopped.await) }));
         let first = serving(&mut state, None).await;

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::chart::{calls, latency};
-use super::{Report, Slot, duration};
+use super::{OutageReport, Report, Slot, duration};
 use crate::audit::Footprint;
 use crate::status::Status;
 use crate::steady::Touched;
@@ -267,7 +267,37 @@ fn recovery(report: &Report) -> String {
         )
     });
     let tiles = [detected, recovered, limit_tile].concat();
-    section("Recovery", &format!("<dl class=\"tiles\">{tiles}</dl>{}", meter.unwrap_or_default()))
+    section("Recovery", &format!("<dl class=\"tiles\">{tiles}</dl>{}{}", meter.unwrap_or_default(), outages(report)))
+}
+
+/// The processes that were ended, the longest away first.
+fn outages(report: &Report) -> String {
+    const SHOWN: usize = 20;
+    let mut outages: Vec<_> = report.outages.iter().collect();
+    // What is not known is the longest; what is equally long stays in order.
+    outages.sort_by_key(|outage| std::cmp::Reverse(outage.first_good_call_after.unwrap_or(u64::MAX)));
+    let after = |time: Option<u64>| time.map_or_else(|| "\u{2013}".to_owned(), |time| milliseconds(time as f64));
+    let row = |outage: &OutageReport| {
+        let times = [outage.restarted_after, outage.ready_after, outage.first_good_call_after].map(after);
+        let times = times.map(|time| format!("<td class=\"n\">{time}</td>")).concat();
+        let at = milliseconds(outage.at as f64);
+        format!("<tr><th scope=\"row\">{}</th><td class=\"n\">{at}</td>{times}</tr>", value(&outage.target))
+    };
+    let rows: String = outages.iter().take(SHOWN).map(|outage| row(outage)).collect();
+    if rows.is_empty() {
+        return rows;
+    }
+    let heads = ["Ended at", "Restarted after", "Ready after", "First good call after"];
+    let heads = heads.map(|head| format!("<th class=\"n\" scope=\"col\">{head}</th>")).concat();
+    let more = match outages.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" {more} more were not longer."),
+    };
+    format!(
+        "<h3>Processes that were ended</h3><div class=\"scroll\"><table class=\"figures\"><thead><tr><td></td>{heads}</tr>\
+         </thead><tbody>{rows}</tbody></table></div><p class=\"note\">From the beginning of the fault to the end of the \
+         process; from there until another one was started, until it could be called, and until a call ended well.{more}</p>"
+    )
 }
 
 fn leaks(report: &Report) -> String {

@@ -13,13 +13,17 @@ use crate::experiment::Experiment;
 use crate::journal::{Record, micros};
 use crate::lease::Shared;
 use crate::matcher::Pattern;
+use crate::outage::Outage;
 use crate::refusal::Refusal;
 use crate::run::Run;
 use crate::status::{Happened, Status};
 use crate::steady::SECOND;
-use crate::target::{ChaosTarget, Order};
+use crate::target::{ChaosTarget, Crash, Order};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// Outages that an experiment keeps.
+const MOST_OUTAGES: usize = 100;
 
 /// Crashes by chance: each target has its own, every second from the start on.
 #[derive(Debug)]
@@ -161,19 +165,20 @@ impl State {
     }
 
     /// Does it to one target: written down and synced first.
-    fn apply(&mut self, shared: &Shared, run: &Run, target: &dyn ChaosTarget, now: Instant) -> Result<(), String> {
-        let Some(lease) = &run.lease else { return Ok(()) };
-        let t_us = micros(now.saturating_duration_since(lease.started));
+    fn apply(&mut self, shared: &Shared, run: &mut Run, target: &dyn ChaosTarget, now: Instant) -> Result<(), String> {
+        let Some(lease) = run.lease.clone() else { return Ok(()) };
+        let (t_us, experiment) = (micros(now.saturating_duration_since(lease.started)), run.experiment.clone());
         let intent = Record::Intent { t_us, target: target.name().to_owned() };
         let protected = shared.directory().protected().clone();
-        let order = Order {
+        let mut order = Order {
             fault: lease.id,
             scenario: run.scenario(),
-            parameters: &run.experiment.parameters,
+            parameters: &experiment.parameters,
             seed: lease.seed,
             now,
             expires_at: lease.expires_at,
             protected: &protected,
+            outage: None,
         };
         self.journal.write_ahead(run.id, &intent).map_err(|error| reasons(&error))?;
         if run.scenario() == Scenario::ProcessCrash {
@@ -181,6 +186,14 @@ impl State {
             self.kills.retain(|at| now.saturating_duration_since(*at) < HOUR);
             self.kills.push_back(now);
         }
+        // What stands still for a time has not ended.
+        let ends = run.scenario() == Scenario::ProcessCrash && order.crash() != Crash::Stop;
+        let outage = (ends && run.outages.len() < MOST_OUTAGES).then(|| Arc::new(Outage::new(target.name())));
+        if let Some(outage) = &outage {
+            shared.add_outage(outage);
+            run.outages.push(Arc::clone(outage));
+        }
+        order.outage = outage.as_ref();
         target.apply(&order).map_err(|error| error.to_string())?;
         if let Some(process) = target.progress(lease.id).process {
             let started = Record::Process { t_us, target: target.name().to_owned(), process };

@@ -35,6 +35,7 @@ pub(crate) fn apply(
         now,
         expires_at,
         protected: &ProtectedNames::default(),
+        outage: None,
     })
 }
 

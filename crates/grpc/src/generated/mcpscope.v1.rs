@@ -410,6 +410,32 @@ pub struct ChaosReport {
     /// What was looked at to say what was left over.
     #[prost(message, optional, tag = "22")]
     pub audit: ::core::option::Option<ChaosAudit>,
+    /// The processes that it ended, in the order in which it did; the first hundred.
+    #[prost(message, repeated, tag = "23")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Vec::is_empty"))]
+    pub outages: ::prost::alloc::vec::Vec<ChaosOutage>,
+}
+/// A process that a fault has ended, and what followed. What did not happen, or was not seen, until the experiment had ended is
+/// absent.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChaosOutage {
+    /// The server whose process it was.
+    #[prost(string, tag = "1")]
+    pub target: ::prost::alloc::string::String,
+    /// When the process ended, in ms since the fault began.
+    #[prost(uint64, tag = "2")]
+    pub at: u64,
+    /// How long from its end until another one was started in its place, in ms.
+    #[prost(uint64, optional, tag = "3")]
+    pub restarted_after: ::core::option::Option<u64>,
+    /// How long from its end until that could be called, in ms: over stdio once it knew of the session, if there was one, which is
+    /// when it had answered the replayed handshake; over HTTP once it accepted a connection.
+    #[prost(uint64, optional, tag = "4")]
+    pub ready_after: ::core::option::Option<u64>,
+    /// How long from its end until a call first ended well again, in ms, if the process did not crash once more before.
+    #[prost(uint64, optional, tag = "5")]
+    pub first_good_call_after: ::core::option::Option<u64>,
 }
 /// What was looked at after an experiment, and what was seen.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -541,11 +567,12 @@ pub struct ChaosSample {
     #[prost(double, optional, tag = "6")]
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub healthy: ::core::option::Option<f64>,
-    /// Requests with an id that another request of their connection had had before, where that is seen.
+    /// Clients' requests with an id that another request of their session had had before, of the newest 256 since the beginning of
+    /// the experiment, where that is seen.
     #[prost(uint64, optional, tag = "7")]
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub repeated: ::core::option::Option<u64>,
-    /// Answers to requests that had been answered before, where that is seen.
+    /// Answers of servers to requests that had been answered before, of the same, where that is seen.
     #[prost(uint64, optional, tag = "8")]
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub duplicates: ::core::option::Option<u64>,

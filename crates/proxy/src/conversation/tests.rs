@@ -21,7 +21,7 @@ fn bench() -> Bench {
     let anchor = ClockAnchor { mono: now, wall: SystemTime::UNIX_EPOCH };
     let metrics = Metrics::new(&mcpscope_metrics::Config::default(), anchor);
     let probe = Probe::new(Parts { metrics: Some(metrics.clone()), ..Parts::new("s", Transport::Stdio) });
-    let relay = Relay::new(probe, Limits::default());
+    let relay = Relay::new(probe, Limits::default(), None);
     let conversation = Conversation::new(Arc::clone(&relay), "", true, now);
     Bench { now, metrics, relay, conversation }
 }

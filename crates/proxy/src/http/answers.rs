@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use mcpscope_core::Direction;
+use mcpscope_core::{Direction, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -90,7 +90,7 @@ impl Answers<'_> {
         to: &mut W,
         outgoing: &mut Vec<u8>,
     ) -> Result<bool, Failure> {
-        let asked = self.shared.config.server.as_ref().map(|server| *server.borrow());
+        let asked = self.shared.config.server.as_ref().map(|server| (*server.borrow(), Instant::now()));
         loop {
             let end = Self::head(from, input).await?;
             let raw = input.bytes().get(..end).unwrap_or_default();
@@ -161,16 +161,17 @@ impl Answers<'_> {
 
     /// What ends an event stream that was broken off because the process at its other end, which was `asked`, is gone: an
     /// error for each call without an answer. Nothing if the client is better served by the stream's being broken off.
-    async fn last_events(&self, body: &Body, asked: Option<ServerState>) -> Option<Vec<u8>> {
-        let (server, asked, exchange) = (self.shared.config.server.clone()?, asked?, self.exchange?);
+    async fn last_events(&self, body: &Body, asked: Option<(ServerState, Instant)>) -> Option<Vec<u8>> {
+        let (server, (asked, since), exchange) = (self.shared.config.server.clone()?, asked?, self.exchange?);
         // Anything else is refused before anything is waited for.
         body.last_events(b"")?;
         if !exchange.is_unanswered() || !is_gone(server, asked).await {
             return None;
         }
         let message = "mcpscope: the server crashed before it answered";
+        let fault = self.shared.relay.broken_by(since);
         let event = |id| {
-            self.shared.relay.probe.broke_off(None, Instant::now());
+            self.shared.relay.probe.broke_off(ErrorType::ConnectionLost, fault, Instant::now());
             format!("event: message\ndata: {}\n\n", answer::error(INTERNAL_ERROR, Some(&id), message))
         };
         let events: String = exchange.give_up().into_iter().map(event).collect();

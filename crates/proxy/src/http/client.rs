@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use mcpscope_core::{Component, ErrorType};
+use mcpscope_core::ErrorType;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -248,6 +248,8 @@ impl Client {
             }
         }
         let config = &self.shared.config;
+        // To know whether a fault ended its process meanwhile.
+        let begun = config.child.as_ref().map(|_| std::time::Instant::now());
         if let Some(upstream) = &mut self.upstream
             && is_over(upstream).await
         {
@@ -262,7 +264,7 @@ impl Client {
             };
             match connected {
                 Ok(stream) => self.upstream = Some(Peer::new(stream)),
-                Err(error) => return self.failed(&Failure::Connect(error), asked).await,
+                Err(error) => return self.failed(&Failure::Connect(error), begun, asked).await,
             }
         }
         // Not before there is somebody to send it to, so that to connect is not taken for the time that it is held.
@@ -349,7 +351,7 @@ impl Client {
                 tracing::debug!(peer = %self.address, %error, "an answer was broken off");
                 Next::CutOff
             }
-            Ok(Err(failure)) => self.failed(&failure, asked).await,
+            Ok(Err(failure)) => self.failed(&failure, begun, asked).await,
             Err(error) => {
                 self.upstream = None;
                 if error.kind() == io::ErrorKind::InvalidData && !has_begun.load(Ordering::Relaxed) {
@@ -386,8 +388,8 @@ impl Client {
         asked.edits.write(&asked.raw, onward);
     }
 
-    /// Answers for a server that did not.
-    async fn failed(&mut self, failure: &Failure, mut asked: Box<Asked>) -> Next {
+    /// Answers for a server that did not, to what had `begun` then to be relayed.
+    async fn failed(&mut self, failure: &Failure, begun: Option<std::time::Instant>, mut asked: Box<Asked>) -> Next {
         self.upstream = None;
         let config = &self.shared.config;
         let message = format!("upstream {} gave no answer: {failure}", config.upstream.origin());
@@ -415,16 +417,12 @@ impl Client {
         if let Some(traffic) = &config.traffic {
             tell(traffic, &message);
         }
-        self.count(kind);
+        let fault = begun.and_then(|begun| self.shared.relay.broken_by(begun));
+        self.shared.relay.probe.broke_off(kind, fault, std::time::Instant::now());
         let ids = asked.exchange.as_ref().map_or_else(Vec::new, |exchange| exchange.fail(kind, &message));
         let body = is_read.then_some(asked.body);
         let (body, to_head) = (body.filter(|_| asked.keeps_alive), asked.to_head);
         self.refuse(Refused { reply: Reply::bad_gateway(&ids, &message), body, to_head }).await
-    }
-
-    /// Counts a failure of the transport.
-    fn count(&self, kind: ErrorType) {
-        self.shared.relay.probe.operation(Component::Transport, Some(kind), std::time::Instant::now());
     }
 }
 

@@ -34,6 +34,7 @@ use tokio_rustls::rustls;
 pub use process::ServerProcess;
 pub use upstream::{InvalidUpstream, Upstream};
 
+use crate::child::ChildHandle;
 use crate::relay::Relay;
 use crate::{Limits, SWEEP, ServerState, Traffic};
 use check::check_upstream;
@@ -112,6 +113,9 @@ pub struct Config {
     /// How the server is, if it is a process of ours ([`ServerProcess::state`]): as long as it is being started it is waited for,
     /// within [`Config::connect_timeout`]. Nothing by default.
     pub server: Option<watch::Receiver<ServerState>>,
+    /// That process ([`ServerProcess::child`]): calls that break off because a fault has ended it are marked as injected, and a crash
+    /// is over once connections are accepted. Nothing by default.
+    pub child: Option<ChildHandle>,
     /// How long exchanges under way may take to end once the relay is to stop. Default: [`Config::DEFAULT_GRACE`].
     pub grace: Duration,
 }
@@ -140,6 +144,7 @@ impl Config {
             idle_session: Self::DEFAULT_IDLE_SESSION,
             traffic: None,
             server: None,
+            child: None,
             grace: Self::DEFAULT_GRACE,
         }
     }
@@ -160,7 +165,7 @@ struct Shared {
 /// Relays what comes in on `listeners` until `stop`, then lets exchanges under way end within [`Config::grace`], and the first
 /// one of each client that was let in before. A failure to accept does not end it.
 pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, stop: impl Future<Output = ()>) {
-    let relay = Relay::new(probe, config.limits);
+    let relay = Relay::new(probe, config.limits, config.child.clone());
     match (&config.traffic, &config.server) {
         // Until the first attempt has told otherwise.
         (Some(traffic), None) => traffic.works(),

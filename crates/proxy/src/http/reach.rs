@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Config;
 use super::stream::Stream;
+use crate::child::ChildHandle;
 use crate::restarts::ServerState;
 
 /// How often a server that has only just been started is tried.
@@ -115,6 +116,7 @@ pub(super) async fn follow(config: &Config, retries: &Retries) -> Infallible {
                     traffic.has_server();
                     if reached.is_ok() {
                         traffic.works();
+                        config.child.iter().for_each(ChildHandle::ready);
                     }
                 }
                 changed = server.changed() => match changed {

@@ -152,7 +152,7 @@ fn start(
     let supervised = policy.is_some();
     let (reporter, reports) = mpsc::unbounded_channel();
     let watch = (probe.is_on() || supervised).then(|| {
-        let relay = Relay::new(probe.clone(), limits);
+        let relay = Relay::new(probe.clone(), limits, None);
         let conversation = Conversation::new(Arc::clone(&relay), "", true, now);
         let supervised = supervised.then(|| Supervised::new(reporter.clone()));
         Arc::new(Watch::new(relay, conversation, supervised))

@@ -119,6 +119,7 @@ impl StdioRelay {
             self.input.give(Order::Write(bytes));
         }
         self.input.give(Order::Flow);
+        self.child.ready();
         self.state.send_replace(ServerState::Serving(self.child.id()));
     }
 

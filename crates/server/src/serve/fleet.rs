@@ -215,7 +215,8 @@ impl<'a> Fleet<'a> {
         let child = process.as_ref().map(ServerProcess::child);
         let target = child.clone().filter(|_| self.policy.is_some());
         let target = target.map(|child| self.instance.targets().register(&server.name, server.critical, child));
-        let config = Config { tls, server: process.as_ref().map(ServerProcess::state), ..Config::new(upstream) };
+        let state = process.as_ref().map(ServerProcess::state);
+        let config = Config { tls, server: state, child: child.clone(), ..Config::new(upstream) };
         let addr = seat.bound.addr;
         relay::warn_of_any_host(&self.instance.settings, addr);
         let relay = relay::relay(self.instance, probe, Arc::clone(&traffic), config, (addr, listeners), stop.clone());

@@ -18,7 +18,7 @@ from everything import LONG as LONG_RUNNING
 from everything import PROTOCOL, Exercise, http_session, run_async
 from harness import Instance, free_port, marked, read_ready_file, settles_at, wait_until
 from processes import GONE, proc, records, stat, watched
-from serving import AT_ONCE, in_background, pid_of, post, server, started
+from serving import AT_ONCE, NEVER, in_background, pid_of, post, server, started
 from upstream import call
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -114,6 +114,14 @@ async def until_it_has_ended(session, chaos: Chaos, id: int) -> dict:
     return chaos.ended(id)
 
 
+def check_outage(report: dict, name: str):
+    """The process was gone once, and each step of its return is timed from its end."""
+    (outage,) = report["outages"]
+    assert outage["target"] == name
+    steps = [outage[step] for step in ("restarted_after", "ready_after", "first_good_call_after")]
+    assert steps == sorted(steps) and steps[-1] <= report["recovery"]["limit"], outage
+
+
 def check_recovered(report: dict):
     assert (report["status"], report["leak"]) == ("completed", None), report
     assert report["recovery"]["observed"] and report["recovery"]["time"] <= report["recovery"]["limit"]
@@ -142,6 +150,7 @@ async def crash_over_stdio(environment, parameters, log, instance, by: str):
         await calls_in_flight(session, outcomes, crash)
         report = await until_it_has_ended(session, chaos, *started)
         check_recovered(report)
+        check_outage(report, "everything")
         assert report["targets"] == ["everything"]
         assert [(error.code, error.data) for error in outcomes] == [(-32603, {"source": "mcpscope"})] * IN_FLIGHT
         why = "mcpscope: the server crashed before it answered"
@@ -235,10 +244,14 @@ async def crash_over_http(environment, instance, by: str):
         await session.initialize()
         report = await until_it_has_ended(session, chaos, *started)
     check_recovered(report)
+    check_outage(report, "everything")
     told = (-32603, "mcpscope: the server crashed before it answered", {"source": "mcpscope"})
     assert [(error.code, error.message, error.data) for error in outcomes] == [told] * IN_FLIGHT
     assert not proc(first, "stat")
-    assert instance.metrics().sum("mcpscope_restarts_total", server="everything") == 1
+    metrics = instance.metrics()
+    assert metrics.sum("mcpscope_restarts_total", server="everything") == 1
+    assert metrics.tool_calls(server="everything", injected="true")[LONG_RUNNING, "error"] == IN_FLIGHT
+    assert (LONG_RUNNING, "error") not in metrics.tool_calls(server="everything", injected="false")
 
 
 def everything(environment) -> dict:
@@ -254,7 +267,6 @@ def test_a_client_over_http_begins_anew(environment, serve, by):
     run_async(crash_over_http, environment, instance, by, limit=3 * LONG)
 
 
-@pytest.mark.xfail(strict=True, reason="over HTTP the calls that a crash on purpose breaks count as real errors")
 def test_calls_that_a_crash_breaks_over_http_are_marked(serve):
     instance = serve(started("one"), supervision=AT_ONCE)
     pid_of(instance, "one")
@@ -268,6 +280,18 @@ def test_calls_that_a_crash_breaks_over_http_are_marked(serve):
     metrics = wait_until(lambda: (seen := instance.metrics()).tool_calls(tool="hang") and seen, what="the call's end")
     assert metrics.tool_calls(tool="hang", injected="true") == {("hang", "error"): 1}
     assert report["during"]["errors"] == 0 and report["time_to_detect"] is None
+
+
+def test_one_that_is_away_for_too_long_has_failed(serve, instances):
+    instance = serve(started("one"), supervision=NEVER)
+    pid_of(instance, "one")
+    chaos = Chaos(instance)
+    report = chaos.ended(chaos.start("process_crash", duration="1s", recovery_time="2s"))
+    assert (report["status"], report["error"]) == ("failed", "one was not started again within 2s")
+    (outage,) = report["outages"]
+    assert outage["target"] == "one" and outage["restarted_after"] is None
+    shown = instances.finish("chaos", "report", str(report["id"]), within=LONG).stdout.decode()
+    assert "one was not started again within 2s" in shown and "first good call after" in shown
 
 
 # --- Who is meant, and who is not

@@ -1,7 +1,8 @@
 //! Reports of experiments.
 
 use mcpscope_hub::chaos::{
-    Achieved, Audit, Child, ChildRole, Footprint, Injected, Point, RecoveryReport, Report, Sample, Slot, Touched, Unit,
+    Achieved, Audit, Child, ChildRole, Footprint, Injected, OutageReport, Point, RecoveryReport, Report, Sample, Slot,
+    Touched, Unit,
 };
 
 use super::{parameters, time};
@@ -31,8 +32,16 @@ impl From<&Report> for proto::ChaosReport {
             leak: report.leak.clone(),
             replay: report.replay.clone(),
             audit: Some((&report.audit).into()),
+            outages: report.outages.iter().map(Into::into).collect(),
             samples: report.samples.iter().map(|point| (*point).into()).collect(),
         }
+    }
+}
+
+impl From<&OutageReport> for proto::ChaosOutage {
+    fn from(outage: &OutageReport) -> Self {
+        let OutageReport { target, at, restarted_after, ready_after, first_good_call_after } = outage.clone();
+        Self { target, at, restarted_after, ready_after, first_good_call_after }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mcpscope_core::{Direction, ErrorType, HostPolicy, Refusal};
+use mcpscope_core::{Component, Direction, ErrorType, HostPolicy, Refusal};
 
 use super::super::body::Body;
 use super::super::decode::Length;
@@ -91,7 +91,8 @@ impl Client {
     pub(super) fn unread(&self, bad: BadHead) -> Refused {
         tracing::debug!(peer = %self.address, %bad, "request refused");
         if bad == BadHead::TooSlow {
-            self.count(ErrorType::Timeout);
+            let probe = &self.shared.relay.probe;
+            probe.operation(Component::Transport, Some(ErrorType::Timeout), std::time::Instant::now());
         } else {
             self.shared.refused();
         }

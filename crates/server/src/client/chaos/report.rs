@@ -81,6 +81,7 @@ fn render(report: &ChaosReport, verdict: &Verdict<'_>, page: Option<&str>, width
     out.push_str(&section(slots(report), width));
     out.push_str(&section(injection(report.injection.unwrap_or_default()), width));
     out.push_str(&section(end(report), width));
+    out.push_str(&section(outages(report), width));
     let mut next = Table::pairs();
     if let Some(replay) = &report.replay {
         next.row(vec![Cell::new("to check its journal", DIM), replay.as_str().into()]);
@@ -205,10 +206,32 @@ fn end(report: &ChaosReport) -> Table {
     table
 }
 
+/// The processes that were ended, and how long they were away.
+fn outages(report: &ChaosReport) -> Table {
+    const SHOWN: usize = 20;
+    let mut table = Table::new([
+        Column::text("process of"),
+        Column::number("ended at"),
+        Column::number("restarted after"),
+        Column::number("ready after"),
+        Column::number("first good call after"),
+    ]);
+    for outage in report.outages.iter().take(SHOWN) {
+        let times = [Some(outage.at), outage.restarted_after, outage.ready_after, outage.first_good_call_after];
+        let times = times.map(|time| or_unknown(time.map(|time| time as f64), number::duration));
+        table.row([outage.target.as_str().into()].into_iter().chain(times).collect());
+    }
+    let more = report.outages.len().saturating_sub(SHOWN);
+    if more > 0 {
+        table.row(vec![Cell::new(&format!("and {more} more"), DIM)]);
+    }
+    table
+}
+
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
-    use mcpscope_grpc::proto::{ChaosAudit, ChaosStartedBy, ChaosTestStatus};
+    use mcpscope_grpc::proto::{ChaosAudit, ChaosOutage, ChaosStartedBy, ChaosTestStatus};
 
     use super::super::super::text::tests::{HOSTILE, assert_harmless};
     use super::*;
@@ -304,6 +327,34 @@ mod tests {
     }
 
     #[test]
+    fn how_long_processes_were_away_is_shown() {
+        let outage = |at, first_good_call_after| ChaosOutage {
+            target: "weather".into(),
+            at,
+            restarted_after: Some(210),
+            ready_after: Some(1240),
+            first_good_call_after,
+        };
+        let shown = |outages| {
+            let report = ChaosReport { outages, ..ChaosReport::default() };
+            anstream::adapter::strip_str(&outages_of(&report)).to_string()
+        };
+        expect![[r#"
+
+            process of  ended at  restarted after  ready after  first good call after
+            weather      3.00 ms           210 ms       1.24 s                 1.30 s
+            weather       4.00 s           210 ms       1.24 s                      –
+        "#]]
+        .assert_eq(&shown(vec![outage(3, Some(1302)), outage(4003, None)]));
+        let many = shown(vec![outage(1, None); 25]);
+        assert!(many.ends_with("and 5 more\n"), "{many}");
+    }
+
+    fn outages_of(report: &ChaosReport) -> String {
+        section(outages(report), None)
+    }
+
+    #[test]
     fn what_nobody_watched_is_not_shown() {
         let report = ChaosReport {
             status: ChaosTestStatus::Aborted.into(),
@@ -348,6 +399,7 @@ mod tests {
             scenario: hostile(),
             error: Some(hostile()),
             targets: vec![hostile()],
+            outages: vec![ChaosOutage { target: hostile(), ..ChaosOutage::default() }],
             steady_state: vec![hostile()],
             guard: Some(hostile()),
             leak: Some(hostile()),
