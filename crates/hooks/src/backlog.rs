@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use mcpscope_core::{FaultId, Injection};
+
 use crate::touch::{Fate, Passage, Touch};
 
 /// What waits to go on one way: messages that faults hold back, and those that must stay behind them.
@@ -61,6 +63,16 @@ impl<T> Backlog<T> {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The faults that keep messages back, once for each message: those that have touched it and are live.
+    pub fn held_by(&self, is_live: impl Fn(&Injection) -> bool) -> Vec<FaultId> {
+        let touched = self.waiting.iter().filter_map(|waiting| match &waiting.passage {
+            Passage::Touched(touch) => Some(touch),
+            Passage::Now | Passage::Never => None,
+        });
+        let live = touched.flat_map(Touch::waits).filter(|injection| is_live(injection));
+        live.map(|injection| injection.fault).collect()
     }
 
     /// What waits, in order.
@@ -184,6 +196,18 @@ mod tests {
         assert_eq!((bench.backlog.messages(), bench.backlog.bytes()), (3, 3));
         assert_eq!(bench.at(1, false), ["a", "b", "c"]);
         assert!(bench.backlog.is_empty() && bench.backlog.bytes() == 0);
+    }
+
+    #[test]
+    fn what_waits_is_held_by_the_live_faults_that_touched_it() {
+        let mut bench = bench();
+        bench.delayed("a", 100, Order::Preserve);
+        bench.delayed("b", 10, Order::Preserve);
+        bench.plain("c");
+        assert_eq!(bench.backlog.held_by(|_| true), [FaultId(1); 2]);
+        assert_eq!(bench.backlog.held_by(|_| false), []);
+        assert_eq!(bench.at(1, false).len(), 3);
+        assert_eq!(bench.backlog.held_by(|_| true), []);
     }
 
     #[test]

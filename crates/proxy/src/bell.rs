@@ -1,5 +1,6 @@
 //! Wakes those who hold messages back when faults begin or end, or something that they wait for has happened.
 
+use std::collections::BTreeMap;
 use std::io::{PipeReader, PipeWriter};
 use std::os::fd::AsFd as _;
 use std::pin::Pin;
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
+use mcpscope_core::FaultId;
 use mcpscope_hooks::Watch;
 
 /// Wakes all of a relay.
@@ -18,6 +20,8 @@ pub(crate) struct Bell {
     tasks: Mutex<Vec<Weak<Ear>>>,
     /// One for each thread.
     threads: Mutex<Vec<PipeWriter>>,
+    /// How many messages each fault keeps back, in all connections.
+    held: Mutex<BTreeMap<FaultId, u64>>,
 }
 
 impl Bell {
@@ -27,6 +31,16 @@ impl Bell {
         lock(&self.tasks).iter().filter_map(Weak::upgrade).for_each(|ear| ear.wake());
         // A pipe that is full wakes its reader as it is; one that nobody reads any more is of no use.
         lock(&self.threads).retain(|thread| rustix::io::write(thread, &[0]) != Err(rustix::io::Errno::PIPE));
+    }
+
+    /// These faults keep messages back, each as many as it is named, as long as what is returned lives: as long as somebody waits
+    /// for the bell, and does nothing else. Who does not hear it is found by this.
+    pub(crate) fn hold(&self, faults: Vec<FaultId>) -> Held<'_> {
+        if !faults.is_empty() {
+            let mut held = lock(&self.held);
+            faults.iter().for_each(|fault| *held.entry(*fault).or_default() += 1);
+        }
+        Held { bell: self, faults }
     }
 
     /// How often it rang: whoever looks and then waits sees by this whether it did so meanwhile.
@@ -54,6 +68,29 @@ impl Bell {
         }
         lock(&self.threads).push(writer);
         Ok(reader)
+    }
+}
+
+/// Messages that faults keep back, as long as this lives.
+#[derive(Debug)]
+#[must_use = "dropping it says that nothing is kept back"]
+pub(crate) struct Held<'a> {
+    bell: &'a Bell,
+    faults: Vec<FaultId>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if self.faults.is_empty() {
+            return;
+        }
+        let mut held = lock(&self.bell.held);
+        for fault in &self.faults {
+            if let Some(count) = held.get_mut(fault) {
+                *count -= 1;
+            }
+        }
+        held.retain(|_, count| *count > 0);
     }
 }
 
@@ -127,6 +164,10 @@ impl Watch for Bell {
     fn changed(&self) {
         self.ring();
     }
+
+    fn holds(&self, fault: FaultId) -> Option<u64> {
+        Some(lock(&self.held).get(&fault).copied().unwrap_or_default())
+    }
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -170,6 +211,20 @@ mod tests {
             assert!(!woken.0.load(Ordering::Relaxed));
             assert_eq!(Arc::strong_count(&woken), 2, "the waker here and what it wakes");
         }
+    }
+
+    #[test]
+    fn what_is_kept_back_is_told_until_nobody_waits_any_more() {
+        let bell = Bell::default();
+        let count = |fault| bell.holds(FaultId(fault));
+        let both = bell.hold(vec![FaultId(1), FaultId(2), FaultId(1)]);
+        let one = bell.hold(vec![FaultId(2)]);
+        assert_eq!([count(1), count(2), count(3)], [Some(2), Some(2), Some(0)]);
+        drop(both);
+        assert_eq!([count(1), count(2)], [Some(0), Some(1)]);
+        drop(one);
+        assert_eq!(count(2), Some(0));
+        assert!(lock(&bell.held).is_empty());
     }
 
     #[test]

@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use mcpscope_core::FaultId;
-use mcpscope_hooks::{Loss, Probe, Watch};
+use mcpscope_hooks::{Backlog, Loss, Probe, Watch};
 
 use crate::Limits;
 use crate::alarm::Alarm;
-use crate::bell::{Bell, Ear, Rung};
+use crate::bell::{Bell, Ear, Held, Rung};
 use crate::child::ChildHandle;
 use crate::clients::Clients;
 use crate::framing::{Budget, Framing, Tap};
+use crate::item::Item;
 use crate::queue::Queue;
 
 /// Requests in flight that are followed, in all conversations together, besides one in each; a bound against peers that
@@ -78,6 +79,13 @@ impl Relay {
     /// Waits until the bell rings for this connection, which is one task.
     pub(crate) fn rung(&self) -> Rung<'_> {
         Rung::new(&self.bell, &self.ear)
+    }
+
+    /// What faults keep back of a backlog counts as held, as long as what is returned lives: while nothing but the bell and the clock
+    /// can let it go on.
+    pub(crate) fn hold(&self, backlog: &Backlog<Item>) -> Held<'_> {
+        let now = Instant::now();
+        self.bell.hold(backlog.held_by(|injection| self.probe.is_live(injection, now)))
     }
 
     /// The fault that ended the server's process, if it did so while a call was in flight that began at `since`.

@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use mcpscope_core::{Direction, ErrorType, Outcome, Protocol, RequestId, TraceContext};
-use mcpscope_hooks::{Connection, Fate, Lane, Loss, Passage, Place, Queued, Reply, Touch};
+use mcpscope_hooks::{Backlog, Connection, Fate, Lane, Loss, Passage, Place, Queued, Reply, Touch};
 use url::Url;
 
 use super::Shared;
 use super::body::End;
 use super::head::{Answer, Fields, Request, as_text, is_json, is_media};
 use super::sessions::Outside;
-use crate::bell::Rung;
+use crate::bell::{Held, Rung};
 use crate::conversation::{Begun, Conversation, Ending, Observed, Response, Travel};
 use crate::framing::{Framing, Part, Seen, Tap};
 use crate::inject::Splice;
@@ -260,9 +260,10 @@ impl Exchange {
         pace.waits(&self.shared.relay)
     }
 
-    /// So much waits, as long as what is returned lives.
-    pub(super) fn waiting(&self, direction: Direction, messages: usize, bytes: usize) -> Waiting<'_> {
-        self.shared.relay.queue.wait(direction, messages, bytes)
+    /// This waits for the faults that keep it back, as long as what is returned lives.
+    pub(super) fn waiting(&self, direction: Direction, backlog: &Backlog<Item>) -> (Waiting<'_>, Held<'_>) {
+        let relay = &self.shared.relay;
+        (relay.queue.wait(direction, backlog.messages(), backlog.bytes()), relay.hold(backlog))
     }
 
     /// Whether more can wait than so many messages and bytes.

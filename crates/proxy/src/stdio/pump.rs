@@ -305,6 +305,8 @@ impl Pump<'_> {
     /// Waits until something is to be done.
     fn ready(&self, wait: Wait, side: Option<&Side<'_>>) -> io::Result<Ready> {
         let timeout = wait.limit.map(timespec);
+        let waiting = side.filter(|side| !side.backlog.is_empty());
+        let _held = waiting.map(|side| side.watch.relay.hold(&side.backlog));
         let bell = side.and_then(|side| side.bell.as_ref());
         let mut fds = SmallVec::<[PollFd<'_>; 4]>::new();
         fds.push(PollFd::new(self.stopped, PollFlags::IN));

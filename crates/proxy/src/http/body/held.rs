@@ -67,7 +67,7 @@ impl Body {
                 }
                 Next::Nothing(None) => return Ok(Settled::Goes),
                 Next::Nothing(Some(until)) => {
-                    let _waiting = exchange.waiting(self.direction, self.due.messages(), self.due.bytes());
+                    let _waiting = exchange.waiting(self.direction, &self.due);
                     let wait = async {
                         tokio::select! {
                             () = rung => {}
@@ -241,9 +241,8 @@ impl Body {
         queue: &Queue,
     ) -> Result<(), Stopped> {
         let Some(exchange) = self.exchange.clone() else { return Ok(()) };
-        let waiting: usize = self.due.bytes();
-        let _waiting = queue.wait(self.direction, self.due.messages(), waiting);
-        let has_room = exchange.has_room(self.due.messages(), waiting);
+        let _waiting = exchange.waiting(self.direction, &self.due);
+        let has_room = exchange.has_room(self.due.messages(), self.due.bytes());
         let reads = !self.decoder.is_done() && !self.is_lost && has_room;
         let rung = exchange.rung();
         if exchange.times_rung() != times_rung {
