@@ -75,11 +75,11 @@ impl Endpoint {
         self.0.shared.directory().mark(&self.0.server, critical);
     }
 
-    /// Whether it is of interest what becomes of its calls: one relaxed load.
+    /// Whether an experiment wants to know what becomes of its calls: one relaxed load.
     #[inline]
     #[must_use]
     pub fn is_followed(&self) -> bool {
-        self.0.shared.has_outages()
+        self.0.shared.is_followed()
     }
 
     /// A client's call of it, which began and ended then, ended well or with an error of the server: how long after a crash it is

@@ -50,8 +50,8 @@ pub(crate) struct Shared {
     /// Not yet taken note of by the controller.
     pub(crate) stop: ArcSwapOption<Stop>,
     watchers: ArcSwap<Vec<Weak<dyn Watch>>>,
-    /// Whether there may be outages.
-    has_outages: AtomicBool,
+    /// Whether there is an experiment that is not closed.
+    is_followed: AtomicBool,
     /// Those of experiments that are not closed.
     outages: ArcSwap<Vec<Arc<Outage>>>,
     pub(crate) directory: Mutex<Directory>,
@@ -320,7 +320,7 @@ impl Shared {
             epoch: AtomicU64::new(0),
             stop: ArcSwapOption::empty(),
             watchers: ArcSwap::default(),
-            has_outages: AtomicBool::new(false),
+            is_followed: AtomicBool::new(false),
             outages: ArcSwap::default(),
             directory: Mutex::new(directory),
             hits,
@@ -379,10 +379,15 @@ impl Shared {
         });
     }
 
-    /// Whether anybody wants to know what becomes of calls: the one load that a call costs at its end while nobody does.
+    /// Whether anybody wants to know what becomes of calls: one load of each call while nobody does.
     #[inline]
-    pub(crate) fn has_outages(&self) -> bool {
-        self.has_outages.load(Ordering::Relaxed)
+    pub(crate) fn is_followed(&self) -> bool {
+        self.is_followed.load(Ordering::Relaxed)
+    }
+
+    /// An experiment begins, which wants to know.
+    pub(crate) fn follow(&self) {
+        self.is_followed.store(true, Ordering::Relaxed);
     }
 
     /// The calls of its server are of interest from now on. Those before it are over. For the controller, one thread at a time.
@@ -390,15 +395,13 @@ impl Shared {
         let there = self.outages.load();
         there.iter().filter(|other| other.target() == outage.target()).for_each(|other| other.supersede());
         self.outages.store(Arc::new(there.iter().chain([outage]).cloned().collect()));
-        self.has_outages.store(true, Ordering::Relaxed);
     }
 
-    /// Only these are of interest any more. For the controller, one thread at a time.
-    pub(crate) fn keep_outages<'o>(&self, outages: impl Iterator<Item = &'o Arc<Outage>>) {
-        if self.has_outages() {
-            let kept: Vec<_> = outages.cloned().collect();
-            self.has_outages.store(!kept.is_empty(), Ordering::Relaxed);
-            self.outages.store(Arc::new(kept));
+    /// Of these outages, and of nothing if there is no experiment any more, it is of interest. For the controller, one thread at a time.
+    pub(crate) fn keep_following<'o>(&self, is_wanted: bool, outages: impl Iterator<Item = &'o Arc<Outage>>) {
+        if self.is_followed() {
+            self.is_followed.store(is_wanted, Ordering::Relaxed);
+            self.outages.store(Arc::new(outages.cloned().collect()));
         }
     }
 

@@ -137,11 +137,14 @@ impl Run {
     /// Looks at the watched system before anything is done to it: the check that does not hold.
     pub(crate) fn look_before(&mut self, steady: Option<&dyn SteadyState>, now: Instant) -> Option<Check> {
         let steady = steady?;
-        self.before = Some(slot(steady, now.checked_sub(BEFORE).unwrap_or(now), now, None));
+        // Nobody has looked at ids until now.
+        let without_ids = |sample| Sample { repeated: None, duplicates: None, ..sample };
+        let before = slot(steady, now.checked_sub(BEFORE).unwrap_or(now), now, None);
+        self.before = Some(Slot { sample: without_ids(before.sample), ..before });
         let mut last = Sample::default();
         for seconds in (0..BEFORE.as_secs()).rev() {
             let Some(until) = now.checked_sub(SECOND * u32::try_from(seconds).unwrap_or(0)) else { continue };
-            last = steady.sample(&Window::second(until, None));
+            last = without_ids(steady.sample(&Window::second(until, None)));
             self.series.push(-SECOND_MS * i64::try_from(seconds).unwrap_or(0), last);
         }
         broken(&self.steady_state, &last).copied()

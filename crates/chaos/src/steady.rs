@@ -51,11 +51,11 @@ pub struct Sample {
     /// The share of the components that are healthy, 0..=1, where known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthy: Option<f64>,
-    /// Requests with an id that another request of their connection had had before. A retry under an id of its own, which
-    /// the protocol asks for, cannot be told from another call.
+    /// Clients' requests with an id that another request of their session had had before, of the newest 256 since the beginning of
+    /// the experiment. A retry under an id of its own, which the protocol asks for, cannot be told from another call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repeated: Option<u64>,
-    /// Answers to requests that had been answered before.
+    /// Answers of servers to requests that had been answered before, of the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duplicates: Option<u64>,
     /// The calls that a fault touched.

@@ -25,6 +25,16 @@ use crate::touch::{Fate, Passage, Touch};
 pub trait Observer: fmt::Debug + Send + Sync {
     /// Takes a look. It runs on the thread that relays, so it must be quick; a panic in it is caught and counted.
     fn on_call(&self, record: &CallRecord);
+
+    /// A client's request has an id that another request of its session had had before. Told only while an experiment runs.
+    fn on_repeated(&self, at: Instant) {
+        let _ = at;
+    }
+
+    /// A client's request was answered that had been answered before. Told only while an experiment runs.
+    fn on_duplicate(&self, at: Instant) {
+        let _ = at;
+    }
 }
 
 /// What was lost: of the observation, while the traffic went on all the same, or of what is no traffic, or not let through.
@@ -314,6 +324,22 @@ impl Probe {
     /// Counts an operation of a component, and its error if it had one.
     pub fn operation(&self, component: Component, error: Option<ErrorType>, at: Instant) {
         self.guarded(|| self.count(component, error, false, None, at));
+    }
+
+    /// Whether an experiment wants to know what becomes of calls: one relaxed load.
+    #[must_use]
+    pub fn is_followed(&self) -> bool {
+        self.0.chaos.as_ref().is_some_and(|(_, endpoint)| endpoint.is_followed())
+    }
+
+    /// A client's request has an id that another request of its session had had before.
+    pub fn repeated(&self, at: Instant) {
+        self.guarded(|| self.0.observer.iter().for_each(|observer| observer.on_repeated(at)));
+    }
+
+    /// A client's request was answered that had been answered before.
+    pub fn duplicate(&self, at: Instant) {
+        self.guarded(|| self.0.observer.iter().for_each(|observer| observer.on_duplicate(at)));
     }
 
     /// Counts the end of the server, in an error or not, and by a fault or not.

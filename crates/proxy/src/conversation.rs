@@ -1,15 +1,19 @@
 //! Requests and their answers, matched by direction and id within one connection or session.
 
+mod endings;
+mod ids;
+
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mcpscope_core::{
-    Call, CallEvent, CallEventKind, Component, Direction, Era, ErrorType, FaultId, Injection, Method, Outcome,
-    Protocol, RequestId, TraceContext,
+    Call, CallEvent, CallEventKind, Component, Direction, Era, ErrorType, Injection, Method, Outcome, Protocol,
+    RequestId, TraceContext,
 };
 use mcpscope_hooks::{InFlight, Lane, Link, Loss, MessageKind, Passage, Session};
 use smallvec::{SmallVec, smallvec};
 
+use self::ids::Ids;
 use crate::inject::Splice;
 use crate::item::{Asks, Subject};
 use crate::mailbox::Mailbox;
@@ -44,6 +48,8 @@ struct State {
     streams: usize,
     /// When a message was last seen, or a stream closed.
     last_seen: Instant,
+    /// While an experiment wants to know which are used again.
+    ids: Option<Box<Ids>>,
 }
 
 /// How a session ends.
@@ -123,7 +129,8 @@ impl Conversation {
     /// A conversation in which `initialize` opens a session at once (stdio), or only after [`Conversation::name`] (HTTP).
     pub(crate) fn new(relay: Arc<Relay>, peer: &str, has_session: bool, now: Instant) -> Self {
         let pending = Requests::default();
-        let state = State { pending, protocol: None, has_session, session: None, streams: 0, last_seen: now };
+        let state =
+            State { pending, protocol: None, has_session, session: None, streams: 0, last_seen: now, ids: None };
         let (link, mailbox) = (relay.probe.link(None), Mailbox::default());
         Self { relay, peer: peer.into(), id: OnceLock::new(), link, mailbox, state: Mutex::new(state) }
     }
@@ -172,74 +179,6 @@ impl Conversation {
         let mut state = self.lock();
         state.streams = state.streams.saturating_add_signed(change);
         state.seen(at);
-    }
-
-    /// The session has ended, whoever still holds the conversation: what is pending will not be answered. Returns how many
-    /// calls those are.
-    pub(crate) fn close(&self, ending: Ending, at: Instant) -> usize {
-        let (session, pending, last_seen) = {
-            let mut state = self.lock();
-            state.has_session = false;
-            (state.session.take(), state.pending.drain(), state.last_seen)
-        };
-        if let Some(session) = session {
-            match ending {
-                Ending::Well => session.end(None, at),
-                Ending::Failed(error) => session.end(Some(error), at),
-                Ending::Left => session.end(None, last_seen),
-            }
-        }
-        let unanswered = pending.len();
-        for pending in pending {
-            pending.in_flight.finish(Outcome::Timeout, 0, at);
-        }
-        unanswered
-    }
-
-    /// Nobody uses the conversation any more, at least for now; whoever does next has nothing to do with this one.
-    pub(crate) fn end_of_use(&self) {
-        let is_over = {
-            let mut state = self.lock();
-            state.protocol = None;
-            state.session.is_none() && state.pending.is_empty()
-        };
-        if !is_over {
-            self.close(Ending::Well, Instant::now());
-        }
-    }
-
-    /// The server is gone, and another will go on with the session: what is pending will not be answered, but for the
-    /// client's request with the id `spared`. Its own requests nobody waits for any more. `fault` is what made it go, if one did.
-    pub(crate) fn break_off(&self, spared: Option<&RequestId>, message: &str, fault: Option<FaultId>, at: Instant) {
-        let pending = {
-            let mut state = self.lock();
-            let kept = spared.and_then(|id| Some((id, state.pending.remove(Direction::ToServer, id)?)));
-            let pending = state.pending.drain();
-            if let Some((id, kept)) = kept {
-                drop(state.pending.insert(Direction::ToServer, id.clone(), kept));
-            }
-            pending
-        };
-        for mut pending in pending {
-            fault.into_iter().for_each(|fault| pending.in_flight.touched_by(fault));
-            let asked = pending.in_flight.call().map(|call| call.direction);
-            let outcome = match asked {
-                Some(Direction::ToClient) => Outcome::Timeout,
-                _ => Outcome::Error { kind: ErrorType::ConnectionLost, message: Some(message.into()) },
-            };
-            if let Outcome::Error { .. } = outcome {
-                self.relay.probe.broke_off(ErrorType::ConnectionLost, fault, at);
-            }
-            pending.in_flight.finish(outcome, 0, at);
-        }
-    }
-
-    /// Forgets a call that will be made again elsewhere.
-    pub(crate) fn forget(&self, direction: Direction, id: &RequestId) {
-        let pending = self.lock().pending.remove(direction, id);
-        if let Some(pending) = pending {
-            pending.in_flight.discard();
-        }
     }
 
     /// Looks at one message (or batch) and says when its bytes may go on.
@@ -326,54 +265,9 @@ impl Conversation {
         observed
     }
 
-    /// Ends a call that got no answer of its own, but perhaps `bytes` bytes that tell why; one that has ended already is
-    /// left alone. Returns whether it ended with this.
-    pub(crate) fn end(&self, direction: Direction, id: &RequestId, outcome: Outcome, bytes: u64, at: Instant) -> bool {
-        let pending = self.lock().pending.remove(direction, id);
-        let ends = pending.is_some();
-        if let Some(pending) = pending {
-            self.finish(pending, outcome, bytes, at);
-        }
-        ends
-    }
-
-    /// Ends a call without an answer: by a fault, if one has ended the process that it was made to.
-    fn finish(&self, Pending { mut in_flight, .. }: Pending, outcome: Outcome, bytes: u64, at: Instant) {
-        if let Outcome::Error { kind: ErrorType::ConnectionLost | ErrorType::UpstreamUnreachable, .. } = outcome
-            && let Some(fault) = self.relay.broken_by(in_flight.started())
-        {
-            in_flight.touched_by(fault);
-        }
-        in_flight.finish(outcome, bytes, at);
-    }
-
-    /// Ends all calls of the client, whose connection is lost; returns their ids, in the order in which they began.
-    pub(crate) fn lose_all(&self, at: Instant) -> Vec<RequestId> {
-        let mut lost = self.lock().pending.asked(Direction::ToServer);
-        lost.sort_by_key(|(_, pending)| pending.in_flight.started());
-        let end = |(id, pending): (RequestId, Pending)| {
-            self.finish(pending, Outcome::error(ErrorType::ConnectionLost), 0, at);
-            id
-        };
-        lost.into_iter().map(end).collect()
-    }
-
     /// Whether a call is still to be answered.
     pub(crate) fn awaits(&self, direction: Direction, id: &RequestId) -> bool {
         self.lock().pending.contains(direction, id)
-    }
-
-    /// Ends a call whose answer is not wanted any more.
-    fn cancel(&self, direction: Direction, id: &RequestId, outcome: Outcome, at: Instant) {
-        let pending = self.lock().pending.remove(direction, id);
-        if let Some(Pending { mut in_flight, .. }) = pending {
-            in_flight.event(CallEvent { at, kind: CallEventKind::Cancelled });
-            in_flight.finish(outcome, 0, at);
-        }
-        if self.relay.probe.holds() {
-            // Its answer may be held until now.
-            self.relay.bell.ring();
-        }
     }
 
     /// Takes note of how far a call made in this direction has come.
@@ -381,14 +275,6 @@ impl Conversation {
         let Progress { token, progress, total } = told;
         if let Some(in_flight) = self.lock().pending.by_token(direction, &token) {
             in_flight.event(CallEvent { at, kind: CallEventKind::Progress { progress, total } });
-        }
-    }
-
-    /// Ends the calls that have waited for `timeout`; a stream that is meant to stay open is none of them.
-    pub(crate) fn expire(&self, timeout: Duration, now: Instant) {
-        let expired = self.lock().pending.expired(timeout, now);
-        for pending in expired {
-            pending.in_flight.finish(Outcome::Timeout, 0, now);
         }
     }
 
@@ -407,6 +293,8 @@ impl Conversation {
             call.protocol.is_some_and(|protocol| protocol.era() == Era::Modern) && call.method.as_str() != "initialize";
         let client = (stateless && travel.direction == Direction::ToServer)
             .then(|| format!("{} {}", self.peer, params.client.as_deref().unwrap_or_default()).into());
+        // Its ids may be those of the session before.
+        let starts_over = call.method.as_str() == "initialize";
         let mut in_flight = self.relay.probe.begin(call, travel.at);
         let passage =
             if travel.is_held { in_flight.admit(&self.link, travel.direction, travel.at) } else { Passage::Now };
@@ -417,18 +305,32 @@ impl Conversation {
         let token = params.progress_token.clone();
         let pending = Pending { in_flight, _place: place, client, token, answered: None };
         // One that reuses an id in flight ends the call before it: nobody can tell their answers apart.
-        let reused = self.lock().pending.insert(travel.direction, id, pending);
+        let (is_the_clients, follows) = (travel.direction == Direction::ToServer, self.relay.probe.is_followed());
+        let (reused, is_repeated) = {
+            let mut state = self.lock();
+            let is_repeated = is_the_clients && state.ids(follows && !starts_over).is_some_and(|ids| ids.asks(&id));
+            (state.pending.insert(travel.direction, id, pending), is_repeated)
+        };
         drop(reused);
+        if is_repeated {
+            self.relay.probe.repeated(travel.at);
+        }
         (passage, onward)
     }
 
     fn answer(&self, response: Response, travel: Travel<'_>, early: &mut Vec<Response>) -> Passage {
         let asked = travel.direction.reverse();
-        let pending = {
+        let (is_the_clients, follows) = (asked == Direction::ToServer, self.relay.probe.is_followed());
+        let (pending, is_duplicate) = {
             let mut state = self.lock();
             state.seen(travel.at);
-            response.id.as_ref().and_then(|id| state.pending.remove(asked, id))
+            let pending = response.id.as_ref().and_then(|id| state.pending.remove(asked, id));
+            let was_answered = pending.as_ref().map(|pending| pending.answered.is_some());
+            (pending, is_the_clients && state.answers(follows, response.id.as_ref(), was_answered))
         };
+        if is_duplicate {
+            self.relay.probe.duplicate(travel.at);
+        }
         let Some(mut pending) = pending else {
             let passage = self.admit(travel, MessageKind::Response, None);
             if travel.is_early && response.id.is_some() {
@@ -593,6 +495,28 @@ impl State {
     /// The two directions are seen by two threads, and may be seen in either order.
     fn seen(&mut self, at: Instant) {
         self.last_seen = self.last_seen.max(at);
+    }
+
+    /// The ids of the session, if there is one and somebody wants to know.
+    fn ids(&mut self, follows: bool) -> Option<&mut Ids> {
+        if !follows || !self.has_session {
+            self.ids = None;
+            return None;
+        }
+        Some(self.ids.get_or_insert_default())
+    }
+
+    /// The client's request with this id is answered; `was_answered` says whether it was before, if it is in flight. Returns
+    /// whether this is one answer too many.
+    fn answers(&mut self, follows: bool, id: Option<&RequestId>, was_answered: Option<bool>) -> bool {
+        let (Some(ids), Some(id)) = (self.ids(follows), id) else { return false };
+        match was_answered {
+            Some(was_answered) => {
+                ids.answers(id);
+                was_answered
+            }
+            None => ids.has_answered(id),
+        }
     }
 }
 

@@ -12,13 +12,16 @@ mod common;
 
 use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Write as _};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Bench, Chaos, tool_calls};
-use mcpscope_core::{FaultId, Transport};
+use common::{Bench, Chaos, Panics, tool_calls};
+use mcpscope_core::{CallRecord, FaultId, Transport};
+use mcpscope_hooks::{Observer, Parts};
 use mcpscope_proxy::Limits;
 use mcpscope_proxy::stdio::{ClientEnd, StdioRelay, spawn};
-use mcpscope_test_support::{StdioClient, within};
+use mcpscope_test_support::{StdioClient, eventually, within};
 use serde_json::{Value, json};
 
 /// A server that answers each call with its id and the name of its tool, and a notification with nothing.
@@ -30,7 +33,8 @@ for line in sys.stdin:
         name = asked.get("params", {}).get("name", "")
         tools = [{"name": "a"}, {"name": "b"}]
         result = {"tools": tools} if asked["method"] == "tools/list" else {"name": name, "structuredContent": {"n": 1}}
-        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+        for _ in range(2 if name == "twice" else 1):
+            print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
 "#;
 
 struct Stage {
@@ -43,8 +47,12 @@ struct Stage {
 
 impl Stage {
     fn new(command: Command) -> Self {
+        Self::observed(command, None)
+    }
+
+    fn observed(command: Command, observer: Option<Arc<dyn Observer>>) -> Self {
         let bench = Bench::new();
-        let chaos = Chaos::new(bench.parts(Transport::Stdio));
+        let chaos = Chaos::new(Parts { observer, ..bench.parts(Transport::Stdio) });
         let (StdioClient { writer, reader }, input, output) = StdioClient::new();
         let relay = spawn(command, ClientEnd { input, output }, &chaos.probe, Limits::default()).unwrap();
         Self { bench, chaos, writer, reader: BufReader::new(reader), relay }
@@ -52,9 +60,13 @@ impl Stage {
 
     /// In front of a server that answers.
     fn answering() -> Self {
+        Self::answering_to(None)
+    }
+
+    fn answering_to(observer: Option<Arc<dyn Observer>>) -> Self {
         let mut command = Command::new("python3");
         command.args(["-c", SERVER]);
-        Self::new(command)
+        Self::observed(command, observer)
     }
 
     /// In front of one that sends back what it is sent, as it is.
@@ -353,4 +365,104 @@ async fn faults_of_the_newest_revision_answer_as_it_has_it() {
     assert_eq!(stage.chaos.stop(rejects), (1, 1));
     assert_eq!(call(&mut stage, 4)["result"]["name"], "echo");
     stage.end().await;
+}
+
+/// What the engine says was left over of a fault that has ended, and whether it looked at the queues for that.
+fn left_over(stage: &Stage, fault: FaultId) -> Option<(Option<String>, bool)> {
+    stage.chaos.controller.drive(Instant::now());
+    let report = stage.chaos.controller.report(fault.0, Instant::now())?;
+    let looked_at = report.audit.looked_at;
+    (!looked_at.is_empty()).then(|| (report.leak, looked_at.iter().any(|place| place == "queues")))
+}
+
+#[tokio::test]
+async fn what_waits_for_a_client_that_does_not_read_is_no_leak() {
+    let mut stage = Stage::echoing();
+    let fault = stage.start("latency_injection", &["direction=to_client", "distribution=constant", "delay=1m"]);
+    // More than a pipe takes.
+    let (count, text) = (4, "x".repeat(100_000));
+    (0..count).for_each(|id| stage.send(&json!({"jsonrpc": "2.0", "id": id, "result": text})));
+    stage.chaos.hits(fault, count).await;
+    stage.chaos.controller.stop(fault.0, Instant::now()).unwrap();
+    let decided = within(eventually(|| left_over(&stage, fault).ok_or("it is looked for"))).await;
+    assert_eq!(decided, (None, true));
+    let (rest, _) = stage.end().await;
+    assert_eq!(rest.len() as u64, count);
+}
+
+/// Counts what came again.
+#[derive(Debug, Default)]
+struct Again {
+    repeated: AtomicU64,
+    duplicates: AtomicU64,
+}
+
+impl Observer for Again {
+    fn on_call(&self, _: &CallRecord) {}
+
+    fn on_repeated(&self, _: Instant) {
+        self.repeated.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn on_duplicate(&self, _: Instant) {
+        self.duplicates.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn ids_that_are_used_again_and_second_answers_are_seen_while_an_experiment_runs() {
+    let seen = Arc::new(Again::default());
+    let mut stage = Stage::answering_to(Some(seen.clone()));
+    let calls = |stage: &mut Stage, ids: &[u64], tool: &str, answers: usize| {
+        for id in ids {
+            stage.call(*id, tool);
+            (0..answers).for_each(|_| assert_eq!(stage.message()["id"], *id));
+        }
+        (seen.repeated.load(Ordering::Relaxed), seen.duplicates.load(Ordering::Relaxed))
+    };
+    assert_eq!(calls(&mut stage, &[1, 1], "twice", 2), (0, 0), "nobody wants to know");
+    let fault = stage.start("hang", &["tool=none"]);
+    assert_eq!(calls(&mut stage, &[1, 2, 3], "echo", 1), (0, 0));
+    assert_eq!(calls(&mut stage, &[2, 4], "echo", 1), (1, 0));
+    assert_eq!(calls(&mut stage, &[5], "twice", 2), (1, 1));
+    stage.chaos.stop(fault);
+    within(eventually(|| left_over(&stage, fault).ok_or("it is looked for"))).await;
+    assert_eq!(calls(&mut stage, &[5, 5], "twice", 2), (1, 1), "nobody wants to know any more");
+    drop(stage.end().await);
+}
+
+#[tokio::test]
+async fn a_panic_inside_recording_leaves_no_fault_behind() {
+    for (scenario, parameters) in [
+        ("latency_injection", &["delay=10m", "distribution=constant"][..]),
+        ("network_partition", &["intensity=1"]),
+        ("packet_loss", &["intensity=1"]),
+        ("hang", &[]),
+        ("lost_request", &[]),
+        ("lost_response", &[]),
+        ("wrong_id", &[]),
+        ("duplicate_response", &[]),
+        ("rpc_error", &[]),
+        ("tool_error", &[]),
+        ("schema_violation", &[]),
+        ("malformed_json", &[]),
+        ("truncated", &[]),
+        ("stdout_noise", &[]),
+        ("oversize", &[]),
+        ("slow_stream", &["bytes_per_second=1"]),
+    ] {
+        let mut stage = Stage::answering_to(Some(Arc::new(Panics)));
+        let fault = stage.start(scenario, parameters);
+        stage.call(1, "a");
+        stage.chaos.hits(fault, 1).await;
+        stage.chaos.controller.stop(fault.0, Instant::now()).unwrap();
+        let decided = within(eventually(|| left_over(&stage, fault).ok_or("it is looked for"))).await;
+        assert_eq!(decided, (None, true), "{scenario}");
+        stage.call(2, "a");
+        // Behind whatever became of the first.
+        let is_second = |line: &str| serde_json::from_str::<Value>(line).is_ok_and(|message| message["id"] == 2);
+        let answered = (0..10).any(|_| is_second(&stage.line()));
+        assert!(answered, "{scenario}: what is asked afterwards is answered");
+        drop(stage.end().await);
+    }
 }

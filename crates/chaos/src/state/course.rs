@@ -30,7 +30,7 @@ impl State {
         }
         self.tell_changes();
         self.finish(shared, now);
-        shared.keep_outages(self.runs.iter().flat_map(|run| &run.outages));
+        shared.keep_following(!self.runs.is_empty(), self.runs.iter().flat_map(|run| &run.outages));
         if let Some(stopped) = &self.stopped
             && self.plan.rearm == Rearm::Auto
             && !stopped.by_person

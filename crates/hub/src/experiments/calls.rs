@@ -28,6 +28,9 @@ const TOUCHED: usize = 2;
 const ENDS: usize = 4;
 /// How many calls there were, by what became of them.
 type Counts<T> = [T; ENDS];
+/// Requests with an id that was used before, and answers to what was answered before, as an index.
+const REPEATED: usize = 0;
+const DUPLICATE: usize = 1;
 
 /// Sees every call that has ended, and tells how the watched system is doing. What a fault touched is told apart.
 ///
@@ -51,6 +54,7 @@ struct Shard(Vec<Dense>);
 struct Dense {
     number: u64,
     buckets: [Counts<u16>; BUCKETS],
+    again: [u32; 2],
     is_empty: bool,
 }
 
@@ -63,13 +67,14 @@ struct Slice {
     number: u64,
     /// Those with a call, in order.
     buckets: Vec<(u16, Counts<u32>)>,
+    again: [u64; 2],
 }
 
 impl Calls {
     /// Counts from `start`; `health` tells how much is healthy.
     #[must_use]
     pub fn new(start: Instant, health: View) -> Self {
-        let empty = Dense { number: 0, buckets: [[0; ENDS]; BUCKETS], is_empty: true };
+        let empty = Dense { number: 0, buckets: [[0; ENDS]; BUCKETS], again: [0; 2], is_empty: true };
         let shard = || Mutex::new(Shard(vec![empty.clone(); WAITING]));
         Self {
             start,
@@ -97,13 +102,18 @@ impl Calls {
     }
 
     fn record(&self, ended: Instant, duration: Duration, end: usize) {
-        let number = self.number(ended);
+        self.count(ended, |slice| slice.call(bucket(duration), end));
+    }
+
+    /// Counts something in the slice of this time, if there is a place for it.
+    fn count(&self, at: Instant, add: impl FnOnce(&mut Dense) -> Option<()>) {
+        let number = self.number(at);
         let free = self.shards.iter().find_map(|shard| match shard.try_lock() {
             Ok(shard) => Some(shard),
             Err(TryLockError::Poisoned(shard)) => Some(shard.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         });
-        if !free.is_some_and(|mut shard| shard.record(number, bucket(duration), end)) {
+        if free.and_then(|mut shard| add(shard.slice(number)?)).is_none() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -117,9 +127,9 @@ impl Calls {
         gathered
     }
 
-    /// The calls of a window, by bucket.
-    fn within(&self, window: &Window) -> Vec<Counts<u64>> {
-        let mut buckets = vec![[0; ENDS]; BUCKETS];
+    /// The calls of a window, by bucket, and how many requests and answers came again.
+    fn within(&self, window: &Window) -> (Vec<Counts<u64>>, [u64; 2]) {
+        let (mut buckets, mut again) = (vec![[0; ENDS]; BUCKETS], [0; 2]);
         let gathered = self.gathered();
         for slice in &gathered.0 {
             let begin = self.start + SLICE * u32::try_from(slice.number).unwrap_or(u32::MAX);
@@ -127,6 +137,7 @@ impl Calls {
             if middle <= window.from || middle > window.until {
                 continue;
             }
+            again.iter_mut().zip(slice.again).for_each(|(all, count)| *all += count);
             // A call that took no longer than this began after that time, for certain.
             let longest = window.began_since.map(|since| begin.checked_duration_since(since));
             for (bucket, counts) in &slice.buckets {
@@ -139,7 +150,7 @@ impl Calls {
                 }
             }
         }
-        buckets
+        (buckets, again)
     }
 }
 
@@ -160,18 +171,27 @@ impl Observer for Calls {
             self.record(record.started + record.duration, record.duration, end);
         }
     }
+
+    fn on_repeated(&self, at: Instant) {
+        self.count(at, |slice| slice.again(REPEATED));
+    }
+
+    fn on_duplicate(&self, at: Instant) {
+        self.count(at, |slice| slice.again(DUPLICATE));
+    }
 }
 
 impl SteadyState for Calls {
     fn sample(&self, window: &Window) -> Sample {
-        let buckets = self.within(window);
+        let (buckets, [repeated, duplicates]) = self.within(window);
         let (calls, errors, [p50_ms, p95_ms, p99_ms]) = figures(&buckets, 0);
         let touched = match figures(&buckets, TOUCHED) {
             (0, ..) => None,
             (calls, errors, [p50_ms, p95_ms, p99_ms]) => Some(Touched { calls, errors, p50_ms, p95_ms, p99_ms }),
         };
         let healthy = Some(self.health.report(window.until, std::time::UNIX_EPOCH).health_percentage);
-        Sample { calls, errors, p50_ms, p95_ms, p99_ms, healthy, touched, ..Sample::default() }
+        let (repeated, duplicates) = (Some(repeated), Some(duplicates));
+        Sample { calls, errors, p50_ms, p95_ms, p99_ms, healthy, repeated, duplicates, touched }
     }
 }
 
@@ -186,30 +206,41 @@ fn figures(buckets: &[Counts<u64>], from: usize) -> (u64, u64, [Option<f64>; 3])
 }
 
 impl Shard {
-    /// Whether there was a place for it.
-    fn record(&mut self, number: u64, bucket: usize, end: usize) -> bool {
-        let Some(slice) = self.0.get_mut(number as usize % WAITING) else { return false };
+    /// The slice of this number, if there is a place for it.
+    fn slice(&mut self, number: u64) -> Option<&mut Dense> {
+        let slice = self.0.get_mut(number as usize % WAITING)?;
         if slice.number != number {
             // One that was not gathered in time is not written over, and time does not go back.
             if !slice.is_empty {
-                return false;
+                return None;
             }
             slice.number = number;
         }
         slice.is_empty = false;
-        match slice.buckets.get_mut(bucket).and_then(|counts| counts.get_mut(end)).filter(|count| **count < u16::MAX) {
-            Some(count) => *count += 1,
-            None => return false,
-        }
-        true
+        Some(slice)
     }
 
     fn empty_into(&mut self, gathered: &mut Gathered) {
         for slice in self.0.iter_mut().filter(|slice| !slice.is_empty) {
             gathered.add(slice);
             slice.buckets.fill([0; ENDS]);
+            slice.again = [0; 2];
             slice.is_empty = true;
         }
+    }
+}
+
+impl Dense {
+    fn call(&mut self, bucket: usize, end: usize) -> Option<()> {
+        let count = self.buckets.get_mut(bucket)?.get_mut(end)?;
+        *count = count.checked_add(1)?;
+        Some(())
+    }
+
+    fn again(&mut self, what: usize) -> Option<()> {
+        let count = self.again.get_mut(what)?;
+        *count = count.checked_add(1)?;
+        Some(())
     }
 }
 
@@ -217,9 +248,10 @@ impl Gathered {
     fn add(&mut self, dense: &Dense) {
         let at = self.0.partition_point(|slice| slice.number < dense.number);
         if self.0.get(at).is_none_or(|slice| slice.number != dense.number) {
-            self.0.insert(at, Slice { number: dense.number, buckets: Vec::new() });
+            self.0.insert(at, Slice { number: dense.number, buckets: Vec::new(), again: [0; 2] });
         }
         let Some(slice) = self.0.get_mut(at) else { return };
+        slice.again.iter_mut().zip(dense.again).for_each(|(all, count)| *all += u64::from(count));
         for (bucket, counts) in (0..).zip(&dense.buckets).filter(|(_, counts)| **counts != [0; ENDS]) {
             let at = slice.buckets.partition_point(|(there, _)| *there < bucket);
             if slice.buckets.get(at).is_none_or(|(there, _)| *there != bucket) {
@@ -343,6 +375,22 @@ mod tests {
         let touched = sample.touched.unwrap();
         assert_eq!((sample.calls, sample.errors, touched.calls, touched.errors), (3, 0, 2, 1));
         assert!(sample.p99_ms.unwrap() < 11.0 && touched.p50_ms.unwrap() > 480.0);
+    }
+
+    #[test]
+    fn what_came_again_is_counted_in_its_time() {
+        let (calls, start) = calls();
+        calls.on_repeated(start + 100 * MS);
+        calls.gather();
+        calls.on_repeated(start + 110 * MS);
+        calls.on_duplicate(start + 1500 * MS);
+        let counts = |from, until| {
+            let sample = sample(&calls, start + from * MS, start + until * MS, None);
+            (sample.calls, sample.repeated, sample.duplicates)
+        };
+        assert_eq!(counts(0, 1000), (0, Some(2), Some(0)));
+        assert_eq!(counts(1000, 2000), (0, Some(0), Some(1)));
+        assert_eq!(counts(0, 2000), (0, Some(2), Some(1)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Requests and answers in one conversation, message by message.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use mcpscope_core::{ClockAnchor, Transport};
 use mcpscope_hooks::{Parts, Probe};
