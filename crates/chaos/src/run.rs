@@ -18,7 +18,7 @@ use crate::series::Series;
 use crate::state::Crashes;
 use crate::status::{Details, StartedBy, Status, Test};
 use crate::steady::{Check, Recovered, Recovery, SECOND, Sample, SteadyState, Window, broken, met};
-use crate::target::{Achieved, ChaosTarget, Ended};
+use crate::target::{Achieved, ChaosTarget, Ended, guarded};
 use crate::{Impact, Scenario};
 
 /// How long before a fault the watched system is looked at.
@@ -203,7 +203,7 @@ impl Run {
         let fault = lease.id;
         let mut failed = Vec::new();
         for target in &self.carriers {
-            if let Err(error) = target.undo(fault) {
+            if let Err(error) = guarded(|| target.undo(fault)) {
                 failed.push(format!("{} could not be undone: {error}", target.name()));
             }
             self.achieved = target.progress(fault).achieved.or(self.achieved);

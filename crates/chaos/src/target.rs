@@ -1,6 +1,7 @@
 //! What is disturbed from outside its messages: processes and resources.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -215,6 +216,12 @@ pub struct TargetError(
     /// What went wrong.
     pub String,
 );
+
+/// Has a target do something: one that panics could not do it.
+pub(crate) fn guarded(work: impl FnOnce() -> Result<(), TargetError>) -> Result<(), TargetError> {
+    // What is half done there is taken back like everything else that has failed.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(TargetError("it panicked".to_owned())))
+}
 
 impl TargetError {
     /// An error with its causes.

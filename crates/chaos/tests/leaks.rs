@@ -232,3 +232,58 @@ fn who_acts_on_processes_last_answers_for_what_could_not_be_judged_before() {
     stage.pass(SECOND * 10);
     assert_eq!(stage.closed(second).unwrap().leak.as_deref(), Some("child 10 is stopped"));
 }
+
+/// Panics in the middle of what it is to do, or to take back.
+#[derive(Debug)]
+struct Panicking {
+    applies: bool,
+    undone: AtomicU64,
+}
+
+impl ChaosTarget for Panicking {
+    fn name(&self) -> &str {
+        "panicking"
+    }
+
+    fn is_critical(&self) -> bool {
+        false
+    }
+
+    fn carries(&self, scenario: Scenario) -> bool {
+        scenario == Scenario::CpuOverload
+    }
+
+    fn apply(&self, _: &Order<'_>) -> Result<(), TargetError> {
+        assert!(self.applies, "provoked");
+        Ok(())
+    }
+
+    fn undo(&self, _: FaultId) -> Result<(), TargetError> {
+        self.undone.fetch_add(1, Ordering::Relaxed);
+        assert!(!self.applies, "provoked");
+        Ok(())
+    }
+
+    fn left_over(&self, _: FaultId) -> Option<String> {
+        None
+    }
+}
+
+#[test]
+fn a_target_that_panics_has_failed_and_what_it_has_begun_is_taken_back() {
+    for applies in [false, true] {
+        let mut stage = Stage::new(Plan::default());
+        let target = Arc::new(Panicking { applies, undone: AtomicU64::new(0) });
+        stage.controller.register(target.clone(), stage.now);
+        let id = stage.start("cpu_overload", "duration=1s");
+        stage.pass(SECOND * 5);
+        let report = stage.closed(id).unwrap();
+        let why = if applies { "panicking could not be undone: it panicked" } else { "panicking: it panicked" };
+        assert_eq!((report.status, report.error.as_deref()), (Status::Failed, Some(why)));
+        assert!(target.undone.load(Ordering::Relaxed) > 0);
+        assert!(!stage.injector.is_active());
+        let next = stage.start("hang", "duration=1s");
+        stage.pass(SECOND * 5);
+        assert_eq!(stage.closed(next).unwrap().status, Status::Completed, "the engine works on");
+    }
+}

@@ -53,7 +53,7 @@ pub(crate) async fn demo(args: DemoArgs, entries: Entries) -> Result<ExitCode, F
     let bindings = Bindings::bind(&instance, &args.common, Taken::Fails)?;
     let bound = bind_or_fail(&listen, "--listen")?;
     let stop = CancellationToken::new();
-    signals::cancel_on_end(stop.clone(), || ()).map_err(Failure::internal)?;
+    signals::cancel_on_end(stop.clone(), instance.sources().chaos, || ()).map_err(Failure::internal)?;
 
     let mut reloads = Reloads::new(&args.common, &instance, AtHangup::Reload)?;
     let server = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.map_err(Failure::unavailable)?;
@@ -165,7 +165,7 @@ pub(crate) async fn server(args: DemoServerArgs) -> Result<ExitCode, Failure> {
 async fn server_at(address: &Address, seed: u64) -> Result<(), Failure> {
     let bound = bind_or_fail(address, "--http")?;
     let stop = CancellationToken::new();
-    signals::cancel_on_end(stop.clone(), || ()).map_err(Failure::internal)?;
+    signals::cancel_on_end(stop.clone(), None, || ()).map_err(Failure::internal)?;
     let addr = bound.addr;
     let mut servers = JoinSet::new();
     for listener in bound.into_tokio().map_err(Failure::internal)? {

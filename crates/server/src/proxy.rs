@@ -29,7 +29,7 @@ pub(crate) async fn proxy(args: ProxyArgs, entries: Entries) -> Result<ExitCode,
     let bindings = Bindings::bind(&instance, &args.common, Taken::Fails)?;
     let bound = bind_or_fail(&listen, "--listen")?;
     let stop = CancellationToken::new();
-    signals::cancel_on_end(stop.clone(), || ()).map_err(Failure::internal)?;
+    signals::cancel_on_end(stop.clone(), instance.sources().chaos, || ()).map_err(Failure::internal)?;
     let mut reloads = Reloads::new(&args.common, &instance, AtHangup::Reload)?;
 
     let listeners = Listeners {

@@ -69,7 +69,10 @@ pub(crate) async fn run(args: RunArgs, entries: Entries) -> Result<ExitCode, Fai
         tokio::select! {
             status = &mut ended => break status.map_err(Failure::internal)?,
             Some(signal) = signals.recv() => {
-                asked |= signal == Signal::TERM;
+                if signal == Signal::TERM {
+                    asked = true;
+                    instance.sources().chaos.iter().for_each(signals::end_faults);
+                }
                 child.signal(signal);
             }
             () = &mut overdue, if asked => asked = false,

@@ -39,7 +39,8 @@ pub(crate) async fn serve(args: ServeArgs, entries: Entries) -> Result<ExitCode,
     let mut fleet = Fleet::new(&instance, policy, entries.guardians, Arc::clone(&processes));
     let prepared = fleet.prepare(&servers)?;
     let stop = CancellationToken::new();
-    signals::cancel_on_end(stop.clone(), move || kill(&processes)).map_err(Failure::internal)?;
+    let chaos = instance.sources().chaos;
+    signals::cancel_on_end(stop.clone(), chaos, move || kill(&processes)).map_err(Failure::internal)?;
     let mut reloads = Reloads::new(&args.common, &instance, AtHangup::Reload)?;
 
     let mut listeners = Listeners { proxies: prepared.urls(), ..Listeners::new(&bindings) };

@@ -3,6 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use mcpscope_chaos::Controller;
+use mcpscope_hub::ChaosSource;
 use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -11,16 +13,21 @@ use tokio_util::sync::CancellationToken;
 /// What comes sooner after the first signal is the same wish: `timeout` signals a process and then its whole group.
 const INSIST: Duration = Duration::from_secs(1);
 
-/// Cancels the token at the first SIGINT or SIGTERM. A second one, a second later at the earliest, ends the program at once,
-/// after `last` was called.
+/// Cancels the token at the first SIGINT or SIGTERM, with which the faults of `chaos` end, too: what they hold would keep the rest
+/// from its end. A second one, a second later at the earliest, ends the program at once, after `last` was called.
 #[expect(clippy::disallowed_methods, reason = "the server may spawn, and end the process when a person insists")]
-pub(crate) fn cancel_on_end(token: CancellationToken, last: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(crate) fn cancel_on_end(
+    token: CancellationToken,
+    chaos: Option<ChaosSource>,
+    last: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
+        chaos.iter().for_each(end_faults);
         token.cancel();
         let first = Instant::now();
         let insisted = loop {
@@ -38,6 +45,11 @@ pub(crate) fn cancel_on_end(token: CancellationToken, last: impl FnOnce() + Send
         std::process::exit(128 + insisted);
     });
     Ok(())
+}
+
+/// The instance is to end: so are all experiments, at once, and none is started any more.
+pub(crate) fn end_faults(chaos: &ChaosSource) {
+    chaos.post(Controller::shut_down);
 }
 
 /// The signals that a wrapped server gets as if it had been started without mcpscope.

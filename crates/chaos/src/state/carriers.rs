@@ -18,7 +18,7 @@ use crate::refusal::Refusal;
 use crate::run::Run;
 use crate::status::{Happened, Status};
 use crate::steady::SECOND;
-use crate::target::{ChaosTarget, Crash, Order};
+use crate::target::{ChaosTarget, Crash, Order, guarded};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -194,7 +194,7 @@ impl State {
             run.outages.push(Arc::clone(outage));
         }
         order.outage = outage.as_ref();
-        target.apply(&order).map_err(|error| error.to_string())?;
+        guarded(|| target.apply(&order)).map_err(|error| error.to_string())?;
         if let Some(process) = target.progress(lease.id).process {
             let started = Record::Process { t_us, target: target.name().to_owned(), process };
             self.journal.write_ahead(run.id, &started).map_err(|error| reasons(&error))?;
