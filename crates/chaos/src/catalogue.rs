@@ -138,14 +138,28 @@ const CRASH: &[Parameter] = &[
     parameter("crash_rate", Kind::Share, None, "The chance of each target to be killed, every second"),
 ];
 
+/// In whose control group resources are taken.
+const CGROUP: Parameter = parameter(
+    "cgroup",
+    Kind::Choice(&["own", "target"]),
+    Some("own"),
+    "Whose control group it counts against: mcpscope's, or that of a server that mcpscope starts",
+);
+const VICTIM: Parameter =
+    parameter("target_processes", Kind::Text, None, "The control group of this server or component (cgroup=target)");
+
 const MEMORY: &[Parameter] = &[
     parameter("size", Kind::Size { least: 1, most: 1 << 40 }, Some("100MiB"), "How much memory is taken"),
     parameter("share", Kind::Share, None, "How much memory is taken, as a share of the limit"),
+    CGROUP,
+    VICTIM,
 ];
 
 const CPU: &[Parameter] = &[
     parameter("intensity", Kind::Share, Some("0.8"), "Share of the time that each core is busy"),
     parameter("cores", Kind::Whole { least: 1, most: 4096 }, None, "How many cores; all unless given"),
+    CGROUP,
+    VICTIM,
 ];
 
 const RPC_ERROR: &[Parameter] = &[

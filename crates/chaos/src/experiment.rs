@@ -6,7 +6,7 @@ use mcpscope_core::{Ratio, Transport};
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
-use crate::matcher::Matcher;
+use crate::matcher::{Matcher, Pattern};
 use crate::parameter::{ParameterError, Reader};
 use crate::steady::{CHECKS, Check, CheckError};
 use crate::{Parameters, Scenario};
@@ -47,6 +47,8 @@ pub(crate) struct Experiment {
     pub(crate) recovery_time: Duration,
     /// The chance of each target to crash, every second; none if one of them is to, once.
     pub(crate) crash_rate: Option<Ratio>,
+    /// It is done in the control group of a server.
+    pub(crate) aims_at_target: bool,
     /// Share of the connections that is left untouched.
     pub(crate) control: Ratio,
     /// None: what the plan says.
@@ -90,11 +92,17 @@ impl Experiment {
             duration,
             recovery_time: reader.duration("recovery_time")?.or(recovery_time).unwrap_or(defaults.recovery_time),
             crash_rate,
+            aims_at_target: reader.aims_at_target()?,
             control: reader.share("control")?.unwrap_or(Ratio::ZERO),
             steady_state: checks("steady_state")?,
             abort_when: checks("abort_when")?.unwrap_or_default(),
             seed: reader.whole("seed")?.map(i64::unsigned_abs),
         })
+    }
+
+    /// Which targets are meant, if not all.
+    pub(crate) fn target_processes(&self) -> Option<Pattern> {
+        self.parameters.0.get("target_processes").and_then(|value| value.as_str()).map(Pattern::new)
     }
 }
 

@@ -262,6 +262,9 @@ fn check_only(reader: &Reader<'_>) -> Result<(), ParameterError> {
     if reader.is_given("size") && reader.is_given("share") {
         return Err(reader.contradiction("both size and share are given", "one of them"));
     }
+    if reader.choice("cgroup")? == Some("own") && reader.is_given("target_processes") {
+        return Err(reader.contradiction("target_processes is given with cgroup=own", "cgroup=target"));
+    }
     Ok(())
 }
 
@@ -499,6 +502,12 @@ mod tests {
             (Scenario::MemoryPressure, &["size=lots"], "expected a size from 1 B to 1.0 TiB, such as 100MiB, or bytes"),
             (Scenario::MemoryPressure, &["size=1GiB", "share=0.5"], "both size and share are given: expected one"),
             (Scenario::CpuOverload, &["cores=0"], "a whole number from 1 to 4096"),
+            (Scenario::CpuOverload, &["cgroup=theirs"], "cgroup is \"theirs\": expected own, target"),
+            (
+                Scenario::MemoryPressure,
+                &["target_processes=a"],
+                "target_processes is given with cgroup=own: expected cgroup=target",
+            ),
             (Scenario::Truncated, &["keep=1"], "keep is \"1\": expected a share from 0, and less than 1"),
             (Scenario::Oversize, &["bytes=65MiB"], "to 64.0 MiB"),
             (Scenario::ProcessCrash, &["signal=hup"], "expected kill, term, stop, close_stdin"),

@@ -49,4 +49,6 @@ pub use scenario::{Defaults, Impact, Scenario};
 pub use series::Point;
 pub use status::{Cause, ChaosStatus, Details, Event, Happened, StartedBy, Status, Test};
 pub use steady::{Check, CheckError, Comparison, Sample, SteadyState, Subject, Touched, Window};
-pub use target::{Achieved, ChaosTarget, Crash, Ended, Order, ProcessId, Progress, ProtectedNames, TargetError, Unit};
+pub use target::{
+    Achieved, ChaosTarget, Crash, Ended, Order, ProcessId, Progress, ProtectedNames, TargetError, Unit, Victim,
+};

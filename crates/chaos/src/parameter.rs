@@ -340,6 +340,11 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Whether resources are to be taken in the control group of a server.
+    pub(crate) fn aims_at_target(&self) -> Result<bool, ParameterError> {
+        Ok(self.choice("cgroup")? == Some("target"))
+    }
+
     /// One that has a default in the catalogue.
     pub(crate) fn required<T>(&self, name: &'static str, value: Option<T>) -> Result<T, ParameterError> {
         value.ok_or_else(|| self.bad(name, "a value"))

@@ -146,7 +146,7 @@ pub struct Slot {
 }
 
 /// What was asked for and what was done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Injected {
     /// Connections that the fault could have been about, and those of them that it was about.
     pub connections: u64,

@@ -18,7 +18,7 @@ use crate::series::Series;
 use crate::state::Crashes;
 use crate::status::{Details, StartedBy, Status, Test};
 use crate::steady::{Check, Recovered, Recovery, SECOND, Sample, SteadyState, Window, broken, met};
-use crate::target::{Achieved, ChaosTarget, Ended, guarded};
+use crate::target::{Achieved, ChaosTarget, Ended, Victim, guarded};
 use crate::{Impact, Scenario};
 
 /// How long before a fault the watched system is looked at.
@@ -38,6 +38,8 @@ pub(crate) struct Run {
     pub(crate) lease: Option<Arc<Lease>>,
     /// Where the fault is carried out, for one that is not done to messages.
     pub(crate) carriers: Vec<Arc<dyn ChaosTarget>>,
+    /// In whose control group it is.
+    pub(crate) victims: Vec<Victim>,
     /// Crashes that are still to come.
     pub(crate) crashes: Option<Crashes>,
     /// The processes that it ended.
@@ -71,12 +73,13 @@ pub(crate) struct NewRun {
     pub(crate) seed: u64,
     pub(crate) by: StartedBy,
     pub(crate) targets: Vec<String>,
+    pub(crate) victims: Vec<Victim>,
     pub(crate) steady_state: Vec<Check>,
 }
 
 impl Run {
     pub(crate) fn new(new: NewRun, now: Instant) -> Self {
-        let NewRun { id, experiment, seed, by, targets, steady_state } = new;
+        let NewRun { id, experiment, seed, by, targets, victims, steady_state } = new;
         let mut run = Self {
             id,
             experiment,
@@ -88,6 +91,7 @@ impl Run {
             accepted: now,
             lease: None,
             carriers: Vec::new(),
+            victims,
             crashes: None,
             outages: Vec::new(),
             steady_state,
@@ -206,7 +210,7 @@ impl Run {
             if let Err(error) = guarded(|| target.undo(fault)) {
                 failed.push(format!("{} could not be undone: {error}", target.name()));
             }
-            self.achieved = target.progress(fault).achieved.or(self.achieved);
+            self.achieved = target.progress(fault).achieved.or(self.achieved.take());
         }
         if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
     }
@@ -266,7 +270,7 @@ impl Run {
         let mut ended = None;
         for target in &self.carriers {
             let progress = target.progress(fault);
-            self.achieved = progress.achieved.or(self.achieved);
+            self.achieved = progress.achieved.or(self.achieved.take());
             ended = ended.or_else(|| Some((target.name().to_owned(), progress.ended?)));
         }
         match ended {
@@ -393,10 +397,10 @@ impl Run {
         } else {
             injected.achieved_intensity = share(injected.injected, injected.matched);
         }
-        if let Some(achieved) = self.achieved {
+        if let Some(achieved) = &self.achieved {
             injected.requested_intensity = achieved.requested_share();
             injected.achieved_intensity = Some(achieved.share());
-            injected.resource = Some(achieved);
+            injected.resource = Some(achieved.clone());
         }
         injected
     }

@@ -231,7 +231,7 @@ impl State {
         epoch: u64,
         now: Instant,
     ) -> Result<FaultId, Refusal> {
-        let Admitted { experiment, mut targets, mut carriers, scope } = admitted;
+        let Admitted { experiment, mut targets, mut carriers, victims, scope } = admitted;
         let (id, experiment) = (self.next_id, Arc::new(experiment));
         let seed = experiment.seed.unwrap_or_else(|| experiment_seed(self.seed, self.ordinal));
         if experiment.scenario == Scenario::ProcessCrash && experiment.crash_rate.is_none() {
@@ -253,7 +253,7 @@ impl State {
         self.next_id += 1;
         self.ordinal += 1;
         let steady_state = experiment.steady_state.clone().unwrap_or_else(|| self.plan.steady_state.clone());
-        let new = NewRun { id, experiment: experiment.clone(), seed, by, targets, steady_state };
+        let new = NewRun { id, experiment: experiment.clone(), seed, by, targets, victims, steady_state };
         let mut run = Run::new(new, now);
         let steady = self.steady.clone();
         if let Some(check) = run.look_before(steady.as_deref(), now) {

@@ -33,15 +33,20 @@ pub trait ChaosTarget: fmt::Debug + Send + Sync {
         true
     }
 
+    /// The process that it is now, if it is one: resources can be taken in its control group.
+    fn process(&self) -> Option<ProcessId> {
+        None
+    }
+
     /// Whether it can carry out this scenario.
     fn carries(&self, scenario: Scenario) -> bool;
 
-    /// Whether it could carry this out now, with these parameters: asked before anything is written down or begun, also for a
-    /// plan. By default it could.
+    /// Whether it could carry this out now, with these parameters, and on these as in [`Order::victims`]: asked before anything
+    /// is written down or begun, also for a plan. By default it could.
     ///
     /// # Errors
     /// It could not; the experiment is refused.
-    fn check(&self, _scenario: Scenario, _parameters: &Parameters) -> Result<(), TargetError> {
+    fn check(&self, _scenario: Scenario, _parameters: &Parameters, _victims: &[Victim]) -> Result<(), TargetError> {
         Ok(())
     }
 
@@ -97,8 +102,17 @@ pub struct ProcessId {
     pub started: u64,
 }
 
+/// Another target's process, in whose control group something is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Victim {
+    /// The name of the target.
+    pub name: String,
+    /// Its process.
+    pub process: ProcessId,
+}
+
 /// What was asked for and what it came to.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Achieved {
     /// What was asked for.
     pub requested: f64,
@@ -106,6 +120,9 @@ pub struct Achieved {
     pub achieved: f64,
     /// What both are in.
     pub unit: Unit,
+    /// The folder of the control group that it counted against; none if that cannot be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
 }
 
 impl Achieved {
@@ -188,6 +205,8 @@ pub struct Order<'a> {
     pub scenario: Scenario,
     /// With which parameters, checked.
     pub parameters: &'a Parameters,
+    /// In whose control group: with `cgroup=target` one at least, else none.
+    pub victims: &'a [Victim],
     /// What random choices are to be drawn from.
     pub seed: u64,
     /// When it is done.

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mcpscope_chaos::guardian::{Guardian, Guardians};
-use mcpscope_chaos::process::ProcessTable;
-use mcpscope_chaos::{Crash, Order, TargetError};
+use mcpscope_chaos::process::{ProcessEntry, ProcessTable};
+use mcpscope_chaos::{Crash, Order, ProcessId, TargetError};
 use mcpscope_core::FaultId;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::sync::{Notify, oneshot};
@@ -106,6 +106,14 @@ impl ChildHandle {
     #[must_use]
     pub fn id(&self) -> Option<u32> {
         self.lock().pid.map(id)
+    }
+
+    /// The process, as it can still be known when its number is another's.
+    pub(crate) fn process(&self) -> Option<ProcessId> {
+        // Held: until it is taken out, nobody has waited for the child's end, and its number is its own.
+        let current = self.lock();
+        let entry = ProcessEntry::read(id(current.pid?)).ok().filter(|entry| !entry.is_zombie)?;
+        Some(ProcessId { pid: entry.pid, started: entry.started })
     }
 
     /// Passes a signal on to the child's process group. Once the child has ended, a signal to end makes
@@ -439,6 +447,7 @@ mod tests {
                 fault,
                 scenario,
                 parameters: &parameters,
+                victims: &[],
                 seed: 0,
                 now,
                 expires_at,

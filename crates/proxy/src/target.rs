@@ -1,10 +1,10 @@
-//! What faults are done to, besides messages: the processes of supervised servers.
+//! What faults are done to, besides messages: the processes of supervised servers, and their control groups.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use mcpscope_chaos::{ChaosTarget, Order, Scenario, TargetError};
+use mcpscope_chaos::{ChaosTarget, Order, ProcessId, Scenario, TargetError};
 use mcpscope_core::{Component, FaultId};
 
 use crate::stdio::ChildHandle;
@@ -49,6 +49,10 @@ impl ChaosTarget for ChildTarget {
 
     fn is_there(&self) -> bool {
         self.child.id().is_some()
+    }
+
+    fn process(&self) -> Option<ProcessId> {
+        self.child.process()
     }
 
     fn carries(&self, scenario: Scenario) -> bool {

@@ -7,9 +7,11 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::nice;
+use rustix::process::{Pid, nice};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::target::Victim;
 
 /// What is always left of each core, and of a quota, for whoever has to end it.
 const LEFT: f64 = 0.05;
@@ -19,10 +21,12 @@ const PERIOD: Duration = Duration::from_millis(10);
 const NICE: i32 = 1;
 const STACK: usize = 128 << 10;
 
-/// Cores on which this thread, and what it starts, may run.
-pub(super) fn cores() -> Vec<usize> {
-    let set = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
-    (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()
+/// Cores on which this thread, and what it starts, may run, and all of these processes as well.
+pub(super) fn cores(beside: &[Victim]) -> Vec<usize> {
+    let set = |pid| sched_getaffinity(pid).unwrap_or_else(|_| CpuSet::new());
+    let pid = |victim: &Victim| i32::try_from(victim.process.pid).ok().and_then(Pid::from_raw);
+    let sets: Vec<_> = std::iter::once(set(None)).chain(beside.iter().map(|victim| set(pid(victim)))).collect();
+    (0..CpuSet::MAX_CPU).filter(|core| sets.iter().all(|set| set.is_set(*core))).collect()
 }
 
 /// The share of each of so many cores that may be taken, when `duty` is wanted and a quota gives `quota` cores' worth.
@@ -40,10 +44,9 @@ pub(super) struct Burn {
 }
 
 impl Burn {
-    /// Starts a thread on each of so many cores, the last ones: the first ones serve most interrupts.
-    pub(super) fn start(cores: usize, duty: f64, quota: Option<f64>) -> io::Result<Self> {
-        let all = self::cores();
-        let chosen: Vec<_> = all.into_iter().rev().take(cores).collect();
+    /// Starts a thread on each of so many of these cores, the last ones: the first ones serve most interrupts.
+    pub(super) fn start(all: &[usize], cores: usize, duty: f64, quota: Option<f64>) -> io::Result<Self> {
+        let chosen: Vec<_> = all.iter().copied().rev().take(cores).collect();
         let duty = allowed(duty, chosen.len(), quota);
         // They have the memory that a thread begins with before that is limited, and begin together.
         let up = Arc::new(Barrier::new(chosen.len() + 1));

@@ -1,5 +1,5 @@
-//! The control groups that this process is in, version 1, version 2 or both, cgroups(7): each with all its ancestors, as
-//! far as they can be seen.
+//! The control groups that a process is in, version 1, version 2 or both, cgroups(7): each with all its ancestors, as far as
+//! they can be seen.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -22,11 +22,9 @@ enum Hierarchy {
 }
 
 impl Groups {
-    /// In a file system that begins at `root`.
-    pub(super) fn find(root: &Path) -> Self {
-        let read = |path| fs::read(root.join(path)).unwrap_or_default();
-        let (groups, mounts) = (read("proc/self/cgroup"), read("proc/self/mountinfo"));
-        let mounts: Vec<_> = lines(&mounts).flat_map(mounts_of).collect();
+    /// Those of a process, or of this one, in a file system that begins at `root`.
+    pub(super) fn of(root: &Path, pid: Option<u32>) -> Self {
+        let (groups, mounts) = (groups_text(root, pid), mounts(root));
         let mut found = Self::default();
         for (hierarchy, group) in lines(&groups).flat_map(groups_of) {
             let folders = match hierarchy {
@@ -58,6 +56,67 @@ impl Groups {
     }
 }
 
+/// What control groups limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Controller {
+    Memory,
+    Cpu,
+}
+
+impl Controller {
+    /// As the kernel calls it.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+/// Where what a process takes is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The folder of the group that it is in.
+    pub(super) group: PathBuf,
+    /// The folder of the group that counts: this one, or in version 2 the nearest above it that has the controller.
+    pub(super) counts: PathBuf,
+    pub(super) is_v2: bool,
+}
+
+impl Place {
+    /// That of a process, or of this one, in a file system that begins at `root`; none if it cannot be seen.
+    pub(super) fn of(root: &Path, pid: Option<u32>, controller: Controller) -> Option<Self> {
+        let (groups, mounts) = (groups_text(root, pid), mounts(root));
+        let named = |wanted: Hierarchy| lines(&groups).flat_map(groups_of).find(|(hierarchy, _)| *hierarchy == wanted);
+        let v1 = match controller {
+            Controller::Memory => Hierarchy::V1Memory,
+            Controller::Cpu => Hierarchy::V1Cpu,
+        };
+        // A controller is in one hierarchy at a time: where version 1 has it, version 2 has not.
+        let (hierarchy, group) = named(v1).or_else(|| named(Hierarchy::V2))?;
+        let mounts = mounts.iter().filter(|mount| mount.hierarchy == hierarchy && mount.names_groups());
+        let folders = mounts.map(|mount| mount.folders(root, group)).find(|folders| !folders.is_empty())?;
+        let is_v2 = hierarchy == Hierarchy::V2;
+        let has_it = |folder: &&PathBuf| {
+            let all = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+            !is_v2 || all.split_ascii_whitespace().any(|name| name == controller.as_str())
+        };
+        let counts = folders.iter().find(has_it)?.clone();
+        Some(Self { group: folders.into_iter().next()?, counts, is_v2 })
+    }
+}
+
+/// `/proc/PID/cgroup`, with paths from where this process's namespace begins.
+fn groups_text(root: &Path, pid: Option<u32>) -> Vec<u8> {
+    let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
+    fs::read(root.join("proc").join(process).join("cgroup")).unwrap_or_default()
+}
+
+fn mounts(root: &Path) -> Vec<Mount> {
+    let mounts = fs::read(root.join("proc/self/mountinfo")).unwrap_or_default();
+    lines(&mounts).flat_map(mounts_of).collect()
+}
+
 fn cores(quota: &str, period: &str) -> Option<f64> {
     let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
     (period > 0).then(|| quota as f64 / period as f64)
@@ -73,10 +132,15 @@ struct Mount {
 }
 
 impl Mount {
+    /// Whether a group's folder can be told: mounted from above this process's namespace on is an ancestor, and what is
+    /// between has no name here.
+    fn names_groups(&self) -> bool {
+        !self.group.ends_with("..")
+    }
+
     /// The folders of `group` and of its ancestors.
     fn folders(&self, root: &Path, group: &Path) -> Vec<PathBuf> {
-        let below = if self.group.ends_with("..") {
-            // Mounted from above this process's namespace on: an ancestor, but what is between has no name here.
+        let below = if !self.names_groups() {
             Path::new("")
         } else {
             match group.strip_prefix(&self.group) {
@@ -171,7 +235,7 @@ pub(super) mod tests {
 
     fn found(groups: &str, mounts: &str) -> [Vec<String>; 3] {
         let root = tree(&[("proc/self/cgroup", groups), ("proc/self/mountinfo", mounts)]);
-        let found = Groups::find(root.path());
+        let found = Groups::of(root.path(), None);
         let name = |path: &PathBuf| path.strip_prefix(root.path()).unwrap().to_str().unwrap().to_owned();
         [found.v2, found.v1_memory, found.v1_cpu].map(|folders| folders.iter().map(name).collect())
     }
@@ -203,10 +267,44 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_a_process_takes_is_counted_where_the_controller_is() {
+        let place = |files: &[(&str, &str)], controller| {
+            let root = tree(files);
+            let found = Place::of(root.path(), Some(7), controller)?;
+            let name = |path: &Path| path.strip_prefix(root.path().join("sys/fs/cgroup")).unwrap().to_owned();
+            Some((name(&found.group), name(&found.counts), found.is_v2))
+        };
+        let is = |group: &str, counts: &str, is_v2| Some((group.into(), counts.into(), is_v2));
+        let v2 = [
+            ("proc/7/cgroup", "0::/a/b\n"),
+            ("proc/self/mountinfo", V2),
+            ("sys/fs/cgroup/cgroup.controllers", "cpu memory pids\n"),
+            ("sys/fs/cgroup/a/cgroup.controllers", "memory pids\n"),
+            ("sys/fs/cgroup/a/b/cgroup.controllers", "pids\n"),
+        ];
+        assert_eq!(place(&v2, Controller::Memory), is("a/b", "a", true));
+        assert_eq!(place(&v2, Controller::Cpu), is("a/b", "", true));
+        assert_eq!(place(&v2[..2], Controller::Cpu), None, "nobody has the controller");
+        assert_eq!(place(&v2[1..], Controller::Cpu), None, "nobody of that number");
+        // Version 1 has its controllers, whatever version 2 says.
+        let hybrid = [
+            ("proc/7/cgroup", "5:cpuacct,cpu:/x\n4:memory:/y\n0::/z\n"),
+            ("proc/self/mountinfo", HYBRID),
+            ("sys/fs/cgroup/unified/cgroup.controllers", "memory cpu\n"),
+        ];
+        assert_eq!(place(&hybrid, Controller::Memory), is("memory/y", "memory/y", false));
+        assert_eq!(place(&hybrid, Controller::Cpu), is("cpu,cpuacct/x", "cpu,cpuacct/x", false));
+        // What cannot be named is not taken for its ancestor.
+        let above = "30 23 0:26 /../.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(place(&[v2[0], ("proc/self/mountinfo", above), v2[2]], Controller::Memory), None);
+        assert_eq!(place(&[("proc/7/cgroup", "0::/../b\n"), v2[1], v2[2]], Controller::Memory), None);
+    }
+
+    #[test]
     fn the_tightest_quota_counts() {
         let quota = |files: &[(&str, &str)]| {
             let group = [("proc/self/cgroup", "5:cpu,cpuacct:/x\n0::/a/b\n"), ("proc/self/mountinfo", HYBRID)];
-            Groups::find(tree(&[&group, files].concat()).path()).cpu_quota()
+            Groups::of(tree(&[&group, files].concat()).path(), None).cpu_quota()
         };
         let (inner, outer) = ("sys/fs/cgroup/unified/a/b/cpu.max", "sys/fs/cgroup/unified/a/cpu.max");
         assert_eq!(quota(&[]), None);

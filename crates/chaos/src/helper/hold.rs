@@ -23,15 +23,19 @@ pub(super) struct Hold {
     is_grown: bool,
     /// What this process had anyway, which is memory that is taken, too.
     own: u64,
+    /// The same if it is not, because another control group has it.
+    elsewhere: u64,
     most: u64,
     watch: Watch,
 }
 
 impl Hold {
-    pub(super) fn new(wanted: u64, now: Instant) -> Self {
+    /// `has_moved` says whether this process has come from another control group, where all that it has so far stays.
+    pub(super) fn new(wanted: u64, has_moved: bool, now: Instant) -> Self {
         let own = Own::read().map_or(0, |own| own.anonymous);
+        let (own, elsewhere) = if has_moved { (0, own) } else { (own, 0) };
         let watch = Watch::new(Path::new("/"), now);
-        Self { wanted, chunks: Vec::new(), is_grown: false, own, most: 0, watch }
+        Self { wanted, chunks: Vec::new(), is_grown: false, own, elsewhere, most: 0, watch }
     }
 
     /// Goes on, and says when to do so again; or why what is held must be let go.
@@ -44,7 +48,7 @@ impl Hold {
             self.grow()?;
         }
         if let Some(own) = Own::read() {
-            self.most = self.most.max(own.anonymous);
+            self.most = self.most.max(own.anonymous.saturating_sub(self.elsewhere));
         }
         Ok(if self.is_grown { LOOK } else { Duration::ZERO })
     }

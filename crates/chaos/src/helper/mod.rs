@@ -4,6 +4,8 @@
 //! the pipe that orders come by, at its own deadline, and by its own limits. What it took goes with it.
 
 #[cfg(target_os = "linux")]
+mod aim;
+#[cfg(target_os = "linux")]
 mod burn;
 #[cfg(target_os = "linux")]
 mod groups;
@@ -26,6 +28,7 @@ mod target;
 mod wire;
 
 use std::io;
+use std::path::PathBuf;
 
 pub use target::ResourceTarget;
 
@@ -92,13 +95,58 @@ pub enum HelperError {
         /// The limit that leaves the least.
         limit: String,
     },
-    /// More cores than this process may run on.
-    #[error("{wanted} cores are wanted: expected at most {there}, on which this process may run")]
+    /// More cores than this process may run on, or it and the server that is aimed at.
+    #[error("{wanted} cores are wanted: expected at most {there}, on which a helper may run")]
     TooManyCores {
         /// How many were asked for.
         wanted: u64,
         /// How many there are.
         there: u64,
+    },
+    /// Nobody whose control group could be meant.
+    #[error("there is no process to aim at: expected one of a server")]
+    NoVictim,
+    /// The server has ended, or has moved.
+    #[error("{0}")]
+    VictimLost(
+        /// What has become of it.
+        String,
+    ),
+    /// It is not known in which control group the server is.
+    #[error("no control group that counts the {controller} of {server} can be seen here: expected one")]
+    NoGroup {
+        /// Whose.
+        server: String,
+        /// Which of what is counted.
+        controller: &'static str,
+    },
+    /// There is nothing to aim at.
+    #[error(
+        "{server} has no control group of its own: mcpscope is counted in {}, too: expected the server in another one",
+        .group.display()
+    )]
+    SharedGroup {
+        /// Whose.
+        server: String,
+        /// The folder of the group.
+        group: PathBuf,
+    },
+    /// It is not said which is meant.
+    #[error("the servers are in different control groups ({groups}): expected target_processes to name one of them")]
+    SeveralGroups {
+        /// Each server with the folder of its group.
+        groups: String,
+    },
+    /// The control group is not for this process to change.
+    #[error("a helper cannot be moved to the control group of {server}: expected to be able to write {}", .file.display())]
+    GroupNotWritable {
+        /// Whose.
+        server: String,
+        /// What would have to be written.
+        file: PathBuf,
+        /// Why it cannot be.
+        #[source]
+        source: io::Error,
     },
     /// Something else that a parameter must not be.
     #[error(transparent)]

@@ -41,6 +41,8 @@ struct State {
     process: Option<Process>,
     /// While this is open, the helper goes on.
     orders: Option<ChildStdin>,
+    /// The control group in which it takes what it takes.
+    group: Option<String>,
     achieved: Option<f64>,
     ended: Option<Ended>,
     /// It is to end.
@@ -55,7 +57,7 @@ impl Helper {
         let helper = Arc::new(Self::default());
         let (sender, started) = sync_channel(1);
         let its = Arc::clone(&helper);
-        let live = move || its.live(job, &sender);
+        let live = move || its.live(&job, &sender);
         thread::Builder::new().name("mcpscope-helper".into()).spawn(live).map_err(HelperError::NotStarted)?;
         match started.recv_timeout(START) {
             Ok(Ok(())) => Ok(helper),
@@ -67,7 +69,7 @@ impl Helper {
         }
     }
 
-    fn live(&self, job: Job, started: &SyncSender<io::Result<()>>) {
+    fn live(&self, job: &Job, started: &SyncSender<io::Result<()>>) {
         let mut child = match spawn() {
             Ok(child) => child,
             // Whoever started it may have given up by now.
@@ -84,14 +86,14 @@ impl Helper {
         }
         drop(state);
         let _ = started.send(Ok(()));
-        let heard = told.ok_or_else(no_pipe).and_then(|told| self.listen(&job, told));
+        let heard = told.ok_or_else(no_pipe).and_then(|told| self.listen(job, told));
         let mut state = self.lock();
         if let Err(error) = heard {
             state.kill();
             state.ended.get_or_insert(Ended::Failed(error.to_string()));
         }
         drop(state);
-        self.reap(&mut child, &job);
+        self.reap(&mut child, job);
     }
 
     /// Gives it its job, and hears what becomes of it until it ends.
@@ -124,6 +126,7 @@ impl Helper {
             let mut state = self.lock();
             match what {
                 Told::Ready => {}
+                Told::Group(group) => state.group = Some(group),
                 Told::Achieved(achieved) => state.achieved = Some(achieved),
                 Told::LetGo(why) => state.ended = Some(Ended::LetGo(why)),
                 Told::Failed(why) => state.ended = Some(Ended::Failed(why)),
@@ -166,6 +169,10 @@ impl Helper {
 
     pub(super) fn achieved(&self) -> Option<f64> {
         self.lock().achieved
+    }
+
+    pub(super) fn group(&self) -> Option<String> {
+        self.lock().group.clone()
     }
 
     /// That it has ended though nobody wanted it to.
@@ -241,7 +248,7 @@ mod tests {
     #[test]
     fn a_program_that_is_no_helper_is_ended_with_a_hint() {
         // The harness of these tests takes the marker for the name of a test, of which there is none.
-        let job = Job { task: Task::Cpu { cores: 1, duty: 0.1 }, deadline_ns: u64::MAX };
+        let job = Job { task: Task::Cpu { cores: 1, duty: 0.1 }, victims: Vec::new(), deadline_ns: u64::MAX };
         let helper = Helper::start(job).unwrap();
         while !helper.is_gone() {
             thread::sleep(Duration::from_millis(1));

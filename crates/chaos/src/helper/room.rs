@@ -60,7 +60,7 @@ impl Limit {
     }
 }
 
-/// All limits that hold for this process and for those that it starts.
+/// All limits that hold for a process and for those that it starts.
 #[derive(Debug)]
 pub(super) struct Limits {
     root: PathBuf,
@@ -68,9 +68,14 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// In a file system that begins at `root`.
+    /// Of this process, in a file system that begins at `root`.
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), groups: Groups::find(root) }
+        Self::in_groups_of(root, None)
+    }
+
+    /// Of this process if it were in the control groups of that one.
+    pub(super) fn in_groups_of(root: &Path, pid: Option<u32>) -> Self {
+        Self { root: root.to_owned(), groups: Groups::of(root, pid) }
     }
 
     pub(super) fn groups(&self) -> &Groups {

@@ -14,7 +14,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::set_name;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::helper::burn::Burn;
+use crate::TargetError;
+use crate::helper::aim::Aim;
+use crate::helper::burn::{self, Burn};
 use crate::helper::groups::Groups;
 use crate::helper::hold::Hold;
 use crate::helper::linux::kill_self;
@@ -62,14 +64,21 @@ pub(super) fn serve() -> io::Result<()> {
         let why = "the program has a real-time scheduling policy, and so would the load: expected another policy";
         return tell(Told::Failed(why.to_owned()));
     }
-    let mut work = match Work::start(job.task, deadline) {
+    let aim = match Aim::take(job.victims, job.task.controller()) {
+        Ok(aim) => aim,
+        Err(error) => return tell(Told::Failed(TargetError::of(&error).0)),
+    };
+    if let Some(group) = aim.group() {
+        tell(Told::Group(group.display().to_string()))?;
+    }
+    let mut work = match Work::start(job.task, &aim, deadline) {
         Ok(work) => work,
         Err(error) => return tell(Told::Failed(error.to_string())),
     };
     let (mut next_told, mut paused) = (Instant::now(), false);
     loop {
         let now = Instant::now();
-        let step = work.step(now);
+        let step = aim.lost().map_or_else(|| work.step(now), Err);
         let pauses = step.as_ref().map_or(true, |wait| !wait.is_zero());
         // Also when it has got to where it is to be.
         if now >= next_told || (pauses && !paused) {
@@ -95,17 +104,18 @@ enum Work {
 }
 
 impl Work {
-    fn start(task: Task, deadline: Instant) -> io::Result<Self> {
+    fn start(task: Task, aim: &Aim, deadline: Instant) -> io::Result<Self> {
         let seconds = deadline.saturating_duration_since(Instant::now()).as_secs() + 1 + OWN_SECONDS;
         match task {
             Task::Memory { bytes } => {
                 limit(Resource::Cpu, seconds);
                 limit_address_space(bytes);
-                Ok(Self::Memory(Hold::new(bytes, Instant::now())))
+                Ok(Self::Memory(Hold::new(bytes, !aim.victims().is_empty(), Instant::now())))
             }
             Task::Cpu { cores, duty } => {
                 limit(Resource::Cpu, seconds.saturating_mul(cores as u64));
-                let burn = Burn::start(cores, duty, Groups::find(Path::new("/")).cpu_quota())?;
+                let quota = Groups::of(Path::new("/"), None).cpu_quota();
+                let burn = Burn::start(&burn::cores(aim.victims()), cores, duty, quota)?;
                 limit_address_space(0);
                 Ok(Self::Cpu(burn))
             }

@@ -16,18 +16,20 @@ mod linux {
 
     use mcpscope_core::FaultId;
 
+    use crate::helper::groups::Controller;
     use crate::helper::process::{Helper, PROGRAM, sweep};
     use crate::helper::room::Limits;
     use crate::helper::wire::{Job, Task};
-    use crate::helper::{HelperError, Ready, burn, serve};
+    use crate::helper::{HelperError, Ready, aim, burn, serve};
     use crate::parameter::Reader;
-    use crate::target::{Achieved, ChaosTarget, Order, ProcessId, Progress, TargetError, Unit};
+    use crate::target::{Achieved, ChaosTarget, Order, ProcessId, Progress, TargetError, Unit, Victim};
     use crate::{Parameters, Scenario};
 
     /// Takes memory (`memory_pressure`) and processors (`cpu_overload`) by helper processes, each for one fault.
     ///
     /// It takes no more than is safe: of memory what the tightest limit of control groups, machine and address space has
     /// free, less a reserve; of each core, and of a quota, 95 %. What it came to is in its progress and in the report.
+    /// With `cgroup=target` a helper moves to the control group of [`Order::victims`] first, and those limits count.
     /// When this is dropped, its helpers end.
     #[derive(Debug)]
     pub struct ResourceTarget {
@@ -60,10 +62,10 @@ mod linux {
         }
 
         fn start(&self, order: &Order<'_>) -> Result<(), HelperError> {
-            let (task, requested, unit) = task(order.scenario, order.parameters)?;
+            let (task, requested, unit) = task(order.scenario, order.parameters, order.victims)?;
             let left = order.expires_at.saturating_duration_since(Instant::now());
             let deadline_ns = u64::try_from((serve::monotonic() + left).as_nanos()).unwrap_or(u64::MAX);
-            let helper = Helper::start(Job { task, deadline_ns })?;
+            let helper = Helper::start(Job { task, victims: order.victims.to_vec(), deadline_ns })?;
             let mut started = self.lock();
             started.retain(|_, started| !started.helper.is_gone());
             started.insert(order.fault, Started { helper, requested, unit });
@@ -80,19 +82,23 @@ mod linux {
     }
 
     /// What a helper is to do, and how much of what that is.
-    fn task(scenario: Scenario, parameters: &Parameters) -> Result<(Task, f64, Unit), HelperError> {
-        let reader = Reader::new(scenario, parameters)?;
-        if scenario == Scenario::CpuOverload {
+    fn task(scenario: Scenario, parameters: &Parameters, victims: &[Victim]) -> Result<(Task, f64, Unit), HelperError> {
+        let (root, reader) = (Path::new("/"), Reader::new(scenario, parameters)?);
+        let is_cpu = scenario == Scenario::CpuOverload;
+        if reader.aims_at_target()? {
+            aim::place(root, victims, if is_cpu { Controller::Cpu } else { Controller::Memory })?;
+        }
+        if is_cpu {
             let duty = reader.share("intensity")?;
             let duty = reader.required("intensity", duty)?.get();
-            let there = burn::cores().len() as u64;
+            let there = burn::cores(victims).len() as u64;
             let wanted = reader.whole("cores")?.map_or(there.max(1), i64::unsigned_abs);
             if wanted > there {
                 return Err(HelperError::TooManyCores { wanted, there });
             }
             return Ok((Task::Cpu { cores: wanted as usize, duty }, duty, Unit::Share));
         }
-        let limits = Limits::new(Path::new("/"));
+        let limits = Limits::in_groups_of(root, victims.first().map(|victim| victim.process.pid));
         let bytes = match reader.share("share")? {
             Some(share) => limits.share(share.get()),
             None => {
@@ -117,8 +123,8 @@ mod linux {
             matches!(scenario, Scenario::MemoryPressure | Scenario::CpuOverload)
         }
 
-        fn check(&self, scenario: Scenario, parameters: &Parameters) -> Result<(), TargetError> {
-            task(scenario, parameters).map(drop).map_err(|error| TargetError::of(&error))
+        fn check(&self, scenario: Scenario, parameters: &Parameters, victims: &[Victim]) -> Result<(), TargetError> {
+            task(scenario, parameters, victims).map(drop).map_err(|error| TargetError::of(&error))
         }
 
         fn apply(&self, order: &Order<'_>) -> Result<(), TargetError> {
@@ -143,7 +149,8 @@ mod linux {
             let started = self.lock();
             let Some(Started { helper, requested, unit }) = started.get(&fault) else { return Progress::default() };
             let achieved = helper.achieved();
-            let achieved = achieved.map(|achieved| Achieved { requested: *requested, achieved, unit: *unit });
+            let (requested, unit, cgroup) = (*requested, *unit, helper.group());
+            let achieved = achieved.map(|achieved| Achieved { requested, achieved, unit, cgroup });
             Progress { process: helper.id(), achieved, ended: helper.ended() }
         }
 

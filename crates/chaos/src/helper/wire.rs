@@ -5,15 +5,20 @@ use std::io::{self, BufRead, Read as _, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::helper::groups::Controller;
+use crate::target::Victim;
+
 /// The first argument of a helper; the second is the process id of its parent.
 pub(super) const MARKER: &str = "mcpscope-chaos-helper-2f0c7d7e41b94d3f";
-/// Longest line, in bytes.
-const LONGEST: u64 = 4096;
+/// Longest line, in bytes: room for a hundred servers whose control group is meant.
+const LONGEST: u64 = 64 << 10;
 
 /// All that a helper is ever told.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Job {
     pub(super) task: Task,
+    /// In whose control group; empty: in its own.
+    pub(super) victims: Vec<Victim>,
     /// When it is to be gone, by the monotonic clock of the system.
     pub(super) deadline_ns: u64,
 }
@@ -31,12 +36,24 @@ pub(super) enum Task {
     },
 }
 
+impl Task {
+    /// What counts it.
+    pub(super) const fn controller(self) -> Controller {
+        match self {
+            Self::Memory { .. } => Controller::Memory,
+            Self::Cpu { .. } => Controller::Cpu,
+        }
+    }
+}
+
 /// What a helper tells.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Told {
     /// It waits for its job.
     Ready,
+    /// It takes what it takes in this control group.
+    Group(String),
     /// Bytes of memory at most, or the share of the cores' time on average.
     Achieved(f64),
     /// It ended before its time, to be on the safe side.
@@ -62,12 +79,16 @@ pub(super) fn read<T: DeserializeOwned>(from: &mut impl BufRead) -> io::Result<O
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::ProcessId;
 
     #[test]
     fn what_is_written_can_be_read() {
+        // More than there ever are.
+        let victim = Victim { name: "x".repeat(100), process: ProcessId { pid: 7, started: 8 } };
+        let victims = vec![victim; 300];
         let jobs = [
-            Job { task: Task::Memory { bytes: 5 }, deadline_ns: 7 },
-            Job { task: Task::Cpu { cores: 2, duty: 0.8 }, deadline_ns: u64::MAX },
+            Job { task: Task::Memory { bytes: 5 }, victims: Vec::new(), deadline_ns: 7 },
+            Job { task: Task::Cpu { cores: 2, duty: 0.8 }, victims, deadline_ns: u64::MAX },
         ];
         let mut text = Vec::new();
         jobs.iter().for_each(|job| write(&mut text, job).unwrap());
@@ -78,7 +99,7 @@ mod tests {
 
     #[test]
     fn what_is_no_line_of_ours_is_an_error() {
-        for text in ["\n", "hello\n", "{\"task\":\"cpu\"}\n", &format!("\"{}\"", "x".repeat(5000))] {
+        for text in ["\n", "hello\n", "{\"task\":\"cpu\"}\n", &format!("\"{}\"", "x".repeat(70_000))] {
             assert!(read::<Job>(&mut text.as_bytes()).is_err(), "{text}");
         }
     }

@@ -96,9 +96,9 @@ fn done(report: &Report) -> String {
     let asked = format!("{} asked for", percent(injection.requested_intensity));
     let achieved = injection.achieved_intensity.map_or_else(|| "\u{2013}".to_owned(), percent);
     tiles += &tile("Intensity achieved", &achieved, &asked);
-    if let Some(Achieved { requested, achieved, unit: Unit::Bytes }) = injection.resource {
+    if let Some(Achieved { requested, achieved, unit: Unit::Bytes, .. }) = &injection.resource {
         let size = |bytes: f64| bytesize::ByteSize(bytes as u64).display().iec().to_string();
-        tiles += &tile("Memory taken", &size(achieved), &format!("{} asked for", size(requested)));
+        tiles += &tile("Memory taken", &size(*achieved), &format!("{} asked for", size(*requested)));
     }
     let mut rows: String = report.parameters.0.iter().map(|(name, value)| row(name, &shown(value))).collect();
     if !report.steady_state.is_empty() {
@@ -109,11 +109,16 @@ fn done(report: &Report) -> String {
     } else {
         format!("<h3>Asked for</h3><table class=\"plain\"><tbody>{rows}</tbody></table>")
     };
+    let cgroup = injection.resource.as_ref().and_then(|resource| resource.cgroup.as_deref());
+    let cgroup = cgroup.map(|group| format!("<p class=\"note\">In the control group {}.</p>", value(group)));
     let unjournalled = match injection.unjournalled {
         0 => String::new(),
         lost => format!("<p class=\"note\">{lost} hits found no place in the journal.</p>"),
     };
-    section("What was done", &format!("<dl class=\"tiles\">{tiles}</dl>{rows}{unjournalled}"))
+    section(
+        "What was done",
+        &format!("<dl class=\"tiles\">{tiles}</dl>{}{rows}{unjournalled}", cgroup.unwrap_or_default()),
+    )
 }
 
 // === what happened ===

@@ -17,7 +17,7 @@ use crate::refusal::Refusal;
 use crate::run::Run;
 use crate::status::{StartedBy, Status};
 use crate::steady::{Window, is_healthy_enough};
-use crate::target::ChaosTarget;
+use crate::target::{ChaosTarget, Victim};
 
 /// An experiment that may be started.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub(super) struct Admitted {
     pub(super) experiment: Experiment,
     pub(super) targets: Vec<String>,
     pub(super) carriers: Vec<Arc<dyn ChaosTarget>>,
+    pub(super) victims: Vec<Victim>,
     pub(super) scope: Ratio,
 }
 
@@ -69,24 +70,30 @@ impl State {
                 return Err(Refusal::Unhealthy { healthy, least: limits.min_healthy.get() * 100.0 });
             }
         }
-        let (targets, carriers) = if scenario.is_out_of_process() {
+        let (targets, carriers, victims) = if scenario.is_out_of_process() {
             let carriers = self.carriers(shared, &experiment)?;
             if scenario == Scenario::ProcessCrash {
                 self.may_kill(now)?;
             }
+            let victims = self.victims(shared, &experiment)?;
             for target in &carriers {
-                target.check(scenario, &experiment.parameters)?;
+                target.check(scenario, &experiment.parameters, &victims)?;
             }
-            (carriers.iter().map(|target| target.name().to_owned()).collect(), carriers)
+            let targets = if victims.is_empty() {
+                carriers.iter().map(|target| target.name().to_owned()).collect()
+            } else {
+                victims.iter().map(|victim| victim.name.clone()).collect()
+            };
+            (targets, carriers, victims)
         } else {
-            (servers(shared, &experiment)?, Vec::new())
+            (servers(shared, &experiment)?, Vec::new(), Vec::new())
         };
         let untouched = Ratio::new(1.0 - experiment.control.get()).unwrap_or(Ratio::ONE);
         let scope = match by {
             StartedBy::Scheduler if limits.max_sessions < untouched => limits.max_sessions,
             _ => untouched,
         };
-        Ok(Admitted { experiment, targets, carriers, scope })
+        Ok(Admitted { experiment, targets, carriers, victims, scope })
     }
 
     /// The experiments that do what is not allowed under this plan, and why not; what is protected is so from here on.
@@ -98,8 +105,9 @@ impl State {
                 return Some(format!("chaos is off ({})", plan.why_off()));
             }
             let server = protected.iter().find(|server| run.is_about(server)).map(|server| &*server.name);
-            let mut carriers = run.carriers.iter().map(|target| target.name());
-            let name = server.or_else(|| carriers.find(|name| directory.is_protected(name)))?;
+            let carriers = run.carriers.iter().map(|target| target.name());
+            let mut touched = carriers.chain(run.victims.iter().map(|victim| &*victim.name));
+            let name = server.or_else(|| touched.find(|name| directory.is_protected(name)))?;
             Some(format!("{name} is protected"))
         };
         let active = self.runs.iter().filter(|run| matches!(run.status, Status::Planned | Status::Running));
@@ -109,12 +117,15 @@ impl State {
     /// Ends the experiments on servers and targets that have been marked as critical since they began.
     pub(super) fn spare_critical(&mut self, shared: &Shared, now: Instant) {
         let marked = shared.directory().take_marked();
-        for run in self.runs.iter_mut().filter(|run| run.status == Status::Running) {
+        let Self { runs, targets, .. } = self;
+        let is_critical = |name: &str| targets.iter().any(|target| target.name() == name && target.is_critical());
+        for run in runs.iter_mut().filter(|run| run.status == Status::Running) {
             let server = marked.iter().find(|server| run.is_about(server)).map(|server| &*server.name);
             let mut critical = run.carriers.iter().filter(|target| target.is_critical()).map(|target| target.name());
             // Crashes by chance go on for the others, who have nothing to do with it.
             let needed = if run.crashes.is_some() { run.carriers.len().max(1) } else { 1 };
-            if let Some(name) = server.or_else(|| critical.nth(needed - 1)).map(str::to_owned) {
+            let victim = run.victims.iter().map(|victim| &*victim.name).find(|name| is_critical(name));
+            if let Some(name) = server.or_else(|| critical.nth(needed - 1)).or(victim).map(str::to_owned) {
                 run.abort(format!("{name} is marked as critical"), now);
             }
         }

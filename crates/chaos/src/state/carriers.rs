@@ -18,7 +18,7 @@ use crate::refusal::Refusal;
 use crate::run::Run;
 use crate::status::{Happened, Status};
 use crate::steady::SECOND;
-use crate::target::{ChaosTarget, Crash, Order, guarded};
+use crate::target::{ChaosTarget, Crash, Order, Victim, guarded};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -76,27 +76,27 @@ impl State {
         if able.is_empty() {
             return Err(Refusal::NotAvailable { scenario });
         }
-        let wanted = experiment.parameters.0.get("target_processes").and_then(|value| value.as_str()).map(Pattern::new);
-        let there = || able.iter().map(|target| target.name().to_owned()).collect();
-        let nothing = |reason| Refusal::NothingMatched { scenario, reason, there: there(), place: None };
-        let is_called = |target: &dyn ChaosTarget, name: &Pattern| names(target).any(|called| name.matches(called));
-        let named: Vec<_> = able
-            .iter()
-            .copied()
-            .filter(|target| wanted.as_ref().is_none_or(|name| is_called(&***target, name)))
-            .collect();
-        if named.is_empty() {
-            return Err(nothing("no target of that name"));
+        // With a control group it says whose, and not who does it.
+        let wanted = experiment.target_processes().filter(|_| !experiment.aims_at_target);
+        chosen(shared, scenario, &able, wanted.as_ref())
+    }
+
+    /// In whose control group it is done, for one that is done in another's.
+    pub(super) fn victims(&self, shared: &Shared, experiment: &Experiment) -> Result<Vec<Victim>, Refusal> {
+        if !experiment.aims_at_target {
+            return Ok(Vec::new());
         }
-        let free: Vec<_> = named.into_iter().filter(|target| is_free(shared, &***target)).collect();
-        if free.is_empty() {
-            return Err(nothing("all that match are critical or protected"));
+        let scenario = experiment.scenario;
+        let nothing = |reason| Refusal::NothingMatched { scenario, reason, there: Vec::new(), place: None };
+        let able: Vec<_> = self.targets.iter().filter(|target| target.carries(Scenario::ProcessCrash)).collect();
+        if able.is_empty() {
+            return Err(nothing("cgroup=target needs a server that mcpscope starts, and starts again when it crashes"));
         }
-        let up: Vec<_> = free.into_iter().filter(|target| target.is_there()).map(Arc::clone).collect();
-        if up.is_empty() {
-            return Err(nothing("none of those that match runs now"));
-        }
-        Ok(up)
+        let chosen = chosen(shared, scenario, &able, experiment.target_processes().as_ref())?;
+        let victim =
+            |target: &Arc<dyn ChaosTarget>| Some(Victim { name: target.name().to_owned(), process: target.process()? });
+        let victims: Vec<_> = chosen.iter().filter_map(victim).collect();
+        if victims.is_empty() { Err(nothing("none of those that match is a process")) } else { Ok(victims) }
     }
 
     /// Whether there may be one more crash in this hour.
@@ -167,13 +167,15 @@ impl State {
     /// Does it to one target: written down and synced first.
     fn apply(&mut self, shared: &Shared, run: &mut Run, target: &dyn ChaosTarget, now: Instant) -> Result<(), String> {
         let Some(lease) = run.lease.clone() else { return Ok(()) };
-        let (t_us, experiment) = (micros(now.saturating_duration_since(lease.started)), run.experiment.clone());
+        let t_us = micros(now.saturating_duration_since(lease.started));
+        let (experiment, victims) = (run.experiment.clone(), run.victims.clone());
         let intent = Record::Intent { t_us, target: target.name().to_owned() };
         let protected = shared.directory().protected().clone();
         let mut order = Order {
             fault: lease.id,
             scenario: run.scenario(),
             parameters: &experiment.parameters,
+            victims: &victims,
             seed: lease.seed,
             now,
             expires_at: lease.expires_at,
@@ -203,6 +205,32 @@ impl State {
         lease.counters.observed.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Those of the targets that are meant by name, may be touched, and are there.
+fn chosen(
+    shared: &Shared,
+    scenario: Scenario,
+    able: &[&Arc<dyn ChaosTarget>],
+    wanted: Option<&Pattern>,
+) -> Result<Vec<Arc<dyn ChaosTarget>>, Refusal> {
+    let there = || able.iter().map(|target| target.name().to_owned()).collect();
+    let nothing = |reason| Refusal::NothingMatched { scenario, reason, there: there(), place: None };
+    let is_called = |target: &dyn ChaosTarget, name: &Pattern| names(target).any(|called| name.matches(called));
+    let named: Vec<_> =
+        able.iter().copied().filter(|target| wanted.is_none_or(|name| is_called(&***target, name))).collect();
+    if named.is_empty() {
+        return Err(nothing("no target of that name"));
+    }
+    let free: Vec<_> = named.into_iter().filter(|target| is_free(shared, &***target)).collect();
+    if free.is_empty() {
+        return Err(nothing("all that match are critical or protected"));
+    }
+    let up: Vec<_> = free.into_iter().filter(|target| target.is_there()).map(Arc::clone).collect();
+    if up.is_empty() {
+        return Err(nothing("none of those that match runs now"));
+    }
+    Ok(up)
 }
 
 /// What a target is called.

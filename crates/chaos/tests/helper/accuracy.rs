@@ -48,7 +48,7 @@ fn check_duty(ready: Ready, duty: f64) {
     wait_until(2 * SECOND + 200 * MS, || {
         let told = target.progress(FAULT).achieved;
         if told != last {
-            last = told;
+            last.clone_from(&told);
             let (now, (ran, _)) = figures();
             pairs.push((told.unwrap().achieved, (now - start).as_secs_f64(), ran.as_secs_f64() / cores));
         }
@@ -98,7 +98,7 @@ fn check_memory(ready: Ready, mib: u64) {
     let process = active(&target);
     let is_all = |bytes: f64| (bytes / wanted - 1.0).abs() < 0.02;
     let progress = wait_for(&target, "all of it is taken", |progress| {
-        progress.achieved.is_some_and(|achieved| is_all(achieved.achieved))
+        progress.achieved.as_ref().is_some_and(|achieved| is_all(achieved.achieved))
     });
     let seen = anonymous(process.pid);
     println!("{mib} MiB: {seen} B seen, told {progress:?}");

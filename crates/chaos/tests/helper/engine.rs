@@ -75,7 +75,7 @@ fn completed(ready: Ready) {
     let report = report(&controller, id);
     assert!(!is_there(process));
     assert_eq!((report.status, &report.error, &report.leak), (Status::Completed, &None, &None));
-    let resource = report.injection.resource.unwrap();
+    let resource = report.injection.resource.as_ref().unwrap();
     assert_eq!((resource.requested, resource.unit), (f64::from(32 << 20), Unit::Bytes));
     let share = report.injection.achieved_intensity.unwrap();
     assert!(report.injection.requested_intensity == 1.0 && (share - 1.0).abs() < 0.02, "{report:?}");

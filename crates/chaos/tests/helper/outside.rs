@@ -31,6 +31,7 @@ pub(crate) fn apply(
         fault: FAULT,
         scenario,
         parameters: &parameters,
+        victims: &[],
         seed: 1,
         now,
         expires_at,
@@ -68,7 +69,7 @@ pub(crate) fn wait_until(at_most: Duration, mut is_so: impl FnMut() -> bool) -> 
 /// The process of a fault that is doing something.
 #[track_caller]
 pub(crate) fn active(target: &ResourceTarget) -> ProcessId {
-    let is_active = |progress: &Progress| progress.achieved.is_some_and(|achieved| achieved.achieved > 0.0);
+    let is_active = |progress: &Progress| progress.achieved.as_ref().is_some_and(|achieved| achieved.achieved > 0.0);
     let progress = wait_for(target, "the fault is active", |progress| is_active(progress) || progress.ended.is_some());
     assert!(is_active(&progress), "{progress:?}");
     progress.process.unwrap()

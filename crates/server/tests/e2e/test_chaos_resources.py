@@ -272,7 +272,7 @@ def test_a_plan_for_resources_hits_no_messages(proxy):
         ("memory_pressure", {"size": "0"}, "expected a size from 1 B to 1.0 TiB"),
         ("memory_pressure", {"size": "64MiB", "share": 0.5}, "size"),
         ("memory_pressure", {"share": 1.5}, "expected a share from 0 to 1"),
-        ("memory_pressure", {"server": "weather"}, "has no parameter `server`: expected one of size, share, duration"),
+        ("memory_pressure", {"server": "weather"}, "has no parameter `server`: expected one of size, share, cgroup"),
         ("cpu_overload", {"intensity": 2}, "expected a share from 0 to 1"),
         ("cpu_overload", {"cores": 0}, "expected a whole number from 1 to 4096"),
     ],
