@@ -129,7 +129,7 @@ async fn an_experiment_is_planned_started_seen_stopped_and_reported() {
         stop(&mut chaos, started.id).await;
         let report = report(&mut chaos, started.id).await.unwrap();
         assert_eq!((report.status(), report.started_by()), (ChaosTestStatus::Aborted, ChaosStartedBy::Person));
-        assert_eq!(report.injection.unwrap().injected, 3);
+        assert_eq!(report.injection.as_ref().unwrap().injected, 3);
         let page = chaos.get_report(GetReportRequest { id: started.id, html: true }).await.unwrap().into_inner();
         assert_eq!((page.report, page.held), (Some(report), None));
         assert!(page.verdict.starts_with("Not known: it was ended early"), "{}", page.verdict);

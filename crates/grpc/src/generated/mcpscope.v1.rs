@@ -606,7 +606,7 @@ pub struct ChaosTouched {
 }
 /// What was asked for and what was done.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChaosInjection {
     /// Connections that the fault could have been about.
     #[prost(uint64, tag = "1")]
@@ -640,7 +640,7 @@ pub struct ChaosInjection {
 }
 /// What was asked for and what it came to.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChaosAchieved {
     /// What was asked for.
     #[prost(double, tag = "1")]
@@ -652,6 +652,9 @@ pub struct ChaosAchieved {
     #[prost(enumeration = "ChaosUnit", tag = "3")]
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::json::chaos_unit"))]
     pub unit: i32,
+    /// The folder of the control group that it counted against; absent if that cannot be told.
+    #[prost(string, optional, tag = "4")]
+    pub cgroup: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// How the watched system came back.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]

@@ -32,7 +32,10 @@ NO_GROUP = r"one has no control group of its own: mcpscope is counted in \S+, to
 
 @pytest.fixture
 def group():
-    """Makes a control group with a controller, or says why there can be none; it is gone after the test."""
+    """Makes a control group with a controller, or says why there can be none; it is gone after the test.
+
+    To be asked for before instances are: they end first, and what is in the group with them.
+    """
     made = []
 
     def make(controller: str):
@@ -91,7 +94,7 @@ def at_work(environment, instance, group) -> int:
 # --- It counts there
 
 
-def test_memory_counts_against_the_limits_of_the_server(environment, group, served, tmp_path):
+def test_memory_counts_against_the_limits_of_the_server(environment, group, serve, served, tmp_path):
     its = group("memory")
     if isinstance(its, str):
         refused_for_want_of_a_group(served, tmp_path, "memory_pressure")
@@ -119,6 +122,8 @@ def test_memory_counts_against_the_limits_of_the_server(environment, group, serv
     assert its.kills() == 0 and pid_of(instance, "one") == server
     page = faults.ask("GET", f"/experiments/{id}?format=html")
     assert page.status_code == 200 and f"In the control group <bdi>{its}</bdi>" in page.text
+    said = serve.instances.finish("chaos", "report", str(id), within=LONG).stdout.decode()
+    assert re.search(r"memory taken +6\d\.\d MiB of 64\.0 MiB\n", said) and str(its) in said, said
 
 
 def test_without_it_what_is_taken_counts_where_mcpscope_is(environment, group, served, tmp_path):

@@ -26,7 +26,7 @@ impl From<&Report> for proto::ChaosReport {
             before: report.before.map(Into::into),
             during: report.during.map(Into::into),
             after: report.after.map(Into::into),
-            injection: Some(report.injection.into()),
+            injection: Some((&report.injection).into()),
             time_to_detect: report.time_to_detect,
             recovery: Some(report.recovery.into()),
             leak: report.leak.clone(),
@@ -106,8 +106,8 @@ impl From<Touched> for proto::ChaosTouched {
     }
 }
 
-impl From<Injected> for proto::ChaosInjection {
-    fn from(injection: Injected) -> Self {
+impl From<&Injected> for proto::ChaosInjection {
+    fn from(injection: &Injected) -> Self {
         Self {
             connections: injection.connections,
             connections_chosen: injection.connections_chosen,
@@ -117,15 +117,15 @@ impl From<Injected> for proto::ChaosInjection {
             requested_intensity: injection.requested_intensity,
             achieved_intensity: injection.achieved_intensity,
             unjournalled: injection.unjournalled,
-            resource: injection.resource.map(Into::into),
+            resource: injection.resource.as_ref().map(Into::into),
         }
     }
 }
 
-impl From<Achieved> for proto::ChaosAchieved {
-    fn from(achieved: Achieved) -> Self {
-        let Achieved { requested, achieved, unit } = achieved;
-        Self { requested, achieved, unit: ChaosUnit::from(unit).into() }
+impl From<&Achieved> for proto::ChaosAchieved {
+    fn from(achieved: &Achieved) -> Self {
+        let Achieved { requested, achieved, unit, cgroup } = achieved.clone();
+        Self { requested, achieved, unit: ChaosUnit::from(unit).into(), cgroup }
     }
 }
 

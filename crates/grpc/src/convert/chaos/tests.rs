@@ -99,7 +99,12 @@ mod json {
             injection: Injected {
                 achieved_intensity: full.then_some(0.125),
                 injected: 8,
-                resource: full.then_some(Achieved { requested: 0.8, achieved: 0.75, unit: Unit::Share }),
+                resource: full.then_some(Achieved {
+                    requested: 0.8,
+                    achieved: 0.75,
+                    unit: Unit::Share,
+                    cgroup: Some("/sys/fs/cgroup/weather".into()),
+                }),
                 ..Injected::default()
             },
             time_to_detect: full.then_some(4),

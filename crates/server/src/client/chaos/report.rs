@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use mcpscope_grpc::proto::{
-    ChaosInjection, ChaosRecovery, ChaosReport, ChaosSample, ChaosSlot, ChaosTouched, GetReportRequest,
-    GetReportResponse, ListHistoryRequest,
+    ChaosAchieved, ChaosInjection, ChaosRecovery, ChaosReport, ChaosSample, ChaosSlot, ChaosTouched, ChaosUnit,
+    GetReportRequest, GetReportResponse, ListHistoryRequest,
 };
 
 use super::super::End;
@@ -79,7 +79,7 @@ fn render(report: &ChaosReport, verdict: &Verdict<'_>, page: Option<&str>, width
     out.push_str(&format!("{}\n", styled(&clean(verdict.text), style)));
     out.push_str(&section(facts(report), width));
     out.push_str(&section(slots(report), width));
-    out.push_str(&section(injection(report.injection.unwrap_or_default()), width));
+    out.push_str(&section(injection(report.injection.clone().unwrap_or_default()), width));
     out.push_str(&section(end(report), width));
     out.push_str(&section(outages(report), width));
     let mut next = Table::pairs();
@@ -177,6 +177,13 @@ fn injection(injection: ChaosInjection) -> Table {
     let achieved = achieved.map(|achieved| format!(", {achieved} achieved")).unwrap_or_default();
     fact("hit", &format!("{} ({requested} asked for{achieved})", injection.injected));
     fact("acted on", &injection.observed.to_string());
+    if let Some(ChaosAchieved { requested, achieved, unit, cgroup }) = injection.resource {
+        if unit == ChaosUnit::Bytes as i32 {
+            let size = |bytes: f64| number::bytes(bytes as u64);
+            fact("memory taken", &format!("{} of {}", size(achieved), size(requested)));
+        }
+        cgroup.iter().for_each(|group| fact("in the control group", &clean(group)));
+    }
     if injection.unjournalled > 0 {
         fact("not in the journal", &injection.unjournalled.to_string());
     }
@@ -355,6 +362,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_taken_and_where_is_told() {
+        let shown = |resource| {
+            let injection = Some(ChaosInjection { injected: 1, resource: Some(resource), ..ChaosInjection::default() });
+            let shown = plain(&ChaosReport { injection, ..example() }, "It held.", Some(true));
+            let begin = shown.find("acted on").expect(&shown);
+            let rows = shown[begin..].lines().skip(1).take_while(|line| !line.is_empty());
+            rows.map(|row| row.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        };
+        let (unit, cgroup) = (ChaosUnit::Bytes.into(), Some("/sys/fs/cgroup/weather".to_owned()));
+        let memory = ChaosAchieved { requested: 134_217_728.0, achieved: 67_108_864.0, unit, cgroup };
+        assert_eq!(
+            shown(memory.clone()),
+            ["memory taken 64.0 MiB of 128 MiB", "in the control group /sys/fs/cgroup/weather"]
+        );
+        // Of the cores it is a share, which is told with the hits.
+        let none = shown(ChaosAchieved { unit: ChaosUnit::Share.into(), cgroup: None, ..memory });
+        assert!(none.is_empty(), "{none:?}");
+    }
+
+    #[test]
     fn what_nobody_watched_is_not_shown() {
         let report = ChaosReport {
             status: ChaosTestStatus::Aborted.into(),
@@ -395,6 +422,7 @@ mod tests {
     #[test]
     fn nothing_from_the_wire_reaches_the_terminal_as_it_is() {
         let hostile = || HOSTILE.to_owned();
+        let resource = ChaosAchieved { cgroup: Some(hostile()), ..ChaosAchieved::default() };
         let report = ChaosReport {
             scenario: hostile(),
             error: Some(hostile()),
@@ -402,6 +430,7 @@ mod tests {
             outages: vec![ChaosOutage { target: hostile(), ..ChaosOutage::default() }],
             steady_state: vec![hostile()],
             guard: Some(hostile()),
+            injection: Some(ChaosInjection { resource: Some(resource), ..ChaosInjection::default() }),
             leak: Some(hostile()),
             replay: Some(hostile()),
             audit: Some(ChaosAudit { looked_at: vec![hostile()], ..ChaosAudit::default() }),

@@ -100,7 +100,7 @@ impl Case {
         };
         self.status = Some(shown::word(status).to_owned());
         self.held = held;
-        self.injected = report.injection.map(|injection| injection.injected);
+        self.injected = report.injection.as_ref().map(|injection| injection.injected);
         self.seed = Some(report.seed);
         match &report.leak {
             Some(leak) => self.end(Outcome::Failed, &format!("{verdict} It left something over: {leak}")),
