@@ -121,7 +121,8 @@ def test_an_experiment_from_its_plan_to_its_report(page, proxy):
     page.wait_for_element("[data-testid=report] [data-testid=slots]", LONG)
     page.press("Escape")
     page.wait_for("document.querySelector('[data-testid=report]') === null")
-    assert all("401" in said or "400" in said for said in page.complaints())
+    complaints = page.complaints()
+    assert all("401" in said or "400" in said for said in complaints), complaints
 
 
 def test_all_is_stopped_from_anywhere(page, proxy):
