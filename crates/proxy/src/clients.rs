@@ -1,7 +1,8 @@
 //! Clients of the stateless revisions, which have no sessions to count.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mcpscope_core::Protocol;
@@ -14,37 +15,163 @@ const ACTIVE: Duration = Duration::from_secs(5 * 60);
 const MAX_CLIENTS: usize = 10_000;
 
 /// Distinct clients seen of late.
-#[derive(Debug, Default)]
-pub(crate) struct Clients(Mutex<HashMap<(Box<str>, Protocol), Client>>);
+#[derive(Debug)]
+pub(crate) struct Clients {
+    start: Instant,
+    table: Mutex<HashMap<(Box<str>, Protocol), Client>>,
+}
 
 #[derive(Debug)]
 struct Client {
-    last_seen: Instant,
+    /// When each conversation saw it last.
+    seen: Vec<Arc<LastSeen>>,
     _session: Session,
 }
 
+/// When one conversation saw a client last, in nanoseconds from the start: it is written for each answer, and by nobody else.
+#[derive(Debug)]
+struct LastSeen(AtomicI64);
+
+/// The client that a conversation saw last: it is mostly the next one, too.
+#[derive(Debug)]
+pub(crate) struct Known {
+    name: Box<str>,
+    protocol: Protocol,
+    last_seen: Arc<LastSeen>,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self { start: Instant::now(), table: Mutex::default() }
+    }
+}
+
 impl Clients {
-    /// Takes note of a client whose request was answered.
-    pub(crate) fn seen(&self, probe: &Probe, client: Box<str>, protocol: Protocol, at: Instant) {
-        let mut clients = self.lock();
-        let full = clients.len() >= MAX_CLIENTS;
-        match clients.get_mut(&(client.clone(), protocol)) {
-            Some(known) => known.last_seen = known.last_seen.max(at),
-            None if full => probe.lost(Loss::UntrackedSession, at),
-            None => {
-                // It has no session, and so none that lasts.
-                let session = probe.session(protocol, None, at);
-                clients.insert((client, protocol), Client { last_seen: at, _session: session });
+    /// Takes note of a client whose request was answered: of its name, and the address that it comes from. `known` is the one
+    /// that its conversation saw last.
+    pub(crate) fn seen(
+        &self,
+        probe: &Probe,
+        (peer, name): (&str, Box<str>),
+        protocol: Protocol,
+        known: &mut Option<Known>,
+        at: Instant,
+    ) {
+        let at_ns = self.since_start(at);
+        if let Some(known) = known.as_ref().filter(|known| known.name == name && known.protocol == protocol) {
+            known.last_seen.0.fetch_max(at_ns, Ordering::Relaxed);
+            // Once it counts no more, nobody else has it.
+            if Arc::strong_count(&known.last_seen) > 1 {
+                return;
             }
         }
+        // The one before is seen by this conversation no more.
+        *known = None;
+        let key = (format!("{peer} {name}").into(), protocol);
+        let mut table = self.lock();
+        if table.len() >= MAX_CLIENTS && !table.contains_key(&key) {
+            return probe.lost(Loss::UntrackedSession, at);
+        }
+        // It has no session, and so none that lasts.
+        let new = || Client { seen: Vec::new(), _session: probe.session(protocol, None, at) };
+        let client = table.entry(key).or_insert_with(new);
+        let last_seen = client.see(at_ns);
+        *known = Some(Known { name, protocol, last_seen });
     }
 
     /// Forgets the clients that were not seen of late.
     pub(crate) fn expire(&self, now: Instant) {
-        self.lock().retain(|_, client| now.saturating_duration_since(client.last_seen) < ACTIVE);
+        let since = self.since_start(now).saturating_sub(ns(ACTIVE));
+        self.lock().retain(|_, client| {
+            client.gather();
+            client.seen.iter().any(|seen| seen.when() > since)
+        });
+    }
+
+    /// In nanoseconds; negative before it.
+    fn since_start(&self, at: Instant) -> i64 {
+        match at.checked_duration_since(self.start) {
+            Some(after) => ns(after),
+            None => -ns(self.start.duration_since(at)),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<(Box<str>, Protocol), Client>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Client {
+    /// Another conversation sees it.
+    fn see(&mut self, at_ns: i64) -> Arc<LastSeen> {
+        if self.seen.len() == self.seen.capacity() {
+            self.gather();
+        }
+        let new = Arc::new(LastSeen(AtomicI64::new(at_ns)));
+        self.seen.push(Arc::clone(&new));
+        new
+    }
+
+    /// Of the conversations that see it no more, one is enough: that which saw it last.
+    fn gather(&mut self) {
+        let is_left = |seen: &Arc<LastSeen>| Arc::strong_count(seen) == 1;
+        let last = self.seen.iter().filter(|seen| is_left(seen)).max_by_key(|seen| seen.when()).cloned();
+        // This one we have now, too.
+        self.seen.retain(|seen| !is_left(seen));
+        drop(last);
+    }
+}
+
+impl LastSeen {
+    fn when(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+fn ns(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use mcpscope_core::Transport;
+    use mcpscope_hooks::Parts;
+
+    use super::*;
+
+    #[test]
+    fn whoever_saw_a_client_last_says_how_long_it_counts() {
+        let (clients, probe) = (Clients::default(), Probe::new(Parts::new("s", Transport::Http)));
+        let at = |seconds| clients.start + Duration::from_secs(seconds);
+        let mut known = [None, None];
+        let see = |known: &mut Option<Known>, name: &str, seconds| {
+            clients.seen(&probe, ("::1", name.into()), Protocol::V2026_07_28, known, at(seconds));
+        };
+        let count = |seconds| {
+            clients.expire(at(seconds));
+            clients.lock().len()
+        };
+        let [one, other] = &mut known;
+        see(one, "a", 0);
+        see(other, "a", 100);
+        assert_eq!((count(299), count(300), count(399)), (1, 1, 1), "they see the same one");
+        see(one, "a", 200);
+        see(other, "b", 250);
+        assert_eq!((count(400), count(499)), (2, 2));
+        *one = None;
+        assert_eq!((count(499), count(500)), (2, 1), "as long after the conversation has ended");
+        assert_eq!(count(550), 0);
+        see(other, "b", 600);
+        assert_eq!((count(899), count(900)), (1, 0), "it was forgotten, and is seen again");
+    }
+
+    #[test]
+    fn conversations_that_have_ended_leave_nothing_behind() {
+        let (clients, probe) = (Clients::default(), Probe::new(Parts::new("s", Transport::Http)));
+        for _ in 0..1000 {
+            clients.seen(&probe, ("::1", "a".into()), Protocol::V2026_07_28, &mut None, clients.start);
+        }
+        let kept: Vec<_> = clients.lock().values().map(|client| client.seen.capacity()).collect();
+        assert!(kept.len() == 1 && kept.iter().all(|kept| *kept < 8), "{kept:?}");
     }
 }

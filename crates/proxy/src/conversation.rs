@@ -14,6 +14,7 @@ use mcpscope_hooks::{InFlight, Lane, Link, Loss, MessageKind, Passage, Session};
 use smallvec::{SmallVec, smallvec};
 
 use self::ids::Ids;
+use crate::clients::Known;
 use crate::inject::Splice;
 use crate::item::{Asks, Subject};
 use crate::mailbox::Mailbox;
@@ -44,6 +45,8 @@ struct State {
     /// Whether an `initialize` that succeeds opens a session here.
     has_session: bool,
     session: Option<Session>,
+    /// The client of a stateless request that was answered last.
+    client: Option<Known>,
     /// Event streams that are open: as long as there is one, the session is in use.
     streams: usize,
     /// When a message was last seen, or a stream closed.
@@ -129,8 +132,16 @@ impl Conversation {
     /// A conversation in which `initialize` opens a session at once (stdio), or only after [`Conversation::name`] (HTTP).
     pub(crate) fn new(relay: Arc<Relay>, peer: &str, has_session: bool, now: Instant) -> Self {
         let pending = Requests::default();
-        let state =
-            State { pending, protocol: None, has_session, session: None, streams: 0, last_seen: now, ids: None };
+        let state = State {
+            pending,
+            protocol: None,
+            has_session,
+            session: None,
+            client: None,
+            streams: 0,
+            last_seen: now,
+            ids: None,
+        };
         let (link, mailbox) = (relay.probe.link(None), Mailbox::default());
         Self { relay, peer: peer.into(), id: OnceLock::new(), link, mailbox, state: Mutex::new(state) }
     }
@@ -203,8 +214,7 @@ impl Conversation {
             }
         };
         let mut observed = Observed::NOTHING;
-        let is_request = |message: &&Message| matches!(message, Message::Request { .. });
-        let is_alone = messages.iter().filter(is_request).count() == 1;
+        let is_alone = messages.iter().filter(|message| matches!(message, Message::Request { .. })).count() == 1;
         let mut subject = Subject { is_alone: messages.len() == 1, ..Subject::default() };
         for message in &mut messages {
             let invalid = (*message == Message::Invalid).then_some(ErrorType::InvalidMessage);
@@ -212,8 +222,8 @@ impl Conversation {
             let passage = match message {
                 Message::Invalid => Passage::Now,
                 Message::Request { id, method, params } => {
-                    let call = self.call(travel, method.clone(), id.take(), params, size);
-                    match self.place(&call, travel.at) {
+                    let (call, is_only) = self.call(travel, method.clone(), id.take(), params, size);
+                    match self.place(&call, is_only, travel.at) {
                         Some(place) => {
                             observed.begun.extend(call.id.clone());
                             if travel.is_held {
@@ -231,7 +241,7 @@ impl Conversation {
                     }
                 }
                 Message::Notification { method, params } => {
-                    let call = self.call(travel, method.clone(), None, params, size);
+                    let (call, _) = self.call(travel, method.clone(), None, params, size);
                     let passage = self.admit(travel, MessageKind::Notification, Some(&call));
                     subject.asks = matches!(passage, Passage::Touched(_)).then(|| Asks::from(&call));
                     if let Some(id) = &params.cancels {
@@ -283,7 +293,7 @@ impl Conversation {
         &self,
         call: Call,
         place: Place,
-        params: &Params,
+        params: &mut Params,
         travel: Travel<'_>,
         lane: &mut Lane,
     ) -> (Passage, Option<(TraceContext, Option<Splice>)>) {
@@ -291,8 +301,8 @@ impl Conversation {
         // A handshake opens a session, whatever revision it asks for; only who has none is counted as a client.
         let stateless =
             call.protocol.is_some_and(|protocol| protocol.era() == Era::Modern) && call.method.as_str() != "initialize";
-        let client = (stateless && travel.direction == Direction::ToServer)
-            .then(|| format!("{} {}", self.peer, params.client.as_deref().unwrap_or_default()).into());
+        let client =
+            (stateless && travel.direction == Direction::ToServer).then(|| params.client.take().unwrap_or_default());
         // Its ids may be those of the session before.
         let starts_over = call.method.as_str() == "initialize";
         let mut in_flight = self.relay.probe.begin(call, travel.at);
@@ -427,21 +437,21 @@ impl Conversation {
         }
         if let (Some(client), Some(protocol)) = (client, call.protocol) {
             self.link.saw(protocol.era());
-            self.relay.clients.seen(&self.relay.probe, client, protocol, at);
+            let client = (&*self.peer, client);
+            self.relay.clients.seen(&self.relay.probe, client, protocol, &mut self.lock().client, at);
         }
     }
 
-    /// A place among the requests in flight; nothing, which is counted, if the call cannot be followed.
-    fn place(&self, call: &Call, at: Instant) -> Option<Place> {
+    /// A place among the requests in flight, which this may be the only one of; nothing, and counted, if it cannot be followed.
+    fn place(&self, call: &Call, is_only: bool, at: Instant) -> Option<Place> {
         if call.id.is_none() {
             self.relay.probe.lost(Loss::UntrackedCall, at);
             return None;
         }
-        let is_only = self.lock().pending.is_empty();
         if is_only { Some(Place::of_the_only_one()) } else { self.relay.place(at) }
     }
 
-    /// The call that a request or notification is. Its target is taken from the parameters.
+    /// The call that a request or notification is, and whether no other is in flight. Its target is taken from the parameters.
     fn call(
         &self,
         travel: Travel<'_>,
@@ -449,7 +459,7 @@ impl Conversation {
         id: Option<RequestId>,
         params: &mut Params,
         bytes: usize,
-    ) -> Call {
+    ) -> (Call, bool) {
         // Both from the same place: a `tracestate` means nothing beside the context of another.
         let own = params.traceparent.as_deref().and_then(mcpscope_hooks::trace_context);
         let (context, tracestate) = match own {
@@ -458,7 +468,7 @@ impl Conversation {
         };
         let mut state = self.lock();
         state.seen(travel.at);
-        Call {
+        let call = Call {
             server: Arc::clone(self.relay.probe.server()),
             transport: self.relay.probe.transport(),
             direction: travel.direction,
@@ -470,7 +480,8 @@ impl Conversation {
             request_bytes: bytes as u64,
             context,
             tracestate,
-        }
+        };
+        (call, state.pending.is_empty())
     }
 
     /// What faults do to a message that belongs to no call that is followed; `call` says what is known of it.
