@@ -16,6 +16,7 @@ use super::body::{Body, Settled, Stopped};
 use super::decode::Length;
 use super::exchange::{Exchange, is_signed};
 use super::head::{self, BadHead, Told};
+use super::rarely;
 use super::stream::Source;
 use super::wire::{Input, write};
 use crate::framing::Framing;
@@ -121,7 +122,7 @@ impl Answers<'_> {
             }
             let mut body = Body::new(length, framing, Direction::ToClient, self.exchange.cloned(), propagates);
             if held.is_some() {
-                match body.settle(from, input).await {
+                match rarely(body.settle(from, input)).await {
                     // To its request there never is an answer.
                     Ok(Settled::Lost) => pending().await,
                     Ok(Settled::Breaks(_)) => return Err(Failure::Fault),
@@ -144,7 +145,7 @@ impl Answers<'_> {
                     Ok(keeps_alive)
                 }
                 Err(Stopped::Source(source)) => {
-                    match self.last_events(&body, asked).await.filter(|_| outgoing.is_empty()) {
+                    match rarely(self.last_events(&body, asked)).await.filter(|_| outgoing.is_empty()) {
                         Some(last) => {
                             write(to, &mut [IoSlice::new(&last)]).await.map_err(Failure::Client)?;
                             self.ends_silently.store(false, Ordering::Relaxed);

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 pub(super) use self::held::Settled;
 use super::decode::{BadBody, Decoder, Length, Step};
 use super::exchange::Exchange;
+use super::rarely;
 use super::stream::Source;
 use super::wire::{Input, write};
 use crate::MAX_HOLD;
@@ -201,7 +202,7 @@ impl Body {
             let (mut look, rung) = (None, self.exchange.as_ref().map_or(0, |exchange| exchange.times_rung()));
             if self.is_parted {
                 input.advance(taken);
-                look = self.write_parts(from, to, head, queue).await?;
+                look = rarely(self.write_parts(from, to, head, queue)).await?;
             } else if taken > 0 || !head.is_empty() {
                 self.looked_at = taken;
                 let bytes = input.bytes().get(..taken).unwrap_or_default();
@@ -217,7 +218,7 @@ impl Body {
             let mail = self.write_mail(from, to, queue).await?;
             if self.is_lost || !self.due.is_empty() {
                 // More may come in the meantime, for which this does not stand in the way.
-                self.wait(from, input, (look, rung), mail, queue).await?;
+                rarely(self.wait(from, input, (look, rung), mail, queue)).await?;
             } else if taken == 0 || input.bytes().is_empty() {
                 // It may have stopped where its messages begin to be held.
                 let filled = self.fill(from, input, || queue.room());
@@ -242,7 +243,7 @@ impl Body {
         let read = match self.patience() {
             None => input.read_some(from, most).await,
             // Nobody knows whether the end of what is held will come.
-            Some(patience) => match timeout(patience, input.read_some(from, most)).await {
+            Some(patience) => match rarely(timeout(patience, input.read_some(from, most))).await {
                 Ok(read) => read,
                 Err(_) => {
                     let at = Instant::now();
@@ -420,13 +421,16 @@ impl Body {
     /// So many more messages wait for their turn to be written.
     fn queue(&mut self, messages: usize, at: Instant) {
         self.departure = self.lane.depart().or(self.departure.take());
-        let calls = self.due.iter().filter_map(|item| item.departure.as_ref()).chain(&self.departure);
         if let Some(exchange) = self.exchange.as_ref().filter(|_| messages > 0) {
             self.queued = Some(exchange.queued(self.direction, messages, at));
             self.messages = messages;
         }
         if let Some(queued) = &self.queued {
-            queued.wait(calls);
+            // Mostly nothing is held.
+            if !self.due.is_empty() {
+                queued.wait(self.due.iter().filter_map(|item| item.departure.as_ref()));
+            }
+            queued.wait(&self.departure);
         }
     }
 

@@ -23,12 +23,12 @@ use super::answers::{Answers, Failure};
 use super::body::{Settled, Stopped};
 use super::exchange::TRACEPARENT;
 use super::head::{self, BadHead};
+use super::rarely;
 use super::reach::reach;
 use super::reply::Reply;
 use super::sessions::Outside;
 use super::stream::Stream;
 use super::wire::{Input, write};
-use crate::conversation::Conversation;
 use crate::{MAX_HOLD, Traffic};
 
 /// How long a client may leave a connection unused between two requests. Servers mostly close theirs sooner, and pools of
@@ -72,8 +72,6 @@ pub(super) struct Client {
     outgoing: [Vec<u8>; 2],
     /// Whether an answer is under way that the end of the connection would make look complete.
     ends_silently: AtomicBool,
-    /// What the last request belongs to, which faults can break.
-    conversation: Option<Arc<Conversation>>,
     timer: Timer,
 }
 
@@ -109,7 +107,6 @@ impl Client {
             outgoing: [Vec::new(), Vec::new()],
             ends_silently: AtomicBool::new(false),
             known_host: Vec::new(),
-            conversation: None,
         }
     }
 
@@ -118,14 +115,16 @@ impl Client {
     pub(super) async fn serve(mut self, stopped: watch::Receiver<bool>) {
         let mut end = End::new(stopped);
         let mut is_first = true;
+        // What the last request belongs to, which faults can break.
+        let (shared, mut conversation) = (Arc::clone(&self.shared), None);
         loop {
-            let next = match self.unbroken(is_first, &mut end).await {
+            let next = match self.unbroken(&shared, &mut conversation, is_first, &mut end).await {
                 Ok(next) => next,
-                Err(broken) => self.break_off(broken).await,
+                Err(broken) => rarely(self.break_off(broken, conversation.as_ref())).await,
             };
             match next {
                 Next::Another => is_first = false,
-                Next::Close => return self.close().await,
+                Next::Close => return rarely(self.close()).await,
                 Next::CutOff => return,
             }
         }
@@ -223,7 +222,7 @@ impl Client {
     async fn exchange(&mut self, mut asked: Box<Asked>) -> Next {
         if asked.is_exposed {
             let Peer { stream, input } = &mut self.peer;
-            match asked.body.settle(stream, input).await {
+            match rarely(asked.body.settle(stream, input)).await {
                 Ok(Settled::Goes) => {}
                 Ok(Settled::Lost) => {
                     // Until the client gives up.
@@ -238,11 +237,14 @@ impl Client {
                         conversation.map(|conversation| &conversation.mailbox).filter(|_| reply.status == 200);
                     let is_posted = mailbox.is_some_and(|mailbox| mailbox.post(&reply.body));
                     let reply = if is_posted { Reply::accepted() } else { Reply::of_fault(&reply) };
-                    return self.refuse(Refused { reply, body, to_head: asked.to_head }).await;
+                    return rarely(self.refuse(Refused { reply, body, to_head: asked.to_head })).await;
                 }
-                Ok(Settled::Breaks(broken)) => return self.break_off(broken).await,
+                Ok(Settled::Breaks(broken)) => {
+                    let conversation = asked.exchange.as_ref().map(|exchange| Arc::clone(exchange.conversation()));
+                    return rarely(self.break_off(broken, conversation.as_ref())).await;
+                }
                 Err(Stopped::Source(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                    return self.refuse(self.broken(&error)).await;
+                    return rarely(self.refuse(self.broken(&error))).await;
                 }
                 Err(_) => return Next::Close,
             }
@@ -259,20 +261,20 @@ impl Client {
             let Peer { stream, input } = &mut self.peer;
             let connected = tokio::select! {
                 biased;
-                connected = reach(config, &self.shared.retries) => connected,
+                connected = rarely(reach(config, &self.shared.retries)) => connected,
                 _ = input.gone(stream) => return Next::Close,
             };
             match connected {
                 Ok(stream) => self.upstream = Some(Peer::new(stream)),
-                Err(error) => return self.failed(&Failure::Connect(error), begun, asked).await,
+                Err(error) => return rarely(self.failed(&Failure::Connect(error), begun, asked)).await,
             }
         }
         // Not before there is somebody to send it to, so that to connect is not taken for the time that it is held.
         if asked.propagates {
-            match self.hold(&mut asked).await {
+            match rarely(self.hold(&mut asked)).await {
                 Ok(()) => {}
                 Err(Stopped::Source(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                    return self.refuse(self.broken(&error)).await;
+                    return rarely(self.refuse(self.broken(&error))).await;
                 }
                 Err(_) => return Next::Close,
             }
@@ -339,7 +341,7 @@ impl Client {
                 match (keeps_alive && asked.keeps_alive, is_sent) {
                     (true, true) => Next::Another,
                     (false, true) => Next::Close,
-                    (_, false) => self.linger().await,
+                    (_, false) => rarely(self.linger()).await,
                 }
             }
             Ok(Err(Failure::Client(_))) => Next::Close,
@@ -351,11 +353,11 @@ impl Client {
                 tracing::debug!(peer = %self.address, %error, "an answer was broken off");
                 Next::CutOff
             }
-            Ok(Err(failure)) => self.failed(&failure, begun, asked).await,
+            Ok(Err(failure)) => rarely(self.failed(&failure, begun, asked)).await,
             Err(error) => {
                 self.upstream = None;
                 if error.kind() == io::ErrorKind::InvalidData && !has_begun.load(Ordering::Relaxed) {
-                    return self.refuse(self.broken(&error)).await;
+                    return rarely(self.refuse(self.broken(&error))).await;
                 }
                 Next::Close
             }

@@ -20,6 +20,7 @@ mod upstream;
 mod wire;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -246,6 +247,12 @@ async fn connection(
         }
     };
     Client::new(shared.for_connection(), stream, peer).serve(stopped).await;
+}
+
+/// What is seldom waited for, in memory of its own: what every request waits for is moved as a whole, with room for all that it
+/// might ever wait for within.
+fn rarely<F: Future>(future: F) -> Pin<Box<F>> {
+    Box::pin(future)
 }
 
 impl Shared {

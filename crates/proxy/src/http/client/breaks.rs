@@ -3,41 +3,54 @@
 use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use mcpscope_core::{Break, Effect, Injection};
 
-use super::super::Shared;
+use super::super::{Shared, rarely};
 use super::admission::Admission;
 use super::{Client, End, Next, Peer};
 use crate::conversation::Conversation;
 
 impl Client {
-    /// Relays one request and its answer, unless a fault breaks the connection meanwhile.
-    pub(super) async fn unbroken(&mut self, is_first: bool, end: &mut End) -> Result<Next, Break> {
+    /// Relays one request and its answer, unless a fault breaks the connection meanwhile. `conversation` is what the last
+    /// request belongs to.
+    pub(super) async fn unbroken(
+        &mut self,
+        shared: &Shared,
+        conversation: &mut Option<Arc<Conversation>>,
+        is_first: bool,
+        end: &mut End,
+    ) -> Result<Next, Break> {
         let end = {
-            let breaks = breaks(&self.shared, self.conversation.as_ref());
+            let breaks = breaks(shared, conversation.as_ref());
             tokio::select! {
                 biased;
                 head = self.head(is_first, end) => match head {
                     Ok(None) => return Ok(Next::Close),
                     Ok(Some(end)) => end,
-                    Err(bad) => return Ok(self.refuse(self.unread(bad)).await),
+                    Err(bad) => return Ok(rarely(self.refuse(self.unread(bad))).await),
                 },
                 broken = breaks => return Err(broken),
             }
         };
         let asked = match self.admit(end) {
             Admission::Onward(asked) => asked,
-            Admission::Refused(refused) => return Ok(self.refuse(*refused).await),
+            Admission::Refused(refused) => return Ok(rarely(self.refuse(*refused)).await),
         };
-        let is_new = self.conversation.is_none();
-        self.conversation = asked.exchange.as_ref().map(|exchange| Arc::clone(exchange.conversation()));
-        if self.shared.relay.probe.holds()
-            && let Some(broken) = self.standing(is_new).and_then(|standing| breaks_what(&standing, is_new))
+        let is_new = conversation.is_none();
+        let its_own = asked.exchange.as_ref().map(|exchange| exchange.conversation());
+        // It mostly is the same.
+        if its_own.map(Arc::as_ptr) != conversation.as_ref().map(Arc::as_ptr) {
+            *conversation = its_own.cloned();
+        }
+        if shared.relay.probe.holds()
+            && let Some(standing) = standing(conversation.as_ref(), is_new)
+            && let Some(broken) = breaks_what(&standing, is_new)
         {
             return Err(broken);
         }
-        let breaks = breaks(&self.shared, self.conversation.as_ref());
+        let breaks = breaks(shared, conversation.as_ref());
         tokio::select! {
             biased;
             next = self.exchange(asked) => Ok(next),
@@ -45,13 +58,8 @@ impl Client {
         }
     }
 
-    /// What a fault does to the connection as a whole.
-    fn standing(&self, is_new: bool) -> Option<Injection> {
-        self.conversation.as_ref()?.broken(is_new, std::time::Instant::now())
-    }
-
-    /// A fault breaks the connection.
-    pub(super) async fn break_off(&mut self, broken: Break) -> Next {
+    /// A fault breaks the connection, which carries this conversation.
+    pub(super) async fn break_off(&mut self, broken: Break, conversation: Option<&Arc<Conversation>>) -> Next {
         if let Some(upstream) = self.upstream.take()
             && broken == Break::Reset
         {
@@ -62,14 +70,12 @@ impl Client {
             Break::Stream => {}
             Break::HalfOpen => {
                 // It carries nothing until the fault is over, and then it is of no use.
-                let (relay, conversation) = (Arc::clone(&self.shared.relay), self.conversation.clone());
+                let relay = Arc::clone(&self.shared.relay);
                 let Peer { stream, input } = &mut self.peer;
                 let mut gone = pin!(input.gone(stream));
                 loop {
                     let rung = relay.rung();
-                    let standing =
-                        |conversation: Arc<Conversation>| conversation.broken(false, std::time::Instant::now());
-                    let Some(standing) = conversation.clone().and_then(standing) else { break };
+                    let Some(standing) = standing(conversation, false) else { break };
                     tokio::select! {
                         _ = &mut gone => break,
                         () = rung => {}
@@ -83,22 +89,26 @@ impl Client {
 }
 
 /// Waits until a fault breaks a connection that carries this conversation, and says what breaks.
-fn breaks(shared: &Shared, conversation: Option<&Arc<Conversation>>) -> impl Future<Output = Break> + use<> {
-    let watched = conversation.filter(|_| shared.relay.probe.has_faults());
-    let watched = watched.map(|conversation| (Arc::clone(conversation), Arc::clone(&shared.relay)));
-    async move {
-        let Some((conversation, relay)) = watched else { return pending().await };
-        loop {
-            let rung = relay.rung();
-            if relay.probe.holds()
-                && let Some(standing) = conversation.broken(false, std::time::Instant::now())
-                && let Some(broken) = breaks_what(&standing, false)
-            {
-                return broken;
-            }
-            rung.await;
-        }
+async fn breaks(shared: &Shared, conversation: Option<&Arc<Conversation>>) -> Break {
+    let relay = &shared.relay;
+    if conversation.is_none() || !relay.probe.has_faults() {
+        return pending().await;
     }
+    loop {
+        let rung = relay.rung();
+        if relay.probe.holds()
+            && let Some(standing) = standing(conversation, false)
+            && let Some(broken) = breaks_what(&standing, false)
+        {
+            return broken;
+        }
+        rung.await;
+    }
+}
+
+/// What a fault does to a connection that carries this conversation as a whole.
+fn standing(conversation: Option<&Arc<Conversation>>, is_new: bool) -> Option<Injection> {
+    conversation?.broken(is_new, Instant::now())
 }
 
 /// What breaks of a connection, which may be new.
