@@ -5,9 +5,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 
 use clap::Parser;
 use mcpscope_test_support::bench::{Ratio, Report, Table};
@@ -16,7 +16,9 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 mod support;
+use support::api::get;
 use support::http::{Client, announced, serve, upstream};
+use support::process::memory;
 use support::stdio::respond;
 use support::{Children, Mcpscope, answer, config, observed, renumber, request, role, this_program};
 
@@ -55,8 +57,8 @@ struct Args {
 
 fn main() -> io::Result<()> {
     match role().as_deref() {
-        Some(RESPOND) => return respond(),
-        Some(UPSTREAM) => return serve(upstream()),
+        Some(RESPOND) => return respond(answer),
+        Some(UPSTREAM) => return serve(upstream(answer)),
         _ => {}
     }
     let args = Args::parse();
@@ -167,10 +169,7 @@ fn measure(
 
 /// The resident memory of a process, in MB.
 fn resident(id: u32) -> io::Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{id}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: Option<f64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
-    kib.map(|kib| kib * 1024.0 / 1e6).ok_or_else(|| io::Error::other("no VmRSS in the status of a process"))
+    Ok(memory(id, "VmRSS")? / 1e6)
 }
 
 /// Waits for the first frame with content.
@@ -187,16 +186,6 @@ fn await_tick(dashboard: SocketAddr) -> io::Result<()> {
         }
         thread::sleep(Duration::from_millis(100));
     }
-}
-
-/// The body of the answer.
-fn get(addr: SocketAddr, path: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect(addr)?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let body = answer.split_once("\r\n\r\n").filter(|(head, _)| head.starts_with("HTTP/1.1 200"));
-    body.map(|(_, body)| body.to_owned()).ok_or_else(|| io::Error::other(format!("no answer to GET {path}: {answer}")))
 }
 
 /// The tool calls in Prometheus text, of all tools.

@@ -19,7 +19,7 @@ use mcpscope_test_support::bench::{self, Ratio, Report, Table};
 use support::http::{Client, announced, listen, serve, serve_on_all_cores, upstream};
 use support::peers::{self, Peer};
 use support::process::cpu_time;
-use support::{Children, config, observed, role, this_program};
+use support::{Children, answer, config, observed, role, this_program};
 
 const UPSTREAM: &str = "upstream";
 const COPY: &str = "copy";
@@ -47,7 +47,7 @@ struct Args {
 
 fn main() -> io::Result<()> {
     match role().as_deref() {
-        Some(UPSTREAM) => serve(upstream()),
+        Some(UPSTREAM) => serve(upstream(answer)),
         Some(COPY) => serve_on_all_cores(copy()),
         _ if bench::wanted() => measure(&Args::parse()),
         _ => Ok(()),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 mod support;
 use mcpscope_test_support::bench::{self, Ratio, Report, Table, median};
 use support::stdio::{respond, unbuffered};
-use support::{Children, Started, config, observed, renumber, request, role, this_program};
+use support::{Children, Started, answer, config, observed, renumber, request, role, this_program};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 const ROUNDS: usize = 9;
@@ -26,7 +26,7 @@ const TOKIO_COPY: &str = "tokio-copy";
 
 fn main() -> io::Result<()> {
     match role().as_deref() {
-        Some(RESPOND) => respond(),
+        Some(RESPOND) => respond(answer),
         Some(RELAY) => relay(),
         Some(TOKIO_LINES) => tokio_relay(true),
         Some(TOKIO_COPY) => tokio_relay(false),

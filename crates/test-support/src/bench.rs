@@ -227,9 +227,14 @@ fn on_threads(threads: usize, work: impl Fn() + Sync) -> Duration {
 
 /// The middle value; of an even number, the higher one in the middle.
 pub fn median(values: &[f64]) -> f64 {
+    quantile(values, 0.5)
+}
+
+/// The value that this share of them (0 to 1, without 1) is below.
+pub fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    sorted.get((share * sorted.len() as f64) as usize).copied().unwrap_or(f64::NAN)
 }
 
 fn digits(value: f64) -> String {

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 
-use super::{Started, answer, renumber, request};
+use super::{Started, renumber, request};
 
 /// One keep-alive connection.
 #[derive(Debug)]
@@ -26,18 +26,8 @@ impl Client {
     pub(crate) async fn connect(addr: SocketAddr, tools: &[impl AsRef<str>], first: u64) -> io::Result<Self> {
         let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
-        let requests = tools.iter().map(|tool| {
-            let tool = tool.as_ref();
-            let body = request(tool);
-            let head = format!(
-                "POST /mcp HTTP/1.1\r\nhost: {addr}\r\ncontent-type: application/json\r\n\
-                 accept: application/json, text/event-stream\r\nmcp-protocol-version: 2026-07-28\r\n\
-                 mcp-method: tools/call\r\nmcp-name: {tool}\r\ncontent-length: {}\r\n\r\n",
-                body.len()
-            );
-            (head + &body).into_bytes()
-        });
-        Ok(Self { stream, requests: requests.collect(), next: first, buffer: vec![0; 4096] })
+        let requests = tools.iter().map(|tool| post(addr, tool.as_ref())).collect();
+        Ok(Self { stream, requests, next: first, buffer: vec![0; 4096] })
     }
 
     /// Makes a request and checks the answer.
@@ -66,8 +56,20 @@ impl Client {
     }
 }
 
+/// What a client sends to call `tool`; ends with the body, as [`request`] makes it.
+pub(crate) fn post(addr: SocketAddr, tool: &str) -> Vec<u8> {
+    let body = request(tool);
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nhost: {addr}\r\ncontent-type: application/json\r\n\
+         accept: application/json, text/event-stream\r\nmcp-protocol-version: 2026-07-28\r\n\
+         mcp-method: tools/call\r\nmcp-name: {tool}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    (head + &body).into_bytes()
+}
+
 /// Where the head of a message ends, and the message, once it is there as a whole.
-fn message(bytes: &[u8]) -> io::Result<Option<(usize, usize)>> {
+pub(crate) fn message(bytes: &[u8]) -> io::Result<Option<(usize, usize)>> {
     let Some(head) = bytes.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(None) };
     let end = head + 4 + content_length(&bytes[..head])?;
     Ok((bytes.len() >= end).then_some((head + 4, end)))
@@ -122,17 +124,17 @@ pub(crate) async fn listen() -> io::Result<TcpListener> {
 }
 
 /// The server, which does as little as it can: it looks for the end of a request and the id in it.
-pub(crate) async fn upstream() -> io::Result<()> {
+pub(crate) async fn upstream(answer: fn(&[u8], &mut Vec<u8>)) -> io::Result<()> {
     let listener = listen().await?;
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        connections.spawn(answer_each(stream));
+        connections.spawn(answer_each(stream, answer));
     }
 }
 
-async fn answer_each(mut stream: TcpStream) -> io::Result<()> {
+async fn answer_each(mut stream: TcpStream, answer: fn(&[u8], &mut Vec<u8>)) -> io::Result<()> {
     let mut buffer = vec![0; 4096];
     let (mut body, mut whole) = (Vec::new(), Vec::new());
     loop {

@@ -11,10 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use nix::time::ClockId;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
+pub(crate) mod api;
 pub(crate) mod http;
 pub(crate) mod peers;
 pub(crate) mod process;
@@ -175,6 +177,9 @@ pub(crate) fn request(tool: &str) -> String {
     format!("{head}{filler}{tail}")
 }
 
+/// What an answer begins with, up to its text.
+const ANSWER_HEAD: &str = r#"{"result":{"content":[{"type":"text","text":""#;
+
 const FIRST_ID: u64 = 1_000_000;
 const IDS: u64 = 9_000_000;
 
@@ -187,11 +192,53 @@ pub(crate) fn renumber(message: &mut [u8], number: u64) {
 
 /// The answer of 500 bytes to a request that [`request`] made.
 pub(crate) fn answer(request: &[u8], into: &mut Vec<u8>) {
-    const HEAD: &str = r#"{"result":{"content":[{"type":"text","text":""#;
     const TAIL: &str = r#""}],"isError":false},"jsonrpc":"2.0","id":"#;
-    const FILLER: [u8; 500 - HEAD.len() - TAIL.len() - 8] = [b'x'; 500 - HEAD.len() - TAIL.len() - 8];
+    const FILLER: [u8; 500 - ANSWER_HEAD.len() - TAIL.len() - 8] = [b'x'; 500 - ANSWER_HEAD.len() - TAIL.len() - 8];
     let id = request.len().checked_sub(8).and_then(|at| request.get(at..)).unwrap_or_default();
-    for part in [HEAD.as_bytes(), &FILLER, TAIL.as_bytes(), id] {
+    for part in [ANSWER_HEAD.as_bytes(), &FILLER, TAIL.as_bytes(), id] {
         into.extend_from_slice(part);
+    }
+}
+
+/// Such an answer that says when it was made, which is when the request was there.
+pub(crate) fn stamped_answer(request: &[u8], into: &mut Vec<u8>) {
+    let start = into.len() + ANSWER_HEAD.len();
+    answer(request, into);
+    // Writing over the text cannot fail; without a clock it is not the stamp that is looked for.
+    if let (Ok(now), Some(mut text)) = (now(), into.get_mut(start..)) {
+        let _ = write!(text, "{:0STAMP_DIGITS$}", now.as_nanos());
+    }
+}
+
+/// When an answer that [`stamped_answer`] made says that the request with this number was there.
+pub(crate) fn stamp(answer: &[u8], number: u64) -> io::Result<Duration> {
+    let is_its_own = answer.ends_with(format!("{}}}", FIRST_ID + number % IDS).as_bytes());
+    let text = answer.strip_prefix(ANSWER_HEAD.as_bytes()).filter(|_| is_its_own);
+    let stamp = text.and_then(|text| std::str::from_utf8(text.get(..STAMP_DIGITS)?).ok()?.parse().ok());
+    let text = || String::from_utf8_lossy(answer);
+    stamp
+        .map(Duration::from_nanos)
+        .ok_or_else(|| io::Error::other(format!("not the answer to request {number}: {}", text())))
+}
+
+const STAMP_DIGITS: usize = 20;
+
+/// Now, by the clock that all processes of a system have in common.
+pub(crate) fn now() -> io::Result<Duration> {
+    Ok(ClockId::CLOCK_MONOTONIC.now()?.into())
+}
+
+/// Asks until there is an answer.
+pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> io::Result<Option<T>>) -> io::Result<T> {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let start = Instant::now();
+    loop {
+        match ask()? {
+            Some(answer) => return Ok(answer),
+            None if start.elapsed() > PATIENCE => {
+                return Err(io::Error::other(format!("{what}: not within {PATIENCE:?}")));
+            }
+            None => thread::sleep(Duration::from_millis(2)),
+        }
     }
 }

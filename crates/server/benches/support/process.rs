@@ -9,6 +9,14 @@ pub(crate) fn cpu_time(id: u32) -> io::Result<Duration> {
     children(id)?.into_iter().chain([id]).map(cpu_clock).sum()
 }
 
+/// What `/proc/ID/status` says of the memory of a process under this name, in bytes.
+pub(crate) fn memory(id: u32, name: &str) -> io::Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kib: Option<f64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+    kib.map(|kib| kib * 1024.0).ok_or_else(|| io::Error::other(format!("no {name} in the status of a process")))
+}
+
 /// The processes that a process started and that still run.
 pub(crate) fn children(id: u32) -> io::Result<Vec<u32>> {
     let mut children = Vec::new();

@@ -1,13 +1,16 @@
 //! What a decision costs: with nothing active, and with faults that a message has nothing to do with, or is hit by.
 
-use std::error::Error;
 use std::hint::black_box;
+use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
-use mcpscope_chaos::{Injector, Lane, Message, MessageKind, Parts, Plan, Request};
+use mcpscope_chaos::{Controller, Endpoint, Injector, Lane, Message, MessageKind, Parts, Plan, Request};
 use mcpscope_core::{ClockAnchor, Direction, Protocol, Transport};
-use mcpscope_test_support::bench::{self, Race, Report};
+use mcpscope_test_support::bench::{Race, Report, Table};
+
+use crate::Bench;
 
 const MESSAGE: Message<'static> = Message {
     kind: MessageKind::Request,
@@ -16,32 +19,29 @@ const MESSAGE: Message<'static> = Message {
     protocol: Some(Protocol::V2025_11_25),
 };
 
-fn main() -> Result<(), Box<dyn Error>> {
-    if !bench::wanted() {
-        return Ok(());
-    }
-    let mut report = Report::new("decision");
+pub(crate) fn measure(report: &mut Report, _: &mut Bench) -> io::Result<()> {
     report.add(idle()?);
     report.add(active()?);
-    Ok(report.finish(env!("CARGO_TARGET_TMPDIR"))?)
+    Ok(())
 }
 
 /// An engine in which these experiments are running, and what keeps it so.
 struct Engine {
     injector: Injector,
-    endpoint: mcpscope_chaos::Endpoint,
+    endpoint: Endpoint,
     now: Instant,
-    _controller: mcpscope_chaos::Controller,
+    _controller: Controller,
 }
 
 impl Engine {
-    fn new(requests: &[Request]) -> Result<Self, Box<dyn Error>> {
+    fn new(requests: &[Request]) -> io::Result<Self> {
         let now = Instant::now();
         let clock = ClockAnchor { mono: now, wall: SystemTime::now() };
-        let (controller, injector) = mcpscope_chaos::new(Parts::new(Plan::default(), 1, clock))?;
+        let (controller, injector) =
+            mcpscope_chaos::new(Parts::new(Plan::default(), 1, clock)).map_err(io::Error::other)?;
         let endpoint = injector.endpoint("demo", Transport::Http, false);
         for request in requests {
-            controller.start(request, now)?;
+            controller.start(request, now).map_err(io::Error::other)?;
         }
         Ok(Self { injector, endpoint, now, _controller: controller })
     }
@@ -51,7 +51,7 @@ impl Engine {
     }
 }
 
-fn idle() -> Result<bench::Table, Box<dyn Error>> {
+fn idle() -> io::Result<Table> {
     let engine = Engine::new(&[])?;
     let flag = AtomicBool::new(false);
     let table = Race::new("B12 no active fault", 1)
@@ -61,7 +61,7 @@ fn idle() -> Result<bench::Table, Box<dyn Error>> {
     Ok(table)
 }
 
-fn active() -> Result<bench::Table, Box<dyn Error>> {
+fn active() -> io::Result<Table> {
     let other = Request::new("latency_injection").with("tool", "other");
     let hit = |scenario| Request::new(scenario).with("tool", "echo").with("duration", "60s");
     let never = hit("rpc_error").with("probability", 0);
@@ -72,7 +72,7 @@ fn active() -> Result<bench::Table, Box<dyn Error>> {
         Engine::new(&[never.clone(), never.clone(), never])?,
         Engine::new(&[hit("latency_injection")])?,
     ];
-    let lanes = engines.each_ref().map(|engine| std::sync::Mutex::new(engine.lane()));
+    let lanes = engines.each_ref().map(|engine| Mutex::new(engine.lane()));
     let decide = |which: usize| {
         let mut lane = lanes[which].lock().ok()?;
         Some(lane.decide(black_box(&MESSAGE), engines[which].now).len())
