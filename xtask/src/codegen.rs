@@ -106,6 +106,7 @@ fn json(builder: tonic_prost_build::Builder) -> tonic_prost_build::Builder {
         ("ChaosSlot.sample", flatten.clone()),
         ("ChaosInjection.resource", some.clone()),
         ("ChaosAchieved.unit", name("chaos_unit")),
+        ("ChaosAchieved.cgroup", some.clone()),
         ("ChaosPoint.sample", flatten.clone()),
         ("ChaosSample.p50_ms", some.clone()),
         ("ChaosSample.p95_ms", some.clone()),

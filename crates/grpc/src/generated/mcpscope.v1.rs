@@ -654,6 +654,7 @@ pub struct ChaosAchieved {
     pub unit: i32,
     /// The folder of the control group that it counted against; absent if that cannot be told.
     #[prost(string, optional, tag = "4")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub cgroup: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// How the watched system came back.
