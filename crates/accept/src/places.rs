@@ -19,18 +19,23 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// The same of those who have asked for nothing yet, where they are most: a sound client asks at once.
 const SILENT: Duration = Duration::from_millis(50);
 
+/// How long a newcomer waits at most until somebody is told to end, whoever that is: those who ask again before they are
+/// settled, each time, would keep him out for good.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A [`Door`] that lets in whoever comes: for what has to be reached also while somebody holds as many connections as there
 /// may be.
 ///
 /// If all places are taken, one of the connections is told to end. While more than half of them have asked for nothing yet, that
 /// is the oldest of those. Else it is whoever has been idle for longest, or, where nobody is, the one whose answers have been
-/// under way for longest; in both cases for a second at least, so that nobody goes who is only one of many.
+/// under way for longest; in both cases for a second at least, so that nobody goes who is only one of many. After two seconds
+/// that does not count any more.
 #[derive(Debug)]
 pub struct OpenDoor {
     door: Door,
     places: Arc<Places>,
-    /// Who has no place yet.
-    newcomer: Option<(TcpStream, SocketAddr)>,
+    /// Who has no place yet, and since when.
+    newcomer: Option<(TcpStream, SocketAddr, Instant)>,
 }
 
 /// One of the places behind an [`OpenDoor`]; dropping it makes it free.
@@ -104,12 +109,18 @@ impl OpenDoor {
 
     /// The next connection. Cancelling it loses no client.
     pub async fn next(&mut self) -> (TcpStream, SocketAddr, Place) {
-        if self.newcomer.is_none() {
-            self.newcomer = Some(self.door.arrival().await);
-        }
-        let place = self.places.take().await;
+        let since = match &self.newcomer {
+            Some((.., since)) => *since,
+            None => {
+                let (stream, peer) = self.door.arrival().await;
+                let since = Instant::now();
+                self.newcomer = Some((stream, peer, since));
+                since
+            }
+        };
+        let place = self.places.take(since).await;
         match self.newcomer.take() {
-            Some((stream, peer)) => (stream, peer, place),
+            Some((stream, peer, _)) => (stream, peer, place),
             // Just put there.
             None => pending().await,
         }
@@ -157,13 +168,13 @@ impl Drop for UnderWay {
 }
 
 impl Places {
-    /// A place, as soon as there is one.
-    async fn take(&self) -> Place {
+    /// A place, as soon as there is one, for somebody who has waited since then.
+    async fn take(&self, since: Instant) -> Place {
         loop {
             if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
                 return self.occupied(permit);
             }
-            let wait = self.make_room(Instant::now());
+            let wait = self.make_room(since + PATIENCE, Instant::now());
             let settled = async {
                 match wait {
                     Wait::End => pending().await,
@@ -190,8 +201,8 @@ impl Places {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells somebody to end, unless somebody is about to, or nobody can be told to now.
-    fn make_room(&self, now: Instant) -> Wait {
+    /// Tells somebody to end, unless somebody is about to, or nobody can be told to now; from `at_last` on anybody can.
+    fn make_room(&self, at_last: Instant, now: Instant) -> Wait {
         let mut taken = self.taken();
         taken.retain(|connection| connection.strong_count() > 0);
         let with_state = |connection: Arc<Connection>| {
@@ -206,7 +217,7 @@ impl Places {
         let are_silent = all.iter().filter(|(state, _)| is_silent(state)).count() > (self.max / 2).max(1);
         // Where those are most, nobody else goes.
         let candidates = || all.iter().filter(|(state, _)| !are_silent || is_silent(state));
-        let from = |state: &State| state.since + if are_silent { SILENT } else { SETTLED };
+        let from = |state: &State| at_last.min(state.since + if are_silent { SILENT } else { SETTLED });
         let can_go = candidates().filter(|(state, _)| from(state) <= now);
         match can_go.min_by_key(|(state, _)| (state.answers > 0, state.since)) {
             Some((_, connection)) => {
@@ -246,7 +257,7 @@ mod tests {
     async fn filled(places: &Places, number: usize) -> Vec<Place> {
         let mut taken = Vec::new();
         for _ in 0..number {
-            taken.push(places.take().await);
+            taken.push(places.take(Instant::now()).await);
         }
         taken
     }
@@ -255,7 +266,7 @@ mod tests {
     async fn one_more(places: &Arc<Places>, taken: &mut Vec<Place>) -> (usize, Duration) {
         let began = Instant::now();
         let newcomer = async {
-            let newcomer = places.take().await;
+            let newcomer = places.take(began).await;
             (newcomer, began.elapsed())
         };
         let gone = async {
@@ -306,11 +317,29 @@ mod tests {
         let (places, evicted) = places(2);
         let taken = filled(&places, 2).await;
         let answers: Vec<_> = taken.iter().map(|place| place.activity().begin()).collect();
-        timeout(SETTLED - Duration::from_millis(1), places.take()).await.unwrap_err();
+        timeout(SETTLED - Duration::from_millis(1), places.take(Instant::now())).await.unwrap_err();
         // Whoever leaves by himself makes room, too.
         drop((answers, taken));
-        let _newcomer = timeout(Duration::ZERO, places.take()).await.unwrap();
+        let _newcomer = timeout(Duration::ZERO, places.take(Instant::now())).await.unwrap();
         assert_eq!(evicted.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_ask_again_and_again_keep_nobody_out() {
+        let (places, evicted) = places(4);
+        let mut taken = filled(&places, 4).await;
+        let activities: Vec<_> = taken.iter().map(Place::activity).collect();
+        let asking = async {
+            loop {
+                activities.iter().for_each(|activity| drop(activity.begin()));
+                sleep_until(Instant::now() + SETTLED / 2).await;
+            }
+        };
+        let (_, took) = tokio::select! {
+            one_more = one_more(&places, &mut taken) => one_more,
+            never = asking => never,
+        };
+        assert_eq!((took, evicted.load(Ordering::Relaxed)), (PATIENCE, 1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -318,7 +347,7 @@ mod tests {
         let (places, evicted) = places(2);
         let taken = filled(&places, 2).await;
         for _ in 0..3 {
-            timeout(2 * SETTLED, places.take()).await.unwrap_err();
+            timeout(2 * SETTLED, places.take(Instant::now())).await.unwrap_err();
         }
         assert_eq!(evicted.load(Ordering::Relaxed), 1);
         timeout(Duration::ZERO, taken[0].evicted()).await.unwrap();
