@@ -212,7 +212,9 @@ impl State {
         let epoch = shared.epoch();
         self.hear_of_stop(shared, now);
         // Who was marked before is none of its business.
-        self.spare_critical(shared, now);
+        if self.spare_critical(shared, now) {
+            self.publish(shared);
+        }
         let started =
             self.admit(shared, request, by, now).and_then(|admitted| self.begin(shared, admitted, by, epoch, now));
         if let Err(refusal) = &started {

@@ -389,6 +389,23 @@ fn an_experiment_on_a_server_that_becomes_critical_ends() {
 }
 
 #[test]
+fn what_a_start_finds_to_be_over_is_over_also_if_the_start_is_refused() {
+    let mut world = World::new(Plan::default());
+    let other = world.injector.endpoint("other", Transport::Http, false);
+    for server in ["server=demo", "server=other"] {
+        world.start("packet_loss", &["duration=10s", "intensity=1", server]);
+    }
+    world.endpoint.set_critical(true);
+    world.controller.start(&request("hang", &["server=none"]), world.now).unwrap_err();
+    world.endpoint.set_critical(false);
+    assert!(common::Client::new(&world.endpoint).response("echo", world.now).is_empty());
+    assert_eq!(common::Client::new(&other).response("echo", world.now).len(), 1);
+    // Nor is it left in the table, which would be a leak.
+    world.pass(5 * SECOND);
+    assert!(!world.controller.status(world.now).emergency_stop);
+}
+
+#[test]
 fn who_started_it_is_told() {
     let world = World::new(Plan::default());
     for by in [StartedBy::Person, StartedBy::Demo] {

@@ -114,11 +114,13 @@ impl State {
         active.filter_map(|run| Some((run.id, why(run)?))).collect()
     }
 
-    /// Ends the experiments on servers and targets that have been marked as critical since they began.
-    pub(super) fn spare_critical(&mut self, shared: &Shared, now: Instant) {
+    /// Ends the experiments on servers and targets that have been marked as critical since they began; whether there were any,
+    /// whose leases are then to be taken out of the table.
+    pub(super) fn spare_critical(&mut self, shared: &Shared, now: Instant) -> bool {
         let marked = shared.directory().take_marked();
         let Self { runs, targets, .. } = self;
         let is_critical = |name: &str| targets.iter().any(|target| target.name() == name && target.is_critical());
+        let mut has_ended = false;
         for run in runs.iter_mut().filter(|run| run.status == Status::Running) {
             let server = marked.iter().find(|server| run.is_about(server)).map(|server| &*server.name);
             let mut critical = run.carriers.iter().filter(|target| target.is_critical()).map(|target| target.name());
@@ -127,8 +129,10 @@ impl State {
             let victim = run.victims.iter().map(|victim| &*victim.name).find(|name| is_critical(name));
             if let Some(name) = server.or_else(|| critical.nth(needed - 1)).or(victim).map(str::to_owned) {
                 run.abort(format!("{name} is marked as critical"), now);
+                has_ended = true;
             }
         }
+        has_ended
     }
 }
 

@@ -23,7 +23,7 @@ impl State {
         let leases = |state: &Self| state.runs.iter().filter(|run| run.status == Status::Running).count();
         let before = leases(self);
         self.runs.iter_mut().for_each(|run| run.advance(steady.as_deref(), now));
-        self.spare_critical(shared, now);
+        let _ = self.spare_critical(shared, now);
         self.crash_all(shared, now);
         if leases(self) != before || shared.is_active() != (leases(self) > 0) {
             self.publish(shared);
