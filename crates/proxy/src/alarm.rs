@@ -3,12 +3,15 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
-/// Wakes tasks at their times. Its thread runs while anybody waits, and no longer.
+/// How long its thread waits for another to come: to start one takes as long as the shortest delays.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Wakes tasks at their times. Its thread runs while anybody waits, and [`LINGER`] longer.
 #[derive(Debug, Default)]
 pub(crate) struct Alarm(Arc<Shared>);
 
@@ -91,7 +94,16 @@ impl Shared {
 fn run(shared: &Weak<Shared>) {
     let Some(shared) = shared.upgrade() else { return };
     let mut state = shared.lock();
-    while let Some(Reverse(first)) = state.waiting.peek() {
+    loop {
+        let Some(Reverse(first)) = state.waiting.peek() else {
+            let nobody_waits = |state: &mut State| state.waiting.is_empty();
+            let waited = shared.earlier.wait_timeout_while(state, LINGER, nobody_waits);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if state.waiting.is_empty() {
+                break;
+            }
+            continue;
+        };
         let now = Instant::now();
         if first.due <= now || first.wake.is_closed() {
             if let Some(Reverse(first)) = state.waiting.pop() {
@@ -108,7 +120,7 @@ fn run(shared: &Weak<Shared>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use mcpscope_test_support::eventually;
 
     use super::*;
 
@@ -126,7 +138,16 @@ mod tests {
         };
         assert_eq!(tokio::join!(wait(30), wait(10), wait(20)), (30, 10, 20));
         alarm.until(start).await;
-        assert_eq!(wait(40).await, 40, "the thread that has ended is replaced");
+        assert_eq!(wait(40).await, 40, "the thread waits for another");
+    }
+
+    #[tokio::test]
+    async fn its_thread_ends_when_nobody_comes_and_another_takes_its_place() {
+        let alarm = Alarm::default();
+        alarm.until(Instant::now()).await;
+        eventually(|| if alarm.0.lock().is_running { Err("it runs") } else { Ok(()) }).await;
+        alarm.until(Instant::now()).await;
+        assert!(alarm.0.lock().is_running);
     }
 
     #[tokio::test]
