@@ -77,13 +77,22 @@ const DESCRIPTORS: u64 = 16;
 /// And so many more for each child that there is more: its pipes, and what it is watched by. The plan of supervised servers
 /// may change while an experiment is there.
 const CHILD_DESCRIPTORS: u64 = 4;
+/// And so many more for each other experiment: its journal, and what it has of its helper.
+const EXPERIMENT_DESCRIPTORS: u64 = 4;
 /// Memory may be larger by half, and by so much, for other reasons: traffic, what allocators keep. What a fault is to take,
 /// a helper takes; what it holds up is bounded by the queues.
 const MEMORY: u64 = 256 << 20;
 
-/// What is there that should not be, in words; nothing if all is as before. The children are judged if nobody `else_acts` on
-/// processes.
-pub(crate) fn left_over(fault: FaultId, before: &Footprint, after: &Footprint, else_acts: bool) -> Vec<String> {
+/// The other experiments that are not over.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Others {
+    pub(crate) count: u64,
+    /// Whether one of them acts on processes: then the children are not judged.
+    pub(crate) act: bool,
+}
+
+/// What is there that should not be, in words; nothing if all is as before.
+pub(crate) fn left_over(fault: FaultId, before: &Footprint, after: &Footprint, others: Others) -> Vec<String> {
     let mut left = Vec::new();
     let none = Vec::new();
     let was = |pid: u32| before.children.as_ref().unwrap_or(&none).iter().find(move |child| child.pid == pid);
@@ -92,7 +101,7 @@ pub(crate) fn left_over(fault: FaultId, before: &Footprint, after: &Footprint, e
             ChildRole::Helper(of) if *of == fault.0 => left.push(format!("helper {pid} is still there")),
             // Each answers for its own.
             ChildRole::Helper(_) => {}
-            _ if else_acts || before.children.is_none() => {}
+            _ if others.act || before.children.is_none() => {}
             ChildRole::Other if was(*pid).is_none() => left.push(format!("child {pid} was not there before")),
             _ if *stopped && !was(*pid).is_some_and(|child| child.stopped) => {
                 left.push(format!("child {pid} is stopped"));
@@ -104,8 +113,11 @@ pub(crate) fn left_over(fault: FaultId, before: &Footprint, after: &Footprint, e
         (Some(before), Some(after)) => after.len().saturating_sub(before.len()) as u64,
         _ => 0,
     };
+    let more = DESCRIPTORS
+        .saturating_add(more_children.saturating_mul(CHILD_DESCRIPTORS))
+        .saturating_add(others.count.saturating_mul(EXPERIMENT_DESCRIPTORS));
     if let (Some(before), Some(after)) = (before.descriptors, after.descriptors)
-        && after > before.saturating_add(DESCRIPTORS).saturating_add(more_children.saturating_mul(CHILD_DESCRIPTORS))
+        && after > before.saturating_add(more)
     {
         left.push(format!("{after} descriptors are open, {before} were before"));
     }
@@ -133,6 +145,7 @@ mod tests {
 
     const SERVER: Child = Child { pid: 10, role: ChildRole::Supervised, stopped: false };
     const FAULT: FaultId = FaultId(7);
+    const ALONE: Others = Others { count: 0, act: false };
 
     fn footprint(children: &[Child], descriptors: u64, mebibytes: u64) -> Footprint {
         let memory_bytes = Some(mebibytes << 20);
@@ -142,9 +155,9 @@ mod tests {
     #[track_caller]
     fn check(after: &Footprint, expected: &[&str]) {
         let before = footprint(&[SERVER, Child { pid: 11, ..SERVER }], 40, 100);
-        assert_eq!(left_over(FAULT, &before, after, false), expected);
+        assert_eq!(left_over(FAULT, &before, after, ALONE), expected);
         // What is not known is no leak.
-        assert_eq!(left_over(FAULT, &before, &Footprint::default(), false), [""; 0]);
+        assert_eq!(left_over(FAULT, &before, &Footprint::default(), ALONE), [""; 0]);
     }
 
     #[test]
@@ -185,11 +198,21 @@ mod tests {
     }
 
     #[test]
+    fn descriptors_of_other_experiments_are_no_leak() {
+        let left = |descriptors| {
+            let others = Others { count: 24, act: false };
+            left_over(FAULT, &footprint(&[SERVER], 27, 1), &footprint(&[SERVER], descriptors, 1), others)
+        };
+        assert_eq!(left(27 + 16 + 24 * 4), [""; 0]);
+        assert_eq!(left(27 + 16 + 24 * 4 + 1), ["140 descriptors are open, 27 were before"]);
+    }
+
+    #[test]
     fn what_was_stopped_before_or_may_be_anothers_doing_is_not_judged() {
         let stopped = Child { stopped: true, ..SERVER };
         let (well, ill) = (footprint(&[SERVER], 1, 1), footprint(&[stopped], 1, 1));
-        assert_eq!(left_over(FAULT, &ill, &ill, false), [""; 0]);
-        assert_eq!(left_over(FAULT, &well, &ill, true), [""; 0]);
-        assert_eq!(left_over(FAULT, &Footprint::default(), &ill, false), [""; 0], "nobody saw what was there before");
+        assert_eq!(left_over(FAULT, &ill, &ill, ALONE), [""; 0]);
+        assert_eq!(left_over(FAULT, &well, &ill, Others { count: 1, act: true }), [""; 0]);
+        assert_eq!(left_over(FAULT, &Footprint::default(), &ill, ALONE), [""; 0], "nobody saw what was there before");
     }
 }

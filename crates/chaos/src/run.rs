@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mcpscope_core::ClockAnchor;
 
-use crate::audit::{self, Audit, LeakAudit};
+use crate::audit::{self, Audit, LeakAudit, Others};
 use crate::directory::Server;
 use crate::experiment::Experiment;
 use crate::fault::Fault;
@@ -160,7 +160,7 @@ impl Run {
         &mut self,
         shared: &Shared,
         observer: Option<&dyn LeakAudit>,
-        else_acts: bool,
+        others: Others,
         now: Instant,
     ) -> bool {
         let Some(fault) = self.lease.as_ref().map(|lease| lease.id) else { return true };
@@ -180,7 +180,7 @@ impl Run {
         let mut after = None;
         if let (Some(observer), Some(before)) = (observer, &self.audit.before) {
             let seen = after.insert(observer.observe());
-            left.extend(audit::left_over(fault, before, seen, else_acts));
+            left.extend(audit::left_over(fault, before, seen, others));
             looked_at.extend(audit::seen(before, seen));
         }
         if !left.is_empty() && self.ended.is_none_or(|ended| now < ended + audit::GRACE) {

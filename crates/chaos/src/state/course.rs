@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::State;
+use crate::audit::Others;
 use crate::experiment::Request;
 use crate::journal::{Record, micros};
 use crate::lease::Shared;
@@ -93,13 +94,13 @@ impl State {
         let observer = self.leak_audit.clone();
         for id in over {
             let acts = |run: &Run| run.status == Status::Running && run.scenario().is_out_of_process();
-            let else_acts = self.runs.iter().any(acts);
+            let others = Others { count: self.runs.len().saturating_sub(1) as u64, act: self.runs.iter().any(acts) };
             let Some(at) = self.runs.iter().position(|run| run.id == id) else { continue };
-            if !self.runs[at].look_for_leaks(shared, observer.as_deref(), else_acts, now) {
+            if !self.runs[at].look_for_leaks(shared, observer.as_deref(), others, now) {
                 continue;
             }
             let mut run = self.runs.remove(at);
-            if let Some(before) = run.audit.before.as_ref().filter(|_| else_acts) {
+            if let Some(before) = run.audit.before.as_ref().filter(|_| others.act) {
                 // Whoever acts on processes still answers for what could not be judged: it sees what was there before both.
                 for later in self.runs.iter_mut().filter(|later| acts(later) && later.id > id) {
                     if let Some(later) = &mut later.audit.before {
