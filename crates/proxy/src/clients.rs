@@ -114,11 +114,16 @@ impl Client {
 
     /// Of the conversations that see it no more, one is enough: that which saw it last.
     fn gather(&mut self) {
-        let is_left = |seen: &Arc<LastSeen>| Arc::strong_count(seen) == 1;
-        let last = self.seen.iter().filter(|seen| is_left(seen)).max_by_key(|seen| seen.when()).cloned();
-        // This one we have now, too.
-        self.seen.retain(|seen| !is_left(seen));
-        drop(last);
+        let mut last: Option<Arc<LastSeen>> = None;
+        self.seen.retain_mut(|seen| {
+            // Asked once of each, because it may end meanwhile; what it saw until its end is known then.
+            let is_left = Arc::get_mut(seen).is_some();
+            if is_left && last.as_ref().is_none_or(|last| last.when() < seen.when()) {
+                last = Some(Arc::clone(seen));
+            }
+            !is_left
+        });
+        self.seen.extend(last);
     }
 }
 
@@ -163,6 +168,24 @@ mod tests {
         assert_eq!(count(550), 0);
         see(other, "b", 600);
         assert_eq!((count(899), count(900)), (1, 0), "it was forgotten, and is seen again");
+    }
+
+    #[test]
+    fn a_conversation_that_ends_while_others_are_forgotten_is_not() {
+        let probe = Probe::new(Parts::new("s", Transport::Http));
+        for _ in 0..200 {
+            let session = probe.session(Protocol::V2026_07_28, None, Instant::now());
+            let mut client = Client { seen: Vec::new(), _session: session };
+            let conversations: Vec<_> = (0..64).map(|at_ns| client.see(at_ns)).collect();
+            std::thread::scope(|scope| {
+                let ends = scope.spawn(|| drop(conversations));
+                while !ends.is_finished() {
+                    client.gather();
+                }
+            });
+            client.gather();
+            assert_eq!(client.seen.iter().map(|seen| seen.when()).collect::<Vec<_>>(), [63], "the newest");
+        }
     }
 
     #[test]
