@@ -50,8 +50,8 @@ pub(crate) struct Shared {
     /// Not yet taken note of by the controller.
     pub(crate) stop: ArcSwapOption<Stop>,
     watchers: ArcSwap<Vec<Weak<dyn Watch>>>,
-    /// Whether there is an experiment that is not closed.
-    is_followed: AtomicBool,
+    /// The first of the experiments that run, as long as there is one that is not closed; else [`NOBODY`].
+    followed_since: AtomicU64,
     /// Those of experiments that are not closed.
     outages: ArcSwap<Vec<Arc<Outage>>>,
     pub(crate) directory: Mutex<Directory>,
@@ -301,6 +301,9 @@ impl Lease {
     }
 }
 
+/// No experiment has this number.
+const NOBODY: u64 = 0;
+
 /// Longest name that a journal keeps, in bytes.
 const MAX_NAME: usize = 128;
 
@@ -320,7 +323,7 @@ impl Shared {
             epoch: AtomicU64::new(0),
             stop: ArcSwapOption::empty(),
             watchers: ArcSwap::default(),
-            is_followed: AtomicBool::new(false),
+            followed_since: AtomicU64::new(NOBODY),
             outages: ArcSwap::default(),
             directory: Mutex::new(directory),
             hits,
@@ -382,12 +385,20 @@ impl Shared {
     /// Whether anybody wants to know what becomes of calls: one load of each call while nobody does.
     #[inline]
     pub(crate) fn is_followed(&self) -> bool {
-        self.is_followed.load(Ordering::Relaxed)
+        self.followed_since().is_some()
     }
 
-    /// An experiment begins, which wants to know.
-    pub(crate) fn follow(&self) {
-        self.is_followed.store(true, Ordering::Relaxed);
+    /// Since the beginning of which experiment; the same single load.
+    #[inline]
+    pub(crate) fn followed_since(&self) -> Option<FaultId> {
+        Some(self.followed_since.load(Ordering::Relaxed)).filter(|number| *number != NOBODY).map(FaultId)
+    }
+
+    /// An experiment begins, which wants to know; `is_first` says that no other runs. For the controller, one thread at a time.
+    pub(crate) fn follow(&self, fault: FaultId, is_first: bool) {
+        if is_first || !self.is_followed() {
+            self.followed_since.store(fault.0, Ordering::Relaxed);
+        }
     }
 
     /// The calls of its server are of interest from now on. Those before it are over. For the controller, one thread at a time.
@@ -400,7 +411,9 @@ impl Shared {
     /// Of these outages, and of nothing if there is no experiment any more, it is of interest. For the controller, one thread at a time.
     pub(crate) fn keep_following<'o>(&self, is_wanted: bool, outages: impl Iterator<Item = &'o Arc<Outage>>) {
         if self.is_followed() {
-            self.is_followed.store(is_wanted, Ordering::Relaxed);
+            if !is_wanted {
+                self.followed_since.store(NOBODY, Ordering::Relaxed);
+            }
             self.outages.store(Arc::new(outages.cloned().collect()));
         }
     }

@@ -266,7 +266,7 @@ impl State {
         run.audit.before = self.leak_audit.as_ref().map(|observer| observer.observe());
         let terms = Terms { id: FaultId(id), experiment: experiment.clone(), seed, scope };
         let lease = Arc::new(Lease::new(shared, terms, epoch, now));
-        shared.follow();
+        shared.follow(FaultId(id), self.runs.iter().all(|run| run.status.is_final()));
         run.begin(lease, now);
         if let Some(rate) = experiment.crash_rate {
             run.crashes = Some(Crashes::new(rate, seed, &carriers, now));

@@ -52,7 +52,8 @@ pub struct Sample {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthy: Option<f64>,
     /// Clients' requests with an id that another request of their session had had before, of the newest 256 since the beginning of
-    /// the experiment. A retry under an id of its own, which the protocol asks for, cannot be told from another call.
+    /// the experiment, or of the first of those that run at the same time. A retry under an id of its own, which the protocol asks
+    /// for, cannot be told from another call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repeated: Option<u64>,
     /// Answers of servers to requests that had been answered before, of the same.

@@ -223,6 +223,24 @@ fn the_automatic_stop_can_be_off_and_a_persons_never() {
 }
 
 #[test]
+fn calls_are_followed_since_the_first_of_the_experiments_that_run() {
+    let mut world = World::new(Plan::default());
+    let endpoint = world.endpoint.clone();
+    assert_eq!(endpoint.followed_since(), None);
+    let [first, second] = [5, 20].map(|seconds| world.start("hang", &[&format!("duration={seconds}s")]));
+    assert_eq!(endpoint.followed_since(), Some(first));
+    world.controller.stop(first.0, world.now).unwrap();
+    world.pass(SECOND);
+    assert_eq!(endpoint.followed_since(), Some(first), "the second has not ended");
+    world.controller.stop(second.0, world.now).unwrap();
+    let third = world.start("hang", &["duration=5s"]);
+    assert_eq!(endpoint.followed_since(), Some(third), "though the engine was not driven between them");
+    world.controller.stop(third.0, world.now).unwrap();
+    world.pass(SECOND);
+    assert_eq!(endpoint.followed_since(), None);
+}
+
+#[test]
 fn a_partition_is_about_whole_connections() {
     let mut world = World::new(Plan::default());
     let mut clients: Vec<_> = (0..5).map(|_| world.client()).collect();

@@ -326,10 +326,10 @@ impl Probe {
         self.guarded(|| self.count(component, error, false, None, at));
     }
 
-    /// Whether an experiment wants to know what becomes of calls: one relaxed load.
+    /// The experiment that wants to know what becomes of calls; of those that run at the same time, the first. One relaxed load.
     #[must_use]
-    pub fn is_followed(&self) -> bool {
-        self.0.chaos.as_ref().is_some_and(|(_, endpoint)| endpoint.is_followed())
+    pub fn followed_since(&self) -> Option<FaultId> {
+        self.0.chaos.as_ref().and_then(|(_, endpoint)| endpoint.followed_since())
     }
 
     /// A client's request has an id that another request of its session had had before.

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use mcpscope_core::{
-    Call, CallEvent, CallEventKind, Component, Direction, Era, ErrorType, Injection, Method, Outcome, Protocol,
-    RequestId, TraceContext,
+    Call, CallEvent, CallEventKind, Component, Direction, Era, ErrorType, FaultId, Injection, Method, Outcome,
+    Protocol, RequestId, TraceContext,
 };
 use mcpscope_hooks::{InFlight, Lane, Link, Loss, MessageKind, Passage, Session};
 use smallvec::{SmallVec, smallvec};
@@ -303,7 +303,6 @@ impl Conversation {
             call.protocol.is_some_and(|protocol| protocol.era() == Era::Modern) && call.method.as_str() != "initialize";
         let client =
             (stateless && travel.direction == Direction::ToServer).then(|| params.client.take().unwrap_or_default());
-        // Its ids may be those of the session before.
         let starts_over = call.method.as_str() == "initialize";
         let mut in_flight = self.relay.probe.begin(call, travel.at);
         let passage =
@@ -315,10 +314,10 @@ impl Conversation {
         let token = params.progress_token.clone();
         let pending = Pending { in_flight, _place: place, client, token, answered: None };
         // One that reuses an id in flight ends the call before it: nobody can tell their answers apart.
-        let (is_the_clients, follows) = (travel.direction == Direction::ToServer, self.relay.probe.is_followed());
+        let (is_the_clients, since) = (travel.direction == Direction::ToServer, self.relay.probe.followed_since());
         let (reused, is_repeated) = {
             let mut state = self.lock();
-            let is_repeated = is_the_clients && state.ids(follows && !starts_over).is_some_and(|ids| ids.asks(&id));
+            let is_repeated = is_the_clients && state.asks(since, starts_over, &id);
             (state.pending.insert(travel.direction, id, pending), is_repeated)
         };
         drop(reused);
@@ -330,13 +329,13 @@ impl Conversation {
 
     fn answer(&self, response: Response, travel: Travel<'_>, early: &mut Vec<Response>) -> Passage {
         let asked = travel.direction.reverse();
-        let (is_the_clients, follows) = (asked == Direction::ToServer, self.relay.probe.is_followed());
+        let (is_the_clients, since) = (asked == Direction::ToServer, self.relay.probe.followed_since());
         let (pending, is_duplicate) = {
             let mut state = self.lock();
             state.seen(travel.at);
             let pending = response.id.as_ref().and_then(|id| state.pending.remove(asked, id));
             let was_answered = pending.as_ref().map(|pending| pending.answered.is_some());
-            (pending, is_the_clients && state.answers(follows, response.id.as_ref(), was_answered))
+            (pending, is_the_clients && state.answers(since, response.id.as_ref(), was_answered))
         };
         if is_duplicate {
             self.relay.probe.duplicate(travel.at);
@@ -508,19 +507,28 @@ impl State {
         self.last_seen = self.last_seen.max(at);
     }
 
-    /// The ids of the session, if there is one and somebody wants to know.
-    fn ids(&mut self, follows: bool) -> Option<&mut Ids> {
-        if !follows || !self.has_session {
-            self.ids = None;
-            return None;
+    /// The ids of the session, if there is one and somebody wants to know, from the beginning of this experiment on.
+    fn ids(&mut self, since: Option<FaultId>) -> Option<&mut Ids> {
+        self.ids.take_if(|ids| since != Some(ids.since()) || !self.has_session);
+        let since = since.filter(|_| self.has_session)?;
+        Some(self.ids.get_or_insert_with(|| Box::new(Ids::new(since))))
+    }
+
+    /// The client's request has this id; one that `starts_over` begins a session, whose ids may be those of the one before.
+    /// Returns whether another request of the session had it before.
+    fn asks(&mut self, since: Option<FaultId>, starts_over: bool, id: &RequestId) -> bool {
+        if starts_over {
+            // Over HTTP there is a session only with the answer.
+            self.ids = since.map(|since| Box::new(Ids::new(since)));
+            return self.ids.as_mut().is_some_and(|ids| ids.asks(id));
         }
-        Some(self.ids.get_or_insert_default())
+        self.ids(since).is_some_and(|ids| ids.asks(id))
     }
 
     /// The client's request with this id is answered; `was_answered` says whether it was before, if it is in flight. Returns
     /// whether this is one answer too many.
-    fn answers(&mut self, follows: bool, id: Option<&RequestId>, was_answered: Option<bool>) -> bool {
-        let (Some(ids), Some(id)) = (self.ids(follows), id) else { return false };
+    fn answers(&mut self, since: Option<FaultId>, id: Option<&RequestId>, was_answered: Option<bool>) -> bool {
+        let (Some(ids), Some(id)) = (self.ids(since), id) else { return false };
         match was_answered {
             Some(was_answered) => {
                 ids.answers(id);

@@ -13,11 +13,11 @@ mod common;
 use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Write as _};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::{Bench, Chaos, Panics, tool_calls};
-use mcpscope_core::{CallRecord, FaultId, Transport};
+use common::{Again, Bench, Chaos, Panics, tool_calls};
+use mcpscope_core::{FaultId, Transport};
 use mcpscope_hooks::{Observer, Parts};
 use mcpscope_proxy::Limits;
 use mcpscope_proxy::stdio::{ClientEnd, StdioRelay, spawn};
@@ -390,25 +390,6 @@ async fn what_waits_for_a_client_that_does_not_read_is_no_leak() {
     assert_eq!(rest.len() as u64, count);
 }
 
-/// Counts what came again.
-#[derive(Debug, Default)]
-struct Again {
-    repeated: AtomicU64,
-    duplicates: AtomicU64,
-}
-
-impl Observer for Again {
-    fn on_call(&self, _: &CallRecord) {}
-
-    fn on_repeated(&self, _: Instant) {
-        self.repeated.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn on_duplicate(&self, _: Instant) {
-        self.duplicates.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 #[tokio::test]
 async fn ids_that_are_used_again_and_second_answers_are_seen_while_an_experiment_runs() {
     let seen = Arc::new(Again::default());
@@ -427,7 +408,17 @@ async fn ids_that_are_used_again_and_second_answers_are_seen_while_an_experiment
     assert_eq!(calls(&mut stage, &[5], "twice", 2), (1, 1));
     stage.chaos.stop(fault);
     within(eventually(|| left_over(&stage, fault).ok_or("it is looked for"))).await;
-    assert_eq!(calls(&mut stage, &[5, 5], "twice", 2), (1, 1), "nobody wants to know any more");
+    // Nothing passes between the two.
+    let fault = stage.start("hang", &["tool=none"]);
+    assert_eq!(calls(&mut stage, &[1, 2], "echo", 1), (1, 1), "they were used in an experiment that is over");
+    assert_eq!(calls(&mut stage, &[2], "echo", 1), (2, 1));
+    stage.send(&json!({"jsonrpc": "2.0", "id": 2, "method": "initialize", "params": {}}));
+    assert_eq!(stage.message()["id"], 2);
+    assert_eq!(calls(&mut stage, &[1], "echo", 1), (2, 1), "it was used in the session before");
+    assert_eq!(calls(&mut stage, &[2], "echo", 1), (3, 1), "it is that of the handshake");
+    stage.chaos.stop(fault);
+    within(eventually(|| left_over(&stage, fault).ok_or("it is looked for"))).await;
+    assert_eq!(calls(&mut stage, &[5, 5], "twice", 2), (3, 1), "nobody wants to know any more");
     drop(stage.end().await);
 }
 

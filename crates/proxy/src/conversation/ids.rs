@@ -3,20 +3,31 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
 
-use mcpscope_core::RequestId;
+use mcpscope_core::{FaultId, RequestId};
 
 /// Ids remembered of a session: more than a client has in flight, or asks for again.
 const REMEMBERED: usize = 256;
 
 /// The newest ids of the client's requests, and those of them that were answered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ids {
+    since: FaultId,
     hash: RandomState,
     asked: VecDeque<u64>,
     answered: VecDeque<u64>,
 }
 
 impl Ids {
+    /// None yet, at the beginning of this experiment or of a session in it.
+    pub(super) fn new(since: FaultId) -> Self {
+        Self { since, hash: RandomState::new(), asked: VecDeque::new(), answered: VecDeque::new() }
+    }
+
+    /// The experiment since whose beginning they were noted.
+    pub(super) fn since(&self) -> FaultId {
+        self.since
+    }
+
     /// A request has this id. Returns whether another one had it before.
     pub(super) fn asks(&mut self, id: &RequestId) -> bool {
         note(&mut self.asked, self.hash.hash_one(id))
@@ -51,7 +62,7 @@ mod tests {
 
     #[test]
     fn an_id_is_known_until_as_many_others_have_come() {
-        let mut ids = Ids::default();
+        let mut ids = Ids::new(FaultId(1));
         let id = |number: usize| RequestId::Integer(number as i64);
         assert!(!ids.asks(&id(0)) && ids.asks(&id(0)) && !ids.has_answered(&id(0)));
         ids.answers(&id(0));

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -244,6 +245,25 @@ pub(crate) struct Panics;
 impl Observer for Panics {
     fn on_call(&self, _: &CallRecord) {
         panic!("provoked inside recording");
+    }
+}
+
+/// Counts what came again.
+#[derive(Debug, Default)]
+pub(crate) struct Again {
+    pub(crate) repeated: AtomicU64,
+    pub(crate) duplicates: AtomicU64,
+}
+
+impl Observer for Again {
+    fn on_call(&self, _: &CallRecord) {}
+
+    fn on_repeated(&self, _: Instant) {
+        self.repeated.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn on_duplicate(&self, _: Instant) {
+        self.duplicates.fetch_add(1, Ordering::Relaxed);
     }
 }
 

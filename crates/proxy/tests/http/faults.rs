@@ -1,14 +1,16 @@
 //! What faults and broken instrumentation do to the traffic: what they say, and nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mcpscope_core::{Direction, FaultId, Transport};
-use mcpscope_hooks::{Parts, Probe};
+use mcpscope_hooks::{Observer, Parts, Probe};
 use mcpscope_metrics::desc;
 use mcpscope_test_support::{EchoServer, Listener, Wire, eventually, http};
 
-use crate::common::{Bench, Chaos, Panics, Proxy, dropped, way};
+use crate::common::{Again, Bench, Chaos, Panics, Proxy, dropped, way};
+use crate::sessions::{INITIALIZE, INITIALIZED};
 use crate::{Events, JSON, call, event, json, post, result};
 
 const DELAY: Duration = Duration::from_millis(150);
@@ -23,8 +25,12 @@ pub(crate) struct Faulty {
 
 impl Faulty {
     pub(crate) async fn new() -> Self {
+        Self::observed(None).await
+    }
+
+    async fn observed(observer: Option<Arc<dyn Observer>>) -> Self {
         let (bench, upstream) = (Bench::new(), Listener::bind().await);
-        let chaos = Chaos::new(bench.parts(Transport::Http));
+        let chaos = Chaos::new(Parts { observer, ..bench.parts(Transport::Http) });
         let proxy = Proxy::start(upstream.address(), chaos.probe.clone()).await;
         Self { bench, chaos, proxy, upstream }
     }
@@ -92,6 +98,28 @@ async fn what_goes_on_after_an_emergency_stop_is_what_came() {
         let message = client.reader.message().await.unwrap().unwrap();
         assert_eq!(String::from_utf8(message.body).unwrap(), body);
         assert_eq!((stage.chaos.ended(fault), stage.chaos.ended(delay)), ((1, 0), (1, 1)));
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_is_used_again_is_seen_from_the_handshake_on() {
+    let seen = Arc::new(Again::default());
+    let stage = Faulty::observed(Some(seen.clone())).await;
+    stage.chaos.start("hang", &["tool=none"]);
+    let session = ("Mcp-Session-Id", "abc");
+    let exchanges = [
+        (vec![], INITIALIZE.to_owned(), json(&[session], INITIALIZED), 0),
+        (vec![session], call(1, "echo"), json(&[], &result(1)), 0),
+        (vec![session], call(0, "echo"), json(&[], &result(0)), 1),
+    ];
+    for (headers, request, answer, repeated) in exchanges {
+        let mut client = stage.proxy.connect().await;
+        client.write(&post(&headers, &request)).await.unwrap();
+        let mut server = stage.upstream.accept().await;
+        server.reader.message().await.unwrap().unwrap();
+        server.write(&answer).await.unwrap();
+        client.reader.message().await.unwrap().unwrap();
+        assert_eq!(seen.repeated.load(Ordering::Relaxed), repeated, "{request}");
     }
 }
 
