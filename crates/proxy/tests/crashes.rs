@@ -202,7 +202,7 @@ async fn a_session_goes_on_whatever_a_server_crashes_by() {
         assert_ne!(first, second, "{signal}");
         all(first, 0, false).await;
         assert_eq!(stage.status(fault), (Status::Running, None));
-        assert_eq!(stage.chaos.stop(fault), (1, 1));
+        assert_eq!(stage.chaos.stop(fault).await, (1, 1));
         assert_eq!(stage.pid(4).await, second, "{signal}: once");
         let outages = stage.chaos.controller.report(fault.0, Instant::now()).unwrap().outages;
         let [OutageReport { target, restarted_after, ready_after, first_good_call_after, .. }] = &outages[..] else {
@@ -230,12 +230,12 @@ async fn one_that_is_stopped_stands_still_with_its_group_until_the_fault_ends() 
     let other = stage.chaos.start("process_crash", &["signal=stop"]);
     all(pid, 2, true).await;
     stage.call(2, "pid");
-    assert_eq!(stage.chaos.stop(fault), (1, 1));
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1));
     all(pid, 2, true).await;
     stage.chaos.controller.emergency_stop(mcpscope_chaos::Cause::Person, Instant::now());
     assert_eq!(stage.answer().await["result"], pid, "the same, and it lost nothing");
     all(pid, 2, false).await;
-    stage.chaos.ended(other);
+    stage.chaos.ended(other).await;
     let report = stage.chaos.controller.report(other.0, Instant::now()).unwrap();
     assert_eq!((report.status, report.leak), (Status::Aborted, None));
     assert_eq!(stage.ends().await.code(), Some(0));
@@ -266,7 +266,7 @@ async fn one_that_goes_on_without_its_input_is_replaced_when_the_fault_ends() {
     assert_eq!(stage.pid(0).await, 0);
     let first = stage.child.id();
     let fault = stage.chaos.start("process_crash", &["signal=close_stdin"]);
-    assert_eq!(stage.chaos.stop(fault), (1, 1));
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1));
     assert_eq!(stage.pid(0).await, 0);
     assert_ne!(stage.child.id(), first);
     stage.child.signal(Signal::KILL);
@@ -299,7 +299,7 @@ async fn a_crash_by_chance_meets_the_server_that_runs() {
         stage.chaos.controller.drive(began + Duration::from_secs(second));
     }
     stage.next_pid(pids[3]).await;
-    assert_eq!(stage.chaos.stop(fault).0, 4);
+    assert_eq!(stage.chaos.stop(fault).await.0, 4);
     assert_eq!(stage.ends().await.code(), Some(0));
 }
 
@@ -365,7 +365,7 @@ async fn a_server_that_serves_http_itself_is_started_again_however_it_ended() {
         drop(stop);
         within(running).await.unwrap();
         assert_eq!(child.id(), None, "{signal}: it could take the signal");
-        chaos.stop(fault);
+        chaos.stop(fault).await;
     }
 }
 

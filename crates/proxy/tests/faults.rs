@@ -21,7 +21,7 @@ use mcpscope_core::{FaultId, Transport};
 use mcpscope_hooks::{Observer, Parts};
 use mcpscope_proxy::Limits;
 use mcpscope_proxy::stdio::{ClientEnd, StdioRelay, spawn};
-use mcpscope_test_support::{StdioClient, eventually, within};
+use mcpscope_test_support::{StdioClient, within};
 use serde_json::{Value, json};
 
 /// A server that answers each call with its id and the name of its tool, and a notification with nothing.
@@ -134,7 +134,7 @@ async fn delays_of_messages_in_flight_overlap() {
     let expected: Vec<_> = (0..20).map(|id| format!("n/{id}")).collect();
     assert_eq!(stage.names(20), expected);
     assert!((DELAY..DELAY * 20).contains(&sent.elapsed()), "{:?}", sent.elapsed());
-    assert_eq!(stage.chaos.stop(fault), (20, 20));
+    assert_eq!(stage.chaos.stop(fault).await, (20, 20));
     assert_eq!(stage.end().await.0, [""; 0]);
 }
 
@@ -161,7 +161,7 @@ async fn an_emergency_stop_lets_go_of_all_that_is_delayed_at_once_and_in_order()
     let expected: Vec<_> = (0..100).map(|id| format!("n/{id}")).collect();
     assert_eq!(stage.names(100), expected);
     assert!(stopped.elapsed() < Duration::from_secs(10), "{:?}", stopped.elapsed());
-    assert_eq!(stage.chaos.ended(fault).0, 100);
+    assert_eq!(stage.chaos.ended(fault).await.0, 100);
     assert_eq!(stage.end().await.0, [""; 0]);
 }
 
@@ -191,7 +191,7 @@ async fn what_is_written_after_an_emergency_stop_is_what_came() {
     for (id, line) in lines.iter().enumerate().skip(1) {
         assert_eq!(line, &format!(r#"{{"jsonrpc": "2.0", "id": {id}, "result": {{}}}}"#));
     }
-    assert_eq!(stage.chaos.ended(fault), (40, 1));
+    assert_eq!(stage.chaos.ended(fault).await, (40, 1));
     assert_eq!(stage.end().await.0, [""; 0]);
 }
 
@@ -227,7 +227,7 @@ async fn a_partition_holds_all_and_heals_with_or_without_what_it_held() {
         ["n/a", "n/b"].iter().for_each(|name| stage.note(name));
         // Both have been read when a third is seen to wait behind them, or they are gone.
         stage.chaos.hits(fault, 2).await;
-        assert_eq!(stage.chaos.stop(fault), (2, 2));
+        assert_eq!(stage.chaos.stop(fault).await, (2, 2));
         stage.note("n/c");
         assert_eq!(stage.names(expected.len()), expected, "{heal}");
         assert_eq!(stage.end().await.0, [""; 0]);
@@ -245,7 +245,7 @@ async fn the_share_that_is_lost_is_the_share_that_does_not_arrive() {
         arrived += 1;
     }
     chaos.drive(Instant::now());
-    let (injected, observed) = stage.chaos.stop(fault);
+    let (injected, observed) = stage.chaos.stop(fault).await;
     assert_eq!((arrived + injected, injected), (400, observed));
     // The 99.99 % interval of a binomial.
     assert!((161..=239).contains(&injected), "{injected}");
@@ -259,7 +259,7 @@ async fn a_lost_answer_is_a_call_that_times_out() {
     stage.call(1, "lost");
     stage.call(2, "other");
     assert_eq!(stage.message()["id"], 2);
-    assert_eq!(stage.chaos.stop(fault), (1, 1));
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1));
     let (rest, bench) = stage.end().await;
     assert_eq!(rest, [""; 0]);
     bench.becomes(&injected("lost", "timeout"), 1).await;
@@ -272,7 +272,7 @@ async fn an_answer_that_hangs_comes_when_the_fault_is_over() {
     stage.call(1, "slow");
     stage.call(2, "other");
     assert_eq!(stage.message()["id"], 2);
-    assert_eq!(stage.chaos.stop(fault), (1, 1));
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1));
     assert_eq!(stage.message()["id"], 1);
     stage.end().await;
 }
@@ -287,7 +287,7 @@ async fn an_answer_comes_late_when_its_call_was_cancelled() {
     stage.send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}));
     assert_eq!(stage.message()["id"], 1);
     stage.bench.becomes(&injected("slow", "cancelled"), 1).await;
-    assert_eq!(stage.chaos.stop(fault), (1, 1));
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1));
     stage.end().await;
 }
 
@@ -304,7 +304,7 @@ async fn answers_that_are_made_up_come_in_place_of_the_servers() {
     assert_eq!((&error["id"], &error["result"]["isError"]), (&json!(2), &json!(true)));
     stage.call(3, "other");
     assert_eq!(stage.message()["result"]["name"], "other");
-    assert_eq!((stage.chaos.stop(errors), stage.chaos.stop(tools)), ((1, 1), (1, 1)));
+    assert_eq!((stage.chaos.stop(errors).await, stage.chaos.stop(tools).await), ((1, 1), (1, 1)));
     let (rest, bench) = stage.end().await;
     assert_eq!(rest, [""; 0], "the server was never asked");
     for tool in ["rpc", "tool"] {
@@ -316,33 +316,33 @@ async fn answers_that_are_made_up_come_in_place_of_the_servers() {
 async fn answers_are_changed_as_the_names_of_the_faults_say() {
     let mut stage = Stage::answering();
     let mut id = 0;
-    let mut with = |stage: &mut Stage, scenario: &str, parameters: &[&str], method: &str, lines: usize| {
+    let mut with = async |stage: &mut Stage, scenario: &str, parameters: &[&str], method: &str, lines: usize| {
         id += 1;
         let fault = stage.start(scenario, parameters);
         stage.send(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": {"name": "echo"}}));
         let lines: Vec<_> = (0..lines).map(|_| stage.line()).collect();
-        assert_eq!(stage.chaos.stop(fault), (1, 1), "{scenario}");
+        assert_eq!(stage.chaos.stop(fault).await, (1, 1), "{scenario}");
         (id, lines)
     };
     let read = |line: &str| serde_json::from_str::<Value>(line).unwrap();
-    let (id, lines) = with(&mut stage, "wrong_id", &[], "tools/call", 1);
+    let (id, lines) = with(&mut stage, "wrong_id", &[], "tools/call", 1).await;
     assert!(read(&lines[0])["id"].is_u64() && read(&lines[0])["id"] != id, "{lines:?}");
-    let (id, lines) = with(&mut stage, "duplicate_response", &[], "tools/call", 2);
+    let (id, lines) = with(&mut stage, "duplicate_response", &[], "tools/call", 2).await;
     assert!(lines[0] == lines[1] && read(&lines[0])["id"] == id, "{lines:?}");
-    let (_, lines) = with(&mut stage, "malformed_json", &[], "tools/call", 1);
+    let (_, lines) = with(&mut stage, "malformed_json", &[], "tools/call", 1).await;
     assert!(serde_json::from_str::<Value>(&lines[0]).is_err(), "{lines:?}");
-    let (_, lines) = with(&mut stage, "truncated", &["keep=0.5"], "tools/call", 1);
+    let (_, lines) = with(&mut stage, "truncated", &["keep=0.5"], "tools/call", 1).await;
     assert!(serde_json::from_str::<Value>(&lines[0]).is_err() && lines[0].starts_with('{'), "{lines:?}");
-    let (id, lines) = with(&mut stage, "stdout_noise", &[], "tools/call", 2);
+    let (id, lines) = with(&mut stage, "stdout_noise", &[], "tools/call", 2).await;
     assert!(serde_json::from_str::<Value>(&lines[0]).is_err() && read(&lines[1])["id"] == id, "{lines:?}");
-    let (id, lines) = with(&mut stage, "oversize", &["bytes=1MiB"], "tools/call", 1);
+    let (id, lines) = with(&mut stage, "oversize", &["bytes=1MiB"], "tools/call", 1).await;
     assert_eq!((lines[0].len(), &read(&lines[0])["id"]), (1 << 20, &json!(id)));
-    let (_, lines) = with(&mut stage, "schema_violation", &[], "tools/call", 1);
+    let (_, lines) = with(&mut stage, "schema_violation", &[], "tools/call", 1).await;
     assert!(read(&lines[0])["result"]["structuredContent"]["n"].is_string(), "{lines:?}");
-    let (_, lines) = with(&mut stage, "tools_list_flap", &[], "tools/list", 1);
+    let (_, lines) = with(&mut stage, "tools_list_flap", &[], "tools/list", 1).await;
     assert_eq!(read(&lines[0])["result"]["tools"], json!([{"name": "b"}]));
     let began = Instant::now();
-    let (id, lines) = with(&mut stage, "slow_stream", &["bytes_per_second=200"], "tools/call", 1);
+    let (id, lines) = with(&mut stage, "slow_stream", &["bytes_per_second=200"], "tools/call", 1).await;
     assert!(read(&lines[0])["id"] == id && began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
     assert_eq!(stage.end().await.0, [""; 0]);
 }
@@ -359,20 +359,12 @@ async fn faults_of_the_newest_revision_answer_as_it_has_it() {
     let asks = stage.start("input_required_loop", &[]);
     assert_eq!(call(&mut stage, 1)["result"]["resultType"], "input_required");
     assert_eq!(call(&mut stage, 2)["result"]["resultType"], "input_required");
-    assert_eq!(stage.chaos.stop(asks), (2, 2));
+    assert_eq!(stage.chaos.stop(asks).await, (2, 2));
     let rejects = stage.start("version_reject", &[]);
     assert_eq!(call(&mut stage, 3)["error"]["code"], -32022);
-    assert_eq!(stage.chaos.stop(rejects), (1, 1));
+    assert_eq!(stage.chaos.stop(rejects).await, (1, 1));
     assert_eq!(call(&mut stage, 4)["result"]["name"], "echo");
     stage.end().await;
-}
-
-/// What the engine says was left over of a fault that has ended, and whether it looked at the queues for that.
-fn left_over(stage: &Stage, fault: FaultId) -> Option<(Option<String>, bool)> {
-    stage.chaos.controller.drive(Instant::now());
-    let report = stage.chaos.controller.report(fault.0, Instant::now())?;
-    let looked_at = report.audit.looked_at;
-    (!looked_at.is_empty()).then(|| (report.leak, looked_at.iter().any(|place| place == "queues")))
 }
 
 #[tokio::test]
@@ -384,8 +376,7 @@ async fn what_waits_for_a_client_that_does_not_read_is_no_leak() {
     (0..count).for_each(|id| stage.send(&json!({"jsonrpc": "2.0", "id": id, "result": text})));
     stage.chaos.hits(fault, count).await;
     stage.chaos.controller.stop(fault.0, Instant::now()).unwrap();
-    let decided = within(eventually(|| left_over(&stage, fault).ok_or("it is looked for"))).await;
-    assert_eq!(decided, (None, true));
+    stage.chaos.lets_go(fault).await;
     let (rest, _) = stage.end().await;
     assert_eq!(rest.len() as u64, count);
 }
@@ -406,8 +397,8 @@ async fn ids_that_are_used_again_and_second_answers_are_seen_while_an_experiment
     assert_eq!(calls(&mut stage, &[1, 2, 3], "echo", 1), (0, 0));
     assert_eq!(calls(&mut stage, &[2, 4], "echo", 1), (1, 0));
     assert_eq!(calls(&mut stage, &[5], "twice", 2), (1, 1));
-    stage.chaos.stop(fault);
-    within(eventually(|| left_over(&stage, fault).ok_or("it is looked for"))).await;
+    stage.chaos.stop(fault).await;
+    stage.chaos.lets_go(fault).await;
     // Nothing passes between the two.
     let fault = stage.start("hang", &["tool=none"]);
     assert_eq!(calls(&mut stage, &[1, 2], "echo", 1), (1, 1), "they were used in an experiment that is over");
@@ -416,8 +407,8 @@ async fn ids_that_are_used_again_and_second_answers_are_seen_while_an_experiment
     assert_eq!(stage.message()["id"], 2);
     assert_eq!(calls(&mut stage, &[1], "echo", 1), (2, 1), "it was used in the session before");
     assert_eq!(calls(&mut stage, &[2], "echo", 1), (3, 1), "it is that of the handshake");
-    stage.chaos.stop(fault);
-    within(eventually(|| left_over(&stage, fault).ok_or("it is looked for"))).await;
+    stage.chaos.stop(fault).await;
+    stage.chaos.lets_go(fault).await;
     assert_eq!(calls(&mut stage, &[5, 5], "twice", 2), (3, 1), "nobody wants to know any more");
     drop(stage.end().await);
 }
@@ -447,8 +438,7 @@ async fn a_panic_inside_recording_leaves_no_fault_behind() {
         stage.call(1, "a");
         stage.chaos.hits(fault, 1).await;
         stage.chaos.controller.stop(fault.0, Instant::now()).unwrap();
-        let decided = within(eventually(|| left_over(&stage, fault).ok_or("it is looked for"))).await;
-        assert_eq!(decided, (None, true), "{scenario}");
+        stage.chaos.lets_go(fault).await;
         stage.call(2, "a");
         // Behind whatever became of the first.
         let is_second = |line: &str| serde_json::from_str::<Value>(line).is_ok_and(|message| message["id"] == 2);

@@ -402,7 +402,7 @@ async fn a_fault_that_ends_lets_go_of_what_it_held() {
     client.writer.write_all(format!("{whole}{half}").as_bytes()).unwrap();
     let mut got = vec![0; whole.len()];
     client.reader.read_exact(&mut got).unwrap();
-    chaos.stop(fault);
+    chaos.stop(fault).await;
     client.writer.write_all(b"\"notifications/b\"").unwrap();
     let mut got = vec![0; half.len() + 17];
     client.reader.read_exact(&mut got).unwrap();

@@ -157,7 +157,7 @@ impl Chaos {
     /// Without a fault yet.
     pub(crate) fn new(parts: Parts) -> Self {
         let clock = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
-        // What a relay has not let go yet is no leak because a test is in a hurry.
+        // A leak is a test's to find, and stops nothing.
         let plan = Plan { test_duration: Duration::from_secs(600), automatic_stop: false, ..Plan::default() };
         let engine = mcpscope_chaos::Parts::new(plan, 42, clock);
         let (controller, injector) = mcpscope_chaos::new(engine).expect("a plan");
@@ -182,31 +182,54 @@ impl Chaos {
         chaos.probe
     }
 
-    /// Ends a fault; says how often it hit, and how much of that was acted on.
-    pub(crate) fn stop(&self, fault: FaultId) -> (u64, u64) {
-        let now = Instant::now();
-        self.controller.stop(fault.0, now).expect("it is running");
-        self.ended(fault)
+    /// Ends a fault, which leaves nothing over; says how often it hit, and how much of that was acted on.
+    pub(crate) async fn stop(&self, fault: FaultId) -> (u64, u64) {
+        self.controller.stop(fault.0, Instant::now()).expect("it is running");
+        self.ended(fault).await
     }
 
     /// Waits until it has hit so often.
     pub(crate) async fn hits(&self, fault: FaultId, times: u64) {
-        mcpscope_test_support::eventually(|| {
+        eventually(|| {
             let hits = self.controller.experiment(fault.0, Instant::now()).expect("it is running").details.injected;
             if hits == times { Ok(()) } else { Err(hits) }
         })
         .await;
     }
 
-    /// The same of one that has ended.
-    pub(crate) fn ended(&self, fault: FaultId) -> (u64, u64) {
-        let report = (0..100).find_map(|seconds| {
+    /// The same of one that has ended, or will soon.
+    pub(crate) async fn ended(&self, fault: FaultId) -> (u64, u64) {
+        // The time until its end is made up. What lets go of what it held needs real time.
+        let is_over = |seconds| {
             let now = Instant::now() + Duration::from_secs(seconds);
             self.controller.drive(now);
-            self.controller.report(fault.0, now)
-        });
-        let injection = report.expect("it has ended").injection;
-        (injection.injected, injection.observed)
+            self.controller.experiment(fault.0, now).expect("it was started").status.is_final()
+        };
+        assert!((0..100).any(is_over), "it has no end");
+        self.no_leak(fault).await;
+        let report = self.controller.report(fault.0, Instant::now()).expect("it is decided");
+        (report.injection.injected, report.injection.observed)
+    }
+
+    /// What is left over at this time of a fault that has ended, and where it was looked for, once it is decided.
+    pub(crate) fn left_over(&self, fault: FaultId, at: Instant) -> Option<(Option<String>, Vec<String>)> {
+        self.controller.drive(at);
+        let report = self.controller.report(fault.0, at)?;
+        Some((report.leak, report.audit.looked_at)).filter(|(_, looked_at)| !looked_at.is_empty())
+    }
+
+    /// Waits until it is decided that nothing is left over of a fault that has ended, in the queues of a relay either.
+    pub(crate) async fn lets_go(&self, fault: FaultId) {
+        let looked_at = self.no_leak(fault).await;
+        assert!(looked_at.iter().any(|place| place == "queues"), "{looked_at:?}");
+    }
+
+    /// Waits until it is decided that nothing is left over of a fault that has ended; where it was looked for.
+    async fn no_leak(&self, fault: FaultId) -> Vec<String> {
+        let decided = || self.left_over(fault, Instant::now()).ok_or("it is looked for");
+        let (leak, looked_at) = within(eventually(decided)).await;
+        assert_eq!(leak, None, "{looked_at:?}");
+        looked_at
     }
 }
 

@@ -63,7 +63,7 @@ async fn a_delayed_request_reaches_the_server_late() {
     let injected =
         "mcpscope_tool_call_duration_seconds_count{server=\"s\",tool=\"echo\",outcome=\"ok\",injected=\"true\"}";
     stage.bench.becomes(injected, 1).await;
-    assert_eq!(stage.chaos.stop(fault), (1, 1));
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1));
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn a_delayed_answer_reaches_the_client_late_and_in_order() {
     events.expect(progress).await;
     events.expect(&last).await;
     assert_eq!(events.next().await.unwrap(), None);
-    assert_eq!(stage.chaos.stop(fault), (2, 2));
+    assert_eq!(stage.chaos.stop(fault).await, (2, 2));
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn what_goes_on_after_an_emergency_stop_is_what_came() {
         stage.chaos.controller.emergency_stop(mcpscope_chaos::Cause::Person, Instant::now());
         let message = client.reader.message().await.unwrap().unwrap();
         assert_eq!(String::from_utf8(message.body).unwrap(), body);
-        assert_eq!((stage.chaos.ended(fault), stage.chaos.ended(delay)), ((1, 0), (1, 1)));
+        assert_eq!((stage.chaos.ended(fault).await, stage.chaos.ended(delay).await), ((1, 0), (1, 1)));
     }
 }
 
@@ -124,6 +124,43 @@ async fn an_id_that_is_used_again_is_seen_from_the_handshake_on() {
 }
 
 #[tokio::test]
+async fn what_a_fault_keeps_back_is_noticed_until_it_goes_on() {
+    for direction in Direction::ALL {
+        let parameters = ["distribution=constant", "delay=1m", &format!("direction={}", direction.as_str())];
+        let (stage, fault) = Faulty::with("latency_injection", &parameters).await;
+        let mut client = stage.proxy.connect().await;
+        client.write(&post(&[], &call(1, "echo"))).await.unwrap();
+        let mut server = None;
+        if direction == Direction::ToClient {
+            let asked = server.insert(stage.upstream.accept().await);
+            asked.reader.message().await.unwrap().unwrap();
+            asked.write(&json(&[], &result(1))).await.unwrap();
+        }
+        stage.chaos.hits(fault, 1).await;
+        let other = stage.chaos.start("hang", &["tool=none"]);
+        // The relay is on this thread, and has no time to let go until the test waits for something.
+        let now = Instant::now();
+        stage.chaos.controller.emergency_stop(mcpscope_chaos::Cause::Person, now);
+        assert_eq!(stage.chaos.left_over(fault, now), None, "{direction:?}: there is time left");
+        let later = now + Duration::from_secs(3);
+        let (leak, looked_at) = stage.chaos.left_over(fault, later).unwrap();
+        assert_eq!(leak.as_deref(), Some("1 messages are still held back"), "{direction:?}");
+        assert!(looked_at.iter().any(|place| place == "queues"), "{looked_at:?}");
+        assert_eq!(stage.chaos.left_over(other, later).unwrap().0, None, "{direction:?}: the other keeps nothing back");
+    }
+}
+
+#[tokio::test]
+async fn what_a_fault_kept_back_goes_on_in_time() {
+    let (stage, fault) = Faulty::with("latency_injection", &["distribution=constant", "delay=1m"]).await;
+    let mut client = stage.proxy.connect().await;
+    client.write(&post(&[], &call(1, "echo"))).await.unwrap();
+    stage.chaos.hits(fault, 1).await;
+    stage.chaos.controller.stop(fault.0, Instant::now()).unwrap();
+    stage.chaos.lets_go(fault).await;
+}
+
+#[tokio::test]
 async fn a_dropped_event_never_arrives_and_the_next_ones_do() {
     let (stage, fault) = Faulty::with("packet_loss", &["intensity=1", "what=notification"]).await;
     let (client, mut server) = stage.asked(&call(1, "echo")).await;
@@ -133,7 +170,7 @@ async fn a_dropped_event_never_arrives_and_the_next_ones_do() {
     let (_, mut events) = Events::open(client.reader).await;
     events.expect(&result(1)).await;
     assert_eq!(events.next().await.unwrap(), None);
-    assert_eq!(stage.chaos.stop(fault), (2, 2));
+    assert_eq!(stage.chaos.stop(fault).await, (2, 2));
 }
 
 #[tokio::test]
@@ -147,7 +184,7 @@ async fn a_dropped_request_hangs_until_its_client_gives_up() {
     drop(client);
     stage.bench.becomes(cancelled, 1).await;
     stage.upstream.expect_no_more().await;
-    assert_eq!(stage.chaos.stop(fault), (1, 1));
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1));
 }
 
 #[tokio::test]

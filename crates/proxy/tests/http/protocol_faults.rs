@@ -35,7 +35,7 @@ async fn answers_that_are_made_up_come_in_place_of_the_servers() {
         let answer = answered(&stage, revision).await;
         assert_eq!(answer.head.status(), status, "{scenario}");
         assert_eq!((&body(&answer)["id"], body(&answer).pointer(pointer)), (&json!(1), Some(&value)), "{scenario}");
-        assert_eq!(stage.chaos.stop(fault), (2, 2), "{scenario}");
+        assert_eq!(stage.chaos.stop(fault).await, (2, 2), "{scenario}");
         answer
     };
     check("rpc_error", &["code=-31007"], LEGACY, 200, "/error/code", json!(-31007)).await;
@@ -73,7 +73,7 @@ async fn a_session_that_was_there_is_stale_and_a_new_one_is_not() {
     server.reader.message().await.unwrap().unwrap();
     server.write(&json(&[], &result(1))).await.unwrap();
     assert_eq!(client.reader.message().await.unwrap().unwrap().body, result(1).as_bytes());
-    assert_eq!(stage.chaos.stop(fault), (3, 3));
+    assert_eq!(stage.chaos.stop(fault).await, (3, 3));
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn a_made_up_answer_comes_on_the_stream_where_the_client_looks_for_it_ther
     }
     let refused = ask(3, "http").await;
     assert_eq!((refused.head.status(), &body(&refused)["id"]), (503, &json!(3)));
-    assert_eq!((stage.chaos.stop(errors), stage.chaos.stop(statuses)), ((2, 2), (1, 1)));
+    assert_eq!((stage.chaos.stop(errors).await, stage.chaos.stop(statuses).await), ((2, 2), (1, 1)));
     server.write(http::LAST_CHUNK).await.unwrap();
     assert_eq!(events.next().await.unwrap(), None);
 }
@@ -128,7 +128,7 @@ async fn changed(scenario: &str, parameters: &[&str], answer: &str) -> Vec<u8> {
     let (mut client, mut server) = stage.asked(&call(1, "echo")).await;
     server.write(&json(&[], answer)).await.unwrap();
     let got = client.reader.message().await.unwrap().unwrap();
-    assert_eq!(stage.chaos.stop(fault), (1, 1), "{scenario}");
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1), "{scenario}");
     // Its length was told as it is by now: the connection is still good.
     client.write(&post(&[], &call(2, "echo"))).await.unwrap();
     server.reader.message().await.unwrap().unwrap();
@@ -164,7 +164,7 @@ async fn headers_are_made_to_contradict_the_body() {
     let seen = server.reader.message().await.unwrap().unwrap();
     assert_eq!(seen.body, call(1, "echo").as_bytes());
     assert_ne!(seen.head.value("mcp-method").as_deref(), Some("tools/call"));
-    assert_eq!(stage.chaos.stop(fault), (1, 1));
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1));
 }
 
 /// A stream under way, as client and server have it, and what else the client has.
@@ -195,7 +195,7 @@ async fn a_delayed_event_lets_others_pass_unless_they_are_to_keep_their_order() 
         }
         server.write(http::LAST_CHUNK).await.unwrap();
         assert_eq!(events.next().await.unwrap(), None);
-        assert_eq!(stage.chaos.stop(fault), (1, 1));
+        assert_eq!(stage.chaos.stop(fault).await, (1, 1));
     }
 }
 
@@ -231,7 +231,7 @@ async fn a_stream_breaks_in_the_place_of_a_message() {
     events.expect(&note("a")).await;
     let end = events.next().await;
     assert!(end.is_err(), "it is no end as it should be: {end:?}");
-    assert_eq!(stage.chaos.stop(fault), (1, 1));
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1));
 }
 
 #[tokio::test]
@@ -242,7 +242,7 @@ async fn an_event_arrives_twice() {
     events.expect(&result(1)).await;
     events.expect(&result(1)).await;
     assert_eq!(events.next().await.unwrap(), None);
-    assert_eq!(stage.chaos.stop(fault), (1, 1));
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1));
 }
 
 #[tokio::test]
@@ -251,7 +251,7 @@ async fn an_answer_that_hangs_comes_when_the_fault_is_over() {
     let (mut client, mut server) = stage.asked(&call(1, "echo")).await;
     server.write(&json(&[], &result(1))).await.unwrap();
     hits(&stage, fault, 1).await;
-    assert_eq!(stage.chaos.stop(fault), (1, 1));
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1));
     assert_eq!(client.reader.message().await.unwrap().unwrap().body, result(1).as_bytes());
 }
 
@@ -265,7 +265,7 @@ async fn a_lost_answer_hangs_until_its_client_gives_up() {
     let cancelled =
         "mcpscope_tool_call_duration_seconds_count{server=\"s\",tool=\"echo\",outcome=\"cancelled\",injected=\"true\"}";
     stage.bench.becomes(cancelled, 1).await;
-    assert_eq!(stage.chaos.stop(fault), (1, 1));
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1));
 }
 
 #[tokio::test]
@@ -274,7 +274,7 @@ async fn a_silent_partition_carries_nothing_until_it_heals() {
     let mut client = stage.proxy.connect().await;
     client.write(&post(&[], &call(1, "echo"))).await.unwrap();
     hits(&stage, fault, 1).await;
-    assert_eq!(stage.chaos.stop(fault), (1, 1));
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1));
     let mut server = stage.upstream.accept().await;
     assert_eq!(server.reader.message().await.unwrap().unwrap().body, call(1, "echo").as_bytes());
     server.write(&json(&[], &result(1))).await.unwrap();
@@ -291,7 +291,7 @@ async fn new_connections_are_refused_and_those_that_are_there_hang() {
     assert!(new.reader.message().await.is_err(), "it is reset");
     server.write(&json(&[], &result(1))).await.unwrap();
     hits(&stage, fault, 2).await;
-    stage.chaos.stop(fault);
+    stage.chaos.stop(fault).await;
     assert_eq!(old.reader.message().await.unwrap().unwrap().body, result(1).as_bytes());
 }
 
@@ -302,7 +302,7 @@ async fn connections_are_reset_on_both_sides() {
     let fault = stage.chaos.start("network_partition", &["intensity=1", "mode=reset"]);
     assert!(client.reader.message().await.is_err());
     assert!(server.reader.message().await.is_err());
-    let (injected, observed) = stage.chaos.stop(fault);
+    let (injected, observed) = stage.chaos.stop(fault).await;
     assert_eq!((injected, observed), (1, 1));
 }
 
@@ -314,6 +314,6 @@ async fn half_open_is_closed_to_the_server_and_open_to_the_client() {
     assert_eq!(server.reader.closed().await.unwrap(), b"");
     let open = tokio::time::timeout(Duration::from_millis(200), client.reader.message()).await;
     assert!(open.is_err(), "nothing comes, and no end: {open:?}");
-    assert_eq!(stage.chaos.stop(fault), (1, 1));
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1));
     assert!(!matches!(client.reader.message().await, Ok(Some(_))), "of use to nobody any more");
 }

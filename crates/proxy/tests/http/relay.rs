@@ -341,7 +341,7 @@ async fn a_fault_that_begins_within_a_stream_finds_its_next_event() {
     server.write(&[rest, &event(r#"{"jsonrpc":"2.0","method":"c"}"#)].concat()).await.unwrap();
     events.expect(r#"{"jsonrpc":"2.0","method":"b"}"#).await;
     stage.bench.becomes(&operations("transport"), 4).await;
-    assert_eq!(chaos.stop(fault), (1, 1));
+    assert_eq!(chaos.stop(fault).await, (1, 1));
     server.write(&event(r#"{"jsonrpc":"2.0","method":"d"}"#)).await.unwrap();
     events.expect(r#"{"jsonrpc":"2.0","method":"d"}"#).await;
     server.write(http::LAST_CHUNK).await.unwrap();
