@@ -52,7 +52,7 @@ pub(crate) struct Shared {
     watchers: ArcSwap<Vec<Weak<dyn Watch>>>,
     /// The first of the experiments that run, as long as there is one that is not closed; else [`NOBODY`].
     followed_since: AtomicU64,
-    /// Those of experiments that are not closed.
+    /// Those of experiments that are not closed, and for which it matters what becomes of calls.
     outages: ArcSwap<Vec<Arc<Outage>>>,
     pub(crate) directory: Mutex<Directory>,
     hits: SyncSender<Hit>,
@@ -405,7 +405,8 @@ impl Shared {
     pub(crate) fn add_outage(&self, outage: &Arc<Outage>) {
         let there = self.outages.load();
         there.iter().filter(|other| other.target() == outage.target()).for_each(|other| other.supersede());
-        self.outages.store(Arc::new(there.iter().chain([outage]).cloned().collect()));
+        let open = there.iter().filter(|other| other.is_open());
+        self.outages.store(Arc::new(open.chain([outage]).cloned().collect()));
     }
 
     /// Of these outages, and of nothing if there is no experiment any more, it is of interest. For the controller, one thread at a time.
@@ -414,7 +415,7 @@ impl Shared {
             if !is_wanted {
                 self.followed_since.store(NOBODY, Ordering::Relaxed);
             }
-            self.outages.store(Arc::new(outages.cloned().collect()));
+            self.outages.store(Arc::new(outages.filter(|outage| outage.is_open()).cloned().collect()));
         }
     }
 
@@ -505,5 +506,20 @@ mod tests {
         assert!(!shared.is_live(FaultId(1), now), "it was made before the stop, and came into the table after it");
         let three = lease(&shared, now);
         assert!(decides(&three, &shared, now), "it was made after the stop");
+    }
+
+    #[test]
+    fn calls_see_only_the_outages_that_are_not_over() {
+        let (shared, at) = (shared(), Instant::now());
+        let seen = || shared.outages.load().iter().map(|outage| outage.target().to_owned()).collect::<Vec<_>>();
+        shared.follow();
+        let outages = ["a", "b", "a"].map(|target| Arc::new(Outage::new(target)));
+        outages.iter().for_each(|outage| shared.add_outage(outage));
+        assert_eq!(seen(), ["b", "a"], "the second crash of a went over the first");
+        outages[2].ended(at);
+        outages[2].restarted(at);
+        shared.call_ended("a", true, at, at);
+        shared.keep_following(true, outages.iter());
+        assert_eq!(seen(), ["b"], "a is of use again");
     }
 }

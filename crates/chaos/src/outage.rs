@@ -1,6 +1,6 @@
 //! Outages: from the end of a process to the first call that ends well again.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::outlook::millis;
@@ -27,6 +27,13 @@ struct Times {
     bad: Option<Instant>,
     /// Its target crashed again before any call had ended well.
     is_superseded: bool,
+}
+
+impl Times {
+    /// Whether what becomes of calls makes a difference.
+    fn is_open(&self) -> bool {
+        self.good.is_none() && !self.is_superseded
+    }
 }
 
 /// What is to be made of an outage.
@@ -72,10 +79,14 @@ impl Outage {
         &self.target
     }
 
-    /// A call of its server has ended, well or badly.
+    /// A call of its server has ended, well or badly. It waits for nobody: what cannot be said at once, the next call says.
     pub(crate) fn saw(&self, is_good: bool, began: Instant, ended: Instant) {
-        let mut times = self.times();
-        if times.is_superseded {
+        let mut times = match self.times.try_lock() {
+            Ok(times) => times,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if !times.is_open() {
             return;
         }
         let since = |time: Option<Instant>, of: Instant| time.is_some_and(|time| of >= time);
@@ -90,6 +101,11 @@ impl Outage {
             }
             _ => {}
         }
+    }
+
+    /// Whether it matters what becomes of calls.
+    pub(crate) fn is_open(&self) -> bool {
+        self.times().is_open()
     }
 
     /// Its target crashes once more.
@@ -216,5 +232,20 @@ mod tests {
         outage.saw(true, start, start);
         assert_eq!(outage.judged(LIMIT, start + LIMIT * 2), Judged::Well);
         assert_eq!(outage.report(start).unwrap().first_good_call_after, None);
+    }
+
+    #[test]
+    fn a_call_waits_for_nobody_to_tell_it() {
+        let (outage, at) = (std::sync::Arc::new(Outage::new("demo")), Instant::now());
+        let (sender, told) = std::sync::mpsc::channel();
+        let held = outage.times();
+        let theirs = std::sync::Arc::clone(&outage);
+        std::thread::spawn(move || {
+            theirs.saw(true, at, at);
+            sender.send(())
+        });
+        let told = told.recv_timeout(Duration::from_secs(10));
+        drop(held);
+        told.expect("it does not wait for whoever holds the lock");
     }
 }
