@@ -142,7 +142,8 @@ impl Outage {
     }
 
     /// As a report has it; nothing if the process has not ended. `started` is when the fault began.
-    pub(crate) fn report(&self, started: Instant) -> Option<OutageReport> {
+    #[must_use]
+    pub fn report(&self, started: Instant) -> Option<OutageReport> {
         let Times { ended, restarted, ready, good, .. } = *self.times();
         let ended = ended?;
         let after = |time: Option<Instant>| time.map(|time| millis(time.saturating_duration_since(ended)));

@@ -441,7 +441,8 @@ fn tell(endpoint: &Endpoint, record: &CallRecord) {
         // The caller's mistakes, and what was given up, say nothing of the server.
         _ => return,
     };
-    if is_a_clients {
+    // Nor does what a fault has made of a call.
+    if is_a_clients && record.injected.is_none() {
         endpoint.call_ended(is_good, record.started, record.started + record.duration);
     }
 }

@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use mcpscope_chaos::{Cause, Controller, Injector, Plan, Request};
+use mcpscope_chaos::{Cause, ChaosTarget, Controller, Injector, Order, Outage, Plan, Request, Scenario, TargetError};
 use mcpscope_core::{
-    Call, CallEvent, CallEventKind, CallRecord, ClockAnchor, Direction, ErrorType, Method, Outcome, Protocol, Ratio,
-    Transport,
+    Call, CallEvent, CallEventKind, CallRecord, ClockAnchor, Direction, ErrorType, FaultId, Method, Outcome, Protocol,
+    Ratio, RequestId, Transport,
 };
 use mcpscope_hooks::{Fate, InFlight, Instrumentation, Lane, Observer, Parts, Passage, Probe};
 use mcpscope_metrics::Metrics;
@@ -193,6 +193,63 @@ fn what_a_fault_touched_is_labelled_injected() {
     bench.has("mcpscope_component_operations_total{component=\"tools\",injected=\"false\"} 0");
     let traces = bench.tracer.traces(&Filter { status: Some(Status::Timeout), ..Filter::default() });
     assert!(traces.len() == 1 && traces[0].injected);
+}
+
+/// The process of the server that the bench has; it crashes in words alone.
+#[derive(Debug, Default)]
+struct Process(Mutex<Option<Arc<Outage>>>);
+
+impl ChaosTarget for Process {
+    fn name(&self) -> &str {
+        "s"
+    }
+
+    fn is_critical(&self) -> bool {
+        false
+    }
+
+    fn carries(&self, scenario: Scenario) -> bool {
+        scenario == Scenario::ProcessCrash
+    }
+
+    fn apply(&self, order: &Order<'_>) -> Result<(), TargetError> {
+        *self.0.lock().unwrap() = order.outage.cloned();
+        Ok(())
+    }
+
+    fn undo(&self, _: FaultId) -> Result<(), TargetError> {
+        Ok(())
+    }
+
+    fn left_over(&self, _: FaultId) -> Option<String> {
+        None
+    }
+}
+
+#[test]
+fn an_outage_is_over_with_a_call_that_no_fault_touched() {
+    let bench = bench();
+    let (controller, injector) = chaos(bench.now);
+    let probe = Probe::new(Parts { injector: Some(injector), ..bench.parts.clone() });
+    let process = Arc::new(Process::default());
+    controller.register(Arc::<Process>::clone(&process), bench.now);
+    let fault = controller.start(&Request::new("process_crash"), bench.now).unwrap();
+    let outage = process.0.lock().unwrap().take().unwrap();
+    outage.ended(bench.now);
+    outage.restarted(bench.now);
+    let good = || outage.report(bench.now).unwrap().first_good_call_after;
+    let ended_after = |is_touched: bool, millis| {
+        let mut in_flight =
+            probe.begin(Call { id: Some(RequestId::Integer(7)), ..call("tools/call", Some("echo")) }, bench.now);
+        if is_touched {
+            in_flight.touched_by(fault);
+        }
+        in_flight.finish(Outcome::Ok, 1, bench.now + Duration::from_millis(millis));
+    };
+    ended_after(true, 5);
+    assert_eq!(good(), None);
+    ended_after(false, 9);
+    assert_eq!(good(), Some(9));
 }
 
 #[test]
