@@ -337,6 +337,11 @@ impl ChildHandle {
         self.0.crashes.ready(Instant::now());
     }
 
+    #[cfg(test)]
+    pub(crate) fn crashes(&self) -> &Crashes {
+        &self.0.crashes
+    }
+
     /// The child has ended.
     fn end(&self, now: Instant) {
         let mut current = self.lock();

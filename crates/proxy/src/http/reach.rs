@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Config;
 use super::stream::Stream;
+use crate::SWEEP;
 use crate::child::ChildHandle;
 use crate::restarts::ServerState;
 
@@ -102,34 +103,47 @@ fn is_refusal(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionRefused
 }
 
-/// Tells the traffic path of a server that we start how the server is, for as long as this is polled.
+/// Tells the traffic path of a server that we start, and its process, how the server is, for as long as this is polled.
 pub(super) async fn follow(config: &Config, retries: &Retries) -> Infallible {
-    let (Some(server), Some(traffic)) = (&config.server, &config.traffic) else { return pending().await };
-    let mut server = server.clone();
+    let is_wanted = config.traffic.is_some() || config.child.is_some();
+    let Some(server) = config.server.as_ref().filter(|_| is_wanted) else { return pending().await };
+    let (mut server, traffic) = (server.clone(), config.traffic.as_deref());
     loop {
         let state = *server.borrow_and_update();
         match state {
-            ServerState::Starting => traffic.awaits_server(&state.to_string()),
-            // What was the matter before still is, until it accepts or takes too long about it.
+            ServerState::Starting => traffic.into_iter().for_each(|it| it.awaits_server(&state.to_string())),
             ServerState::Serving(_) => tokio::select! {
-                reached = reach(config, retries) => {
-                    traffic.has_server();
-                    if reached.is_ok() {
-                        traffic.works();
-                        config.child.iter().for_each(ChildHandle::ready);
-                    }
-                }
+                () = until_reached(config, retries) => {}
                 changed = server.changed() => match changed {
                     Ok(()) => continue,
                     Err(_) => return pending().await,
                 },
             },
             ServerState::Restarting { .. } | ServerState::GivenUp { .. } | ServerState::Ended { .. } => {
-                traffic.lost_server(&state.to_string());
+                traffic.into_iter().for_each(|it| it.lost_server(&state.to_string()));
             }
         }
         if server.changed().await.is_err() {
             return pending().await;
+        }
+    }
+}
+
+/// Tries a server that runs until it accepts, however long that takes, and tells so.
+async fn until_reached(config: &Config, retries: &Retries) {
+    loop {
+        let reached = reach(config, retries).await;
+        // What was the matter before still is, until it accepts or takes too long about it.
+        config.traffic.iter().for_each(|traffic| traffic.has_server());
+        match reached {
+            Ok(_) => {
+                config.traffic.iter().for_each(|traffic| traffic.works());
+                return config.child.iter().for_each(ChildHandle::ready);
+            }
+            // It may at any moment.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => sleep(RETRY).await,
+            // Something else is the matter, which is seldom over at once.
+            Err(_) => sleep(SWEEP).await,
         }
     }
 }
@@ -141,9 +155,17 @@ async fn connect(config: &Config) -> io::Result<Stream> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::sync::Arc;
 
     use futures_util::future::join_all;
+    use mcpscope_chaos::Outage;
+    use mcpscope_core::FaultId;
+    use mcpscope_test_support::eventually;
+    use tokio::net::TcpSocket;
     use tokio::time::Instant;
+
+    use crate::Traffic;
+    use crate::http::Upstream;
 
     use super::*;
 
@@ -169,5 +191,54 @@ mod tests {
         // Each of them at the beginning and at the end.
         let by_one = tries.get() - 2 * WAITING;
         assert!((1..=20).contains(&by_one), "{by_one}");
+    }
+
+    /// How long after its end a process that listens only once connections have been given up can be called, as its outage
+    /// has it.
+    async fn slow_to_listen(traffic: Option<Arc<Traffic>>) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let (begun, outage) = (std::time::Instant::now(), Arc::new(Outage::new("demo")));
+        let child = ChildHandle::new(None, false);
+        child.crashes().follow(Some(&outage));
+        child.crashes().ended(Some(FaultId(1)), begun);
+        child.crashes().restarted(begun);
+        let (_server, state) = watch::channel(ServerState::Serving(Some(1)));
+        let config = Config {
+            connect_timeout: Duration::from_millis(20),
+            traffic,
+            server: Some(state),
+            child: Some(child),
+            ..Config::new(Upstream::parse(&format!("http://{address}/mcp")).unwrap())
+        };
+        let retries = Retries::default();
+        let listens = async {
+            // Begun after that of whoever follows it.
+            tokio::task::yield_now().await;
+            for _ in 0..2 {
+                let refused = reach(&config, &retries).await.unwrap_err();
+                assert_eq!(refused.kind(), io::ErrorKind::TimedOut, "{refused}");
+            }
+            let _listener = socket.listen(8).unwrap();
+            eventually(|| outage.report(begun).and_then(|report| report.ready_after).ok_or("it cannot be called")).await
+        };
+        tokio::select! {
+            biased;
+            never = follow(&config, &retries) => match never {},
+            never = retry(&config, &retries) => match never {},
+            _ = listens => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_is_followed_until_it_accepts_however_long_that_takes() {
+        let reporter = mcpscope_health::channel(std::time::Instant::now()).0;
+        slow_to_listen(Some(Arc::new(Traffic::new(reporter)))).await;
+    }
+
+    #[tokio::test]
+    async fn a_server_is_followed_though_nobody_is_told_of_its_traffic() {
+        slow_to_listen(None).await;
     }
 }
