@@ -512,7 +512,7 @@ mod tests {
     fn calls_see_only_the_outages_that_are_not_over() {
         let (shared, at) = (shared(), Instant::now());
         let seen = || shared.outages.load().iter().map(|outage| outage.target().to_owned()).collect::<Vec<_>>();
-        shared.follow();
+        shared.follow(FaultId(1), true);
         let outages = ["a", "b", "a"].map(|target| Arc::new(Outage::new(target)));
         outages.iter().for_each(|outage| shared.add_outage(outage));
         assert_eq!(seen(), ["b", "a"], "the second crash of a went over the first");
