@@ -69,9 +69,11 @@ pub(crate) async fn serve(args: ServeArgs, entries: Entries) -> Result<ExitCode,
                 Ok(changes) if changes.is_empty() => {}
                 Ok(changes) => {
                     listeners.proxies = fleet.urls();
+                    // Before anything is said: who reads that it is done looks into the file.
+                    let announced = listeners.announce_again(ready_file);
                     say(format_args!("mcpscope: servers {changes}"));
                     changes.started().for_each(|(name, url)| say_proxy(url, Some(name)));
-                    if let Err(error) = listeners.announce_again(ready_file) {
+                    if let Err(error) = announced {
                         say(format_args!("mcpscope: {error:#}"));
                     }
                 }

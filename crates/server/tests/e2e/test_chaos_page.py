@@ -121,8 +121,10 @@ def test_an_experiment_from_its_plan_to_its_report(page, proxy):
     page.wait_for_element("[data-testid=report] [data-testid=slots]", LONG)
     page.press("Escape")
     page.wait_for("document.querySelector('[data-testid=report]') === null")
-    complaints = page.complaints()
-    assert all("401" in said or "400" in said for said in complaints), complaints
+    # Refused were the mistake and the wrong token; the pixels were looked at more than once by this test alone.
+    expected = ("401", "400", "getImageData")
+    complaints = [said for said in page.complaints() if not any(part in said for part in expected)]
+    assert complaints == []
 
 
 def test_all_is_stopped_from_anywhere(page, proxy):
