@@ -84,7 +84,8 @@ fn render(report: &ChaosReport, verdict: &Verdict<'_>, page: Option<&str>, width
     out.push_str(&section(outages(report), width));
     let mut next = Table::pairs();
     if let Some(replay) = &report.replay {
-        next.row(vec![Cell::new("to check its journal", DIM), replay.as_str().into()]);
+        next.row(vec![Cell::new("to check its journal", DIM), format!("mcpscope chaos replay {}", report.id).into()]);
+        next.row(vec![Cell::new("to do it again", DIM), replay.as_str().into()]);
     }
     if let Some(page) = page {
         next.row(vec![Cell::new("as a page", DIM), page.into()]);
@@ -282,7 +283,7 @@ mod tests {
             }),
             time_to_detect: Some(1200),
             recovery: Some(ChaosRecovery { limit: 1000, time: Some(0), observed: true }),
-            replay: Some("mcpscope chaos replay 7".into()),
+            replay: Some("mcpscope chaos replay 7 --start".into()),
             audit: Some(ChaosAudit { looked_at: vec!["children".into(), "memory".into()], ..ChaosAudit::default() }),
             ..ChaosReport::default()
         }
@@ -328,6 +329,7 @@ mod tests {
             left over                  nothing (of children, memory)
 
             to check its journal  mcpscope chaos replay 7
+            to do it again        mcpscope chaos replay 7 --start
             as a page             mcpscope chaos report 7 --html FILE
         "#]]
         .assert_eq(&plain(&example(), "It held: all was well from the end of the fault on (limit 1s).", Some(true)));
