@@ -257,6 +257,8 @@ pub(crate) struct Recovery {
     /// When the good ones in a row began, and how many there are.
     streak: Option<(Instant, u32)>,
     last_was_bad: bool,
+    /// Since the end of the fault.
+    was_ever_bad: bool,
 }
 
 /// What became of the watched system after a fault.
@@ -272,7 +274,7 @@ pub(crate) enum Recovered {
 
 impl Recovery {
     pub(crate) fn new(fault_end: Instant, limit: Duration) -> Self {
-        Self { fault_end, limit, streak: None, last_was_bad: false }
+        Self { fault_end, limit, streak: None, last_was_bad: false, was_ever_bad: false }
     }
 
     /// When it must be decided.
@@ -284,6 +286,7 @@ impl Recovery {
     pub(crate) fn take(&mut self, checks: &[Check], sample: &Sample, now: Instant) -> Option<Recovered> {
         if broken(checks, sample).is_some() {
             self.last_was_bad = true;
+            self.was_ever_bad = true;
             self.streak = None;
         } else if sample.calls > 0 {
             let began = now.checked_sub(SECOND).unwrap_or(now).max(self.fault_end);
@@ -292,7 +295,12 @@ impl Recovery {
             self.last_was_bad = false;
             let after = began - self.fault_end;
             if count >= IN_A_ROW {
-                return Some(if after <= self.limit { Recovered::After(after) } else { Recovered::TooLate });
+                return Some(match after <= self.limit {
+                    true => Recovered::After(after),
+                    false if self.was_ever_bad => Recovered::TooLate,
+                    // All was good from the first call on, but that came after the limit: nobody knows since when.
+                    false => Recovered::NotObserved,
+                });
             }
         }
         (now >= self.deadline()).then_some(if self.last_was_bad { Recovered::TooLate } else { Recovered::NotObserved })
@@ -356,5 +364,24 @@ mod tests {
         check_recovery(1, &[bad, bad, bad, bad], Recovered::TooLate);
         check_recovery(2, &[good, good, bad, bad, bad], Recovered::TooLate);
         check_recovery(1, &[none, none, none, none], Recovered::NotObserved);
+    }
+
+    #[test]
+    fn a_recovery_that_nobody_could_have_seen_in_time_is_not_observed() {
+        let (end, limit) = (Instant::now(), 2 * SECOND);
+        let checks = Check::parse_all("error_rate < 0.05").unwrap();
+        let judged = |first: Sample| {
+            let mut recovery = Recovery::new(end, limit);
+            let samples = [first, sample(0, 0), sample(10, 0), sample(10, 0), sample(10, 0)];
+            let mut at = end + SECOND / 2;
+            samples.iter().find_map(|sample| {
+                at += SECOND;
+                recovery.take(&checks, sample, at)
+            })
+        };
+        // All was good from the first call on, which came after the limit.
+        assert_eq!(judged(sample(0, 0)), Some(Recovered::NotObserved));
+        // That it was not well had been seen.
+        assert_eq!(judged(sample(10, 10)), Some(Recovered::TooLate));
     }
 }
