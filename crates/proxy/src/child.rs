@@ -71,6 +71,8 @@ struct ChildState {
 struct Current {
     /// None once the child is reaped, when its number may be another's.
     pid: Option<Pid>,
+    /// Before when there was no child.
+    started: Option<Instant>,
     guardian: Option<Guardian>,
     /// What it was made to end by.
     crashed_by: Option<FaultId>,
@@ -106,6 +108,12 @@ impl ChildHandle {
     #[must_use]
     pub fn id(&self) -> Option<u32> {
         self.lock().pid.map(id)
+    }
+
+    /// When the child that runs was started, at the earliest; none if none runs.
+    pub(crate) fn started(&self) -> Option<Instant> {
+        let current = self.lock();
+        current.pid.and(current.started)
     }
 
     /// The process, as it can still be known when its number is another's.
@@ -181,7 +189,7 @@ impl ChildHandle {
         if self.is_abandoned() {
             return Ok(None);
         }
-        *current = Current::default();
+        *current = Current { started: Some(Instant::now()), ..Current::default() };
         let mut child = command.spawn()?;
         self.0.crashes.restarted(Instant::now());
         current.pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);

@@ -11,10 +11,21 @@ impl Conversation {
     /// The session has ended, whoever still holds the conversation: what is pending will not be answered. Returns how many
     /// calls those are.
     pub(crate) fn close(&self, ending: Ending, at: Instant) -> usize {
-        let (session, pending, last_seen) = {
+        self.end_session(ending, at);
+        let pending = self.lock().pending.drain();
+        let unanswered = pending.len();
+        for pending in pending {
+            pending.in_flight.finish(Outcome::Timeout, 0, at);
+        }
+        unanswered
+    }
+
+    /// The session has ended; what becomes of the calls that are pending is somebody else's to say.
+    pub(crate) fn end_session(&self, ending: Ending, at: Instant) {
+        let (session, last_seen) = {
             let mut state = self.lock();
             state.has_session = false;
-            (state.session.take(), state.pending.drain(), state.last_seen)
+            (state.session.take(), state.last_seen)
         };
         if let Some(session) = session {
             match ending {
@@ -23,11 +34,6 @@ impl Conversation {
                 Ending::Left => session.end(None, last_seen),
             }
         }
-        let unanswered = pending.len();
-        for pending in pending {
-            pending.in_flight.finish(Outcome::Timeout, 0, at);
-        }
-        unanswered
     }
 
     /// Nobody uses the conversation any more, at least for now; whoever does next has nothing to do with this one.

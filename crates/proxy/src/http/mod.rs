@@ -114,8 +114,8 @@ pub struct Config {
     /// How the server is, if it is a process of ours ([`ServerProcess::state`]): as long as it is being started it is waited for,
     /// within [`Config::connect_timeout`]. Nothing by default.
     pub server: Option<watch::Receiver<ServerState>>,
-    /// That process ([`ServerProcess::child`]): calls that break off because a fault has ended it are marked as injected, and a crash
-    /// is over once connections are accepted. Nothing by default.
+    /// That process ([`ServerProcess::child`]): calls that break off because a fault has ended it are marked as injected, sessions
+    /// end with it, and a crash is over once connections are accepted. Nothing by default.
     pub child: Option<ChildHandle>,
     /// How long exchanges under way may take to end once the relay is to stop. Default: [`Config::DEFAULT_GRACE`].
     pub grace: Duration,
@@ -189,6 +189,8 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, st
     let mut sweep = tokio::time::interval(SWEEP);
     let following = Arc::clone(&shared);
     let mut following = Box::pin(async move { reach::follow(&following.config, &following.retries).await });
+    let ending = Arc::clone(&shared);
+    let mut ending = Box::pin(async move { ending.sessions.follow(&ending.config, &ending.relay.probe).await });
     let retrying = Arc::clone(&shared);
     let mut retrying = Box::pin(async move { reach::retry(&retrying.config, &retrying.retries).await });
     tokio::pin!(stop);
@@ -198,6 +200,7 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, st
             biased;
             () = &mut stop => break,
             never = &mut following => match never {},
+            never = &mut ending => match never {},
             never = &mut retrying => match never {},
             _ = sweep.tick() => {
                 shared.sweep(Instant::now());
@@ -213,7 +216,7 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, st
             }
         }
     }
-    drop((door, following));
+    drop((door, following, ending));
     let _ = stopping.send(true);
     let all_ended = async { while connections.join_next().await.is_some() {} };
     // Some may still wait for the server.

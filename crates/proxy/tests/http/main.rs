@@ -46,9 +46,13 @@ impl Stage {
     async fn asked(&self, request: &[u8]) -> (Wire, Wire, Message) {
         let mut client = self.proxy.connect().await;
         client.write(request).await.unwrap();
-        let mut server = self.upstream.accept().await;
-        let seen = server.reader.message().await.unwrap().unwrap();
-        (client, server, seen)
+        loop {
+            let mut server = self.upstream.accept().await;
+            // Who only looks whether a server that was started listens asks it nothing.
+            if let Some(seen) = server.reader.message().await.unwrap() {
+                return (client, server, seen);
+            }
+        }
     }
 
     /// Relays one exchange on connections of its own.

@@ -4,14 +4,17 @@ use std::process::Command;
 use std::time::Duration;
 
 use mcpscope_core::Transport;
+use mcpscope_metrics::desc;
 use mcpscope_proxy::http::{Config, ServerProcess};
 use mcpscope_proxy::{RestartPolicy, ServerState};
 use mcpscope_test_support::{Listener, http, within};
 use tokio::sync::{oneshot, watch};
 
-use super::common::{Bench, Frozen, Proxy, errors, tool_calls};
-use super::sessions::{ENDPOINT, http_sse, post_to};
-use super::{Events, Stage, call, event, post, result};
+use rustix::process::Signal;
+
+use super::common::{Bench, Frozen, Proxy, ended, errors, sessions, tool_calls};
+use super::sessions::{ENDPOINT, INITIALIZE, INITIALIZED, http_sse, post_to};
+use super::{Events, Stage, call, event, json, post, result};
 
 fn shell(script: &str, policy: Option<RestartPolicy>) -> ServerProcess {
     let mut command = Command::new("sh");
@@ -127,4 +130,59 @@ async fn a_stream_that_owes_nobody_an_answer_breaks_off_at_once() {
         events.next().await.unwrap_err();
         assert_eq!(began.elapsed(), Duration::ZERO);
     }
+}
+
+#[tokio::test]
+async fn sessions_end_with_the_process_that_has_them() {
+    let (bench, upstream) = (Bench::new(), Listener::bind().await);
+    let process = shell("sleep 1000", at_once(9));
+    let (mut state, child) = (process.state(), process.child());
+    let change = |config: &mut Config| (config.server, config.child) = (Some(process.state()), Some(process.child()));
+    let proxy = Proxy::start_with(upstream.address(), bench.probe(Transport::Http), change).await;
+    let running = tokio::spawn(process.run(std::future::pending()));
+    let stage = Stage { bench, proxy, upstream };
+    let (mut before, mut ends) = (None, 0);
+    for name in ["abc", "def"] {
+        let is_next = |state: &ServerState| matches!(state, ServerState::Serving(Some(pid)) if Some(*pid) != before);
+        before = match reaches(&mut state, is_next).await {
+            ServerState::Serving(pid) => pid,
+            other => panic!("{other}"),
+        };
+        let session = ("Mcp-Session-Id", name);
+        stage.exchange(&post(&[], INITIALIZE), &json(&[session], INITIALIZED)).await;
+        stage.bench.becomes(&sessions("2025-06-18"), 1).await;
+        let (mut client, mut server, _) = stage.asked(&post(&[session], &call(1, name))).await;
+        child.signal(Signal::KILL);
+        stage.bench.becomes(&sessions("2025-06-18"), 0).await;
+        ends += 1;
+        stage.bench.records(&desc::SERVER_SESSIONS, &ended("2025-06-18", "tcp", "crash"), ends).await;
+        // What was on its way is the call's.
+        server.write(&json(&[], &result(1))).await.unwrap();
+        client.reader.message().await.unwrap().unwrap();
+        stage.bench.becomes(&tool_calls(name, "ok"), 1).await;
+    }
+    assert_eq!(stage.bench.sessions_ended(), ends);
+    running.abort();
+}
+
+#[tokio::test]
+async fn sessions_of_a_process_that_ends_well_end_well() {
+    let (bench, upstream) = (Bench::new(), Listener::bind().await);
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("told");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    // It ends as soon as it is told to.
+    let process = shell(&format!("read -r line < {}", fifo.display()), at_once(9));
+    let mut state = process.state();
+    let change = |config: &mut Config| (config.server, config.child) = (Some(process.state()), Some(process.child()));
+    let proxy = Proxy::start_with(upstream.address(), bench.probe(Transport::Http), change).await;
+    let running = tokio::spawn(process.run(std::future::pending()));
+    let stage = Stage { bench, proxy, upstream };
+    reaches(&mut state, |state| matches!(state, ServerState::Serving(Some(_)))).await;
+    stage.exchange(&post(&[], INITIALIZE), &json(&[("Mcp-Session-Id", "abc")], INITIALIZED)).await;
+    stage.bench.becomes(&sessions("2025-06-18"), 1).await;
+    tokio::task::spawn_blocking(move || std::fs::write(fifo, "\n")).await.unwrap().unwrap();
+    stage.bench.becomes(&sessions("2025-06-18"), 0).await;
+    stage.bench.records(&desc::SERVER_SESSIONS, &ended("2025-06-18", "tcp", ""), 1).await;
+    running.abort();
 }
