@@ -11,6 +11,7 @@
 mod common;
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -72,6 +73,10 @@ const EAGER: RestartPolicy = RestartPolicy {
     give_up_window: Duration::from_secs(60),
 };
 
+/// Each crash that counts would be waited for twice as long as the one before: an hour after a few.
+const DOUBLING: RestartPolicy =
+    RestartPolicy { backoff_min: Duration::from_millis(50), backoff_max: Duration::from_secs(3600), ..EAGER };
+
 fn shell(script: &str) -> Program {
     let mut command = Command::new("sh");
     command.args(["-c", script]);
@@ -91,11 +96,15 @@ struct Stage {
 
 impl Stage {
     fn start(program: impl Into<Program>) -> Self {
+        Self::start_with(program, EAGER)
+    }
+
+    fn start_with(program: impl Into<Program>, policy: RestartPolicy) -> Self {
         let bench = Bench::new();
         let chaos = Chaos::new(bench.parts(Transport::Stdio));
         let (StdioClient { writer, reader }, input, output) = StdioClient::new();
         let relay =
-            spawn_supervised(program, ClientEnd { input, output }, &chaos.probe, Limits::default(), EAGER).unwrap();
+            spawn_supervised(program, ClientEnd { input, output }, &chaos.probe, Limits::default(), policy).unwrap();
         let child = relay.child();
         let target = Arc::new(ChildTarget::new(SERVER, false, child.clone()));
         chaos.controller.register(target.clone(), Instant::now());
@@ -110,7 +119,11 @@ impl Stage {
 
     /// With the handshake done.
     async fn begin() -> Self {
-        let mut stage = Self::start(shell(SCRIPT));
+        Self::begin_with(EAGER).await
+    }
+
+    async fn begin_with(policy: RestartPolicy) -> Self {
+        let mut stage = Self::start_with(shell(SCRIPT), policy);
         stage.send(
             &json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {"protocolVersion": "2025-06-18"}}),
         );
@@ -304,6 +317,20 @@ async fn a_crash_by_chance_meets_the_server_that_runs() {
 }
 
 #[tokio::test]
+async fn each_of_many_crashes_by_faults_is_waited_for_like_the_first() {
+    let mut stage = Stage::begin_with(DOUBLING).await;
+    let mut pid = stage.pid(1).await;
+    for _ in 0..12 {
+        let fault = stage.chaos.start("process_crash", &[]);
+        pid = stage.next_pid(pid).await;
+        stage.chaos.stop(fault).await;
+    }
+    // One by itself is one too many.
+    stage.child.signal(Signal::KILL);
+    assert_eq!(within(stage.ended).await.unwrap().unwrap().signal(), Some(Signal::KILL.as_raw()));
+}
+
+#[tokio::test]
 async fn what_is_not_to_be_touched_is_not() {
     let mut stage = Stage::begin().await;
     let pid = stage.pid(1).await;
@@ -367,6 +394,25 @@ async fn a_server_that_serves_http_itself_is_started_again_however_it_ended() {
         assert_eq!(child.id(), None, "{signal}: it could take the signal");
         chaos.stop(fault).await;
     }
+}
+
+#[tokio::test]
+async fn a_server_that_serves_http_itself_says_who_crashed_it_and_is_waited_for_each_time_like_the_first() {
+    let chaos = Chaos::new(Bench::new().parts(Transport::Http));
+    let process = ServerProcess::new(shell("exec cat > /dev/null"), Some(DOUBLING), chaos.probe.clone());
+    let mut state = process.state();
+    chaos.controller.register(Arc::new(ChildTarget::new(SERVER, false, process.child())), Instant::now());
+    let running = tokio::spawn(process.run(std::future::pending()));
+    let mut pid = serving(&mut state, None).await;
+    for _ in 0..12 {
+        let fault = chaos.start("process_crash", &[]);
+        let is_told = |state: &ServerState| *state == ServerState::RestartingAfter { fault };
+        let told = within(state.wait_for(is_told)).await.unwrap().to_string();
+        assert_eq!(told, format!("server restarting after process_crash of experiment {}", fault.0));
+        pid = serving(&mut state, Some(pid)).await;
+        chaos.stop(fault).await;
+    }
+    running.abort();
 }
 
 /// Waits until there is a process other than this one.

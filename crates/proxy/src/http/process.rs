@@ -128,11 +128,7 @@ impl ServerProcess {
         let decision =
             self.restarts.as_mut().filter(|_| is_crash).map(|restarts| restarts.crashed(begun, fault, now()));
         tell(server, command, &why, decision);
-        match decision {
-            None => (ServerState::Ended { status }, None),
-            Some(Decision::GiveUp { crashes, within }) => (ServerState::GivenUp { crashes, within }, None),
-            Some(Decision::Restart { attempt, after }) => (ServerState::Restarting { attempt }, Some(after)),
-        }
+        decision.map_or((ServerState::Ended { status }, None), Decision::outcome)
     }
 }
 

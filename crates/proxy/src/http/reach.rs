@@ -74,7 +74,7 @@ impl Retries {
                 ServerState::GivenUp { .. } | ServerState::Ended { .. } => {
                     return Err(io::Error::other(state.to_string()));
                 }
-                ServerState::Starting | ServerState::Restarting { .. } => {
+                ServerState::Starting | ServerState::Restarting { .. } | ServerState::RestartingAfter { .. } => {
                     *last = state.to_string();
                     server.changed().await
                 }
@@ -119,7 +119,10 @@ pub(super) async fn follow(config: &Config, retries: &Retries) -> Infallible {
                     Err(_) => return pending().await,
                 },
             },
-            ServerState::Restarting { .. } | ServerState::GivenUp { .. } | ServerState::Ended { .. } => {
+            ServerState::Restarting { .. }
+            | ServerState::RestartingAfter { .. }
+            | ServerState::GivenUp { .. }
+            | ServerState::Ended { .. } => {
                 traffic.into_iter().for_each(|it| it.lost_server(&state.to_string()));
             }
         }

@@ -50,14 +50,9 @@ impl StdioRelay {
         let mut why = status.to_string();
         let started = loop {
             tell(&server, self.command.get_program(), &why, Some(decision));
-            let (attempt, after) = match decision {
-                Decision::Restart { attempt, after } => (attempt, after),
-                Decision::GiveUp { crashes, within } => {
-                    self.state.send_replace(ServerState::GivenUp { crashes, within });
-                    break None;
-                }
-            };
-            self.state.send_replace(ServerState::Restarting { attempt });
+            let (state, again) = decision.outcome();
+            self.state.send_replace(state);
+            let Some(after) = again else { break None };
             // A client that leaves needs no server.
             if self.told(|told| told.input_ended, Some(after)).await || self.child.is_abandoned() {
                 break None;
