@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use tokio::sync::{Notify, oneshot};
 
 use crate::crashes::Crashes;
+use crate::standstill::Standstills;
 
 /// How long a child may take to end once it was asked to by SIGTERM, before it is made to by SIGKILL.
 const TERM: Duration = Duration::from_secs(10);
@@ -54,6 +55,7 @@ struct ChildState {
     lives_by_stdin: bool,
     child: Mutex<Current>,
     crashes: Crashes,
+    standstills: Standstills,
     /// Its input is to be closed.
     closing: Notify,
     /// Someone asked the child to end, so that its end is no crash.
@@ -142,6 +144,7 @@ impl ChildHandle {
                 if ends && !current.stopped_by.is_empty() {
                     // One that a fault holds up could do nothing about it.
                     current.resume(pid);
+                    self.0.standstills.end(None, Instant::now());
                 }
             }
             None if ends => {
@@ -168,6 +171,7 @@ impl ChildHandle {
             lives_by_stdin,
             child: Mutex::default(),
             crashes: Crashes::default(),
+            standstills: Standstills::new(Instant::now()),
             closing: Notify::new(),
             asked_to_end: AtomicBool::new(false),
             signals: AtomicU64::new(0),
@@ -248,6 +252,7 @@ impl ChildHandle {
         let mut current = self.lock();
         current.guardian.take().into_iter().for_each(Guardian::dismiss);
         (current.pid, current.stopped_by) = (None, Vec::new());
+        self.0.standstills.end(None, Instant::now());
         child.wait()
     }
 
@@ -282,7 +287,12 @@ impl ChildHandle {
                 // First: from here on it goes on in time whatever happens.
                 let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
                 guardian.resume_after(left).map_err(|why| error(&why))?;
-                signal(Signal::STOP)?;
+                self.0.standstills.begin(order.fault, Instant::now(), order.expires_at);
+                let stopped = signal(Signal::STOP);
+                if stopped.is_err() {
+                    self.0.standstills.end(Some(order.fault), Instant::now());
+                }
+                stopped?;
                 if Instant::now() >= until {
                     // The guardian may have been faster.
                     current.resume(pid);
@@ -309,6 +319,7 @@ impl ChildHandle {
             if current.stopped_by.is_empty() {
                 current.resume(pid);
             }
+            self.0.standstills.end(Some(fault), Instant::now());
         }
         // Its input cannot be opened again; without one it is nobody's server.
         if current.closed_by.take_if(|by| *by == fault).is_some() && self.0.lives_by_stdin {
@@ -340,9 +351,19 @@ impl ChildHandle {
         current.or_else(|| self.0.crashes.since(since))
     }
 
+    /// The fault that made the child stand still at some time between the beginning of a call and its end.
+    pub(crate) fn held_up_by(&self, began: Instant, ended: Instant) -> Option<FaultId> {
+        self.0.standstills.within(began, ended)
+    }
+
     /// The child that runs can be called.
     pub(crate) fn ready(&self) {
         self.0.crashes.ready(Instant::now());
+    }
+
+    #[cfg(test)]
+    pub(crate) fn standstills(&self) -> &Standstills {
+        &self.0.standstills
     }
 
     #[cfg(test)]

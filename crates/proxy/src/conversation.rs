@@ -320,7 +320,9 @@ impl Conversation {
             let is_repeated = is_the_clients && state.asks(since, starts_over, &id);
             (state.pending.insert(travel.direction, id, pending), is_repeated)
         };
-        drop(reused);
+        if let Some(reused) = reused {
+            self.finish(reused.in_flight, Outcome::Cancelled, 0, travel.at);
+        }
         if is_repeated {
             self.relay.probe.repeated(travel.at);
         }
@@ -413,7 +415,7 @@ impl Conversation {
         if settled {
             self.settle(&mut in_flight, protocol, client, at);
         }
-        in_flight.finish(outcome, bytes, at);
+        self.finish(in_flight, outcome, bytes, at);
     }
 
     /// Learns from a result what it says of session and client.

@@ -22,6 +22,7 @@ mod queue;
 mod relay;
 mod restarts;
 mod scan;
+mod standstill;
 pub mod stdio;
 mod target;
 mod traffic;

@@ -33,7 +33,7 @@ pub(crate) struct Relay {
     pub(crate) alarm: Arc<Alarm>,
     /// Hears the bell, where faults can be injected.
     pub(crate) ear: Arc<Ear>,
-    /// The process of a server over HTTP that we start.
+    /// The process of a server that we start.
     child: Option<ChildHandle>,
     budget: Arc<Budget>,
     pending: Arc<AtomicUsize>,
@@ -91,6 +91,11 @@ impl Relay {
     /// The fault that ended the server's process, if it did so while a call was in flight that began at `since`.
     pub(crate) fn broken_by(&self, since: Instant) -> Option<FaultId> {
         self.child.as_ref()?.broken_by(since)
+    }
+
+    /// The fault that made the server's process stand still while a call was in flight, or while what was asked waited.
+    pub(crate) fn held_up_by(&self, began: Instant, ended: Instant) -> Option<FaultId> {
+        self.child.as_ref()?.held_up_by(began, ended)
     }
 
     /// A tap within the limits of this relay.

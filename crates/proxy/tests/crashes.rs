@@ -255,6 +255,36 @@ async fn one_that_is_stopped_stands_still_with_its_group_until_the_fault_ends() 
 }
 
 #[tokio::test]
+async fn what_becomes_of_calls_while_one_stands_still_is_no_doing_of_the_server() {
+    let mut stage = Stage::begin().await;
+    let pid = stage.pid(1).await;
+    // In flight when it stops, and not answered afterwards either.
+    stage.call(2, "hang");
+    assert_eq!(stage.answer().await["method"], "notifications/hanging");
+    let fault = stage.chaos.start("process_crash", &["signal=stop"]);
+    all(pid, 2, true).await;
+    stage.call(3, "late");
+    stage.call(4, "given up");
+    let cancelled = json!({"requestId": 4, "reason": "it takes too long"});
+    stage.send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancelled}));
+    let bench = stage.bench.clone();
+    bench.becomes(&injected(&tool_calls("given up", "cancelled")), 1).await;
+    assert_eq!(stage.chaos.stop(fault).await, (1, 1));
+    for id in [3, 4] {
+        let answer = stage.answer().await;
+        assert_eq!((&answer["id"], &answer["result"]), (&json!(id), &json!(pid)));
+    }
+    assert_eq!(stage.pid(5).await, pid);
+    assert_eq!(stage.ends().await.code(), Some(0));
+    bench.becomes(&injected(&tool_calls("late", "ok")), 1).await;
+    bench.becomes(&injected(&tool_calls("hang", "timeout")), 1).await;
+    bench.becomes(&tool_calls("pid", "ok"), 2).await;
+    for (tool, outcome) in [("late", "ok"), ("hang", "timeout"), ("given up", "cancelled")] {
+        assert_eq!(bench.value(&tool_calls(tool, outcome)), 0, "{tool}");
+    }
+}
+
+#[tokio::test]
 async fn one_that_is_stopped_goes_on_in_time_though_nobody_drives_the_faults() {
     let mut stage = Stage::begin().await;
     let pid = stage.pid(1).await;

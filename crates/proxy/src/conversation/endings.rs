@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use mcpscope_core::{CallEvent, CallEventKind, Direction, ErrorType, FaultId, Outcome, RequestId};
 
+use mcpscope_hooks::InFlight;
+
 use super::{Conversation, Ending};
 use crate::pending::Pending;
 
@@ -15,7 +17,7 @@ impl Conversation {
         let pending = self.lock().pending.drain();
         let unanswered = pending.len();
         for pending in pending {
-            pending.in_flight.finish(Outcome::Timeout, 0, at);
+            self.finish(pending.in_flight, Outcome::Timeout, 0, at);
         }
         unanswered
     }
@@ -70,7 +72,7 @@ impl Conversation {
             if let Outcome::Error { .. } = outcome {
                 self.relay.probe.broke_off(ErrorType::ConnectionLost, fault, at);
             }
-            pending.in_flight.finish(outcome, 0, at);
+            self.finish(pending.in_flight, outcome, 0, at);
         }
     }
 
@@ -88,16 +90,18 @@ impl Conversation {
         let pending = self.lock().pending.remove(direction, id);
         let ends = pending.is_some();
         if let Some(pending) = pending {
-            self.finish(pending, outcome, bytes, at);
+            self.finish(pending.in_flight, outcome, bytes, at);
         }
         ends
     }
 
-    /// Ends a call without an answer: by a fault, if one has ended the process that it was made to.
-    fn finish(&self, Pending { mut in_flight, .. }: Pending, outcome: Outcome, bytes: u64, at: Instant) {
-        if let Outcome::Error { kind: ErrorType::ConnectionLost | ErrorType::UpstreamUnreachable, .. } = outcome
-            && let Some(fault) = self.relay.broken_by(in_flight.started())
-        {
+    /// Ends a call: touched by a fault, if one has ended the process that it was made to, or has made it stand still meanwhile.
+    pub(super) fn finish(&self, mut in_flight: InFlight, outcome: Outcome, bytes: u64, at: Instant) {
+        let started = in_flight.started();
+        let is_lost =
+            matches!(outcome, Outcome::Error { kind: ErrorType::ConnectionLost | ErrorType::UpstreamUnreachable, .. });
+        let broken_by = is_lost.then(|| self.relay.broken_by(started)).flatten();
+        if let Some(fault) = broken_by.or_else(|| self.relay.held_up_by(started, at)) {
             in_flight.touched_by(fault);
         }
         in_flight.finish(outcome, bytes, at);
@@ -108,7 +112,7 @@ impl Conversation {
         let mut lost = self.lock().pending.asked(Direction::ToServer);
         lost.sort_by_key(|(_, pending)| pending.in_flight.started());
         let end = |(id, pending): (RequestId, Pending)| {
-            self.finish(pending, Outcome::error(ErrorType::ConnectionLost), 0, at);
+            self.finish(pending.in_flight, Outcome::error(ErrorType::ConnectionLost), 0, at);
             id
         };
         lost.into_iter().map(end).collect()
@@ -119,7 +123,7 @@ impl Conversation {
         let pending = self.lock().pending.remove(direction, id);
         if let Some(Pending { mut in_flight, .. }) = pending {
             in_flight.event(CallEvent { at, kind: CallEventKind::Cancelled });
-            in_flight.finish(outcome, 0, at);
+            self.finish(in_flight, outcome, 0, at);
         }
         if self.relay.probe.holds() {
             // Its answer may be held until now.
@@ -131,7 +135,7 @@ impl Conversation {
     pub(crate) fn expire(&self, timeout: Duration, now: Instant) {
         let expired = self.lock().pending.expired(timeout, now);
         for pending in expired {
-            pending.in_flight.finish(Outcome::Timeout, 0, now);
+            self.finish(pending.in_flight, Outcome::Timeout, 0, now);
         }
     }
 }

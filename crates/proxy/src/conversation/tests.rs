@@ -8,6 +8,7 @@ use mcpscope_metrics::Metrics;
 
 use super::*;
 use crate::Limits;
+use crate::child::ChildHandle;
 
 struct Bench {
     now: Instant,
@@ -17,11 +18,16 @@ struct Bench {
 }
 
 fn bench() -> Bench {
+    bench_of(None)
+}
+
+/// With the process of the server, if it is one that we start.
+fn bench_of(child: Option<ChildHandle>) -> Bench {
     let now = Instant::now();
     let anchor = ClockAnchor { mono: now, wall: SystemTime::UNIX_EPOCH };
     let metrics = Metrics::new(&mcpscope_metrics::Config::default(), anchor);
     let probe = Probe::new(Parts { metrics: Some(metrics.clone()), ..Parts::new("s", Transport::Stdio) });
-    let relay = Relay::new(probe, Limits::default(), None);
+    let relay = Relay::new(probe, Limits::default(), child);
     let conversation = Conversation::new(Arc::clone(&relay), "", true, now);
     Bench { now, metrics, relay, conversation }
 }
@@ -36,15 +42,12 @@ impl Bench {
     }
 
     fn message(&self, direction: Direction, json: &str) -> Observed {
-        let travel = Travel {
-            direction,
-            at: self.now,
-            protocol: None,
-            context: None,
-            tracestate: None,
-            is_early: false,
-            is_held: false,
-        };
+        self.message_at(direction, json, self.now)
+    }
+
+    fn message_at(&self, direction: Direction, json: &str, at: Instant) -> Observed {
+        let travel =
+            Travel { direction, at, protocol: None, context: None, tracestate: None, is_early: false, is_held: false };
         self.conversation.observe(json.as_bytes(), travel, &mut Lane::default())
     }
 
@@ -56,7 +59,12 @@ impl Bench {
 
     #[track_caller]
     fn has_calls(&self, tool: &str, outcome: &str, count: u64) {
-        self.has(&format!("mcpscope_tool_call_duration_seconds_count{{server=\"s\",tool=\"{tool}\",outcome=\"{outcome}\",injected=\"false\"}} {count}"));
+        self.has_ended(tool, outcome, false, count);
+    }
+
+    #[track_caller]
+    fn has_ended(&self, tool: &str, outcome: &str, injected: bool, count: u64) {
+        self.has(&format!("mcpscope_tool_call_duration_seconds_count{{server=\"s\",tool=\"{tool}\",outcome=\"{outcome}\",injected=\"{injected}\"}} {count}"));
     }
 }
 
@@ -241,4 +249,62 @@ fn progress_by_a_token_that_two_gave_is_that_of_the_newest() {
     assert_eq!(of(5), Some(RequestId::Integer(5)));
     call(2, 5);
     assert_eq!(of(5), Some(RequestId::Integer(2)));
+}
+
+#[test]
+fn calls_in_flight_while_a_fault_made_the_server_stand_still_are_touched_by_it_however_they_end() {
+    let child = ChildHandle::new(None, true);
+    let bench = bench_of(Some(child.clone()));
+    let at = |seconds| bench.now + Duration::from_secs(seconds);
+    let call = |id: u64, tool: &str| format!(r#"{{"id":{id},"method":"tools/call","params":{{"name":"{tool}"}}}}"#);
+    let ask = |id, tool, seconds| drop(bench.message_at(Direction::ToServer, &call(id, tool), at(seconds)));
+    let answer = |id: u64, seconds| {
+        let answer = format!(r#"{{"id":{id},"result":{{}}}}"#);
+        drop(bench.message_at(Direction::ToClient, &answer, at(seconds)));
+    };
+    let fault = FaultId(7);
+    ask(1, "before", 0);
+    answer(1, 1);
+    ask(2, "late", 2);
+    child.standstills().begin(fault, at(10), at(60));
+    for (id, tool) in [(3, "cancelled"), (4, "timeout"), (5, "again"), (6, "late"), (7, "lost"), (8, "closed")] {
+        ask(id, tool, 11);
+    }
+    let cancel = r#"{"method":"notifications/cancelled","params":{"requestId":3}}"#;
+    drop(bench.message_at(Direction::ToServer, cancel, at(12)));
+    ask(5, "again", 13);
+    assert!(bench.conversation.end(
+        Direction::ToServer,
+        &RequestId::Integer(7),
+        Outcome::error(ErrorType::HttpStatus(504)),
+        0,
+        at(14)
+    ));
+    child.standstills().end(Some(fault), at(20));
+    answer(2, 21);
+    answer(5, 21);
+    answer(6, 21);
+    ask(9, "after", 21);
+    answer(9, 22);
+    ask(9, "after", 22);
+    bench.conversation.expire(Duration::from_secs(50), at(61));
+    bench.conversation.close(Ending::Well, at(62));
+    let calls = [
+        ("before", "ok", false, 1),
+        ("late", "ok", true, 2),
+        ("cancelled", "cancelled", true, 1),
+        ("again", "cancelled", true, 1),
+        ("again", "ok", true, 1),
+        ("lost", "error", true, 1),
+        ("timeout", "timeout", true, 1),
+        ("closed", "timeout", true, 1),
+        ("after", "ok", false, 1),
+        ("after", "timeout", false, 1),
+    ];
+    for (tool, outcome, is_touched, count) in calls {
+        bench.has_ended(tool, outcome, is_touched, count);
+    }
+    let text = bench.metrics.snapshot(bench.now).to_prometheus();
+    let series = text.lines().filter(|line| line.starts_with("mcpscope_tool_call_duration_seconds_count{"));
+    assert_eq!(series.count(), calls.len(), "{text}");
 }

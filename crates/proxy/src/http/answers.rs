@@ -170,7 +170,8 @@ impl Answers<'_> {
             return None;
         }
         let message = "mcpscope: the server crashed before it answered";
-        let fault = self.shared.relay.broken_by(since);
+        let relay = &self.shared.relay;
+        let fault = relay.broken_by(since).or_else(|| relay.held_up_by(since, Instant::now()));
         let event = |id| {
             self.shared.relay.probe.broke_off(ErrorType::ConnectionLost, fault, Instant::now());
             format!("event: message\ndata: {}\n\n", answer::error(INTERNAL_ERROR, Some(&id), message))

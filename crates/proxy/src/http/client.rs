@@ -416,11 +416,13 @@ impl Client {
             Failure::Connect(_) => (ErrorType::UpstreamUnreachable, Traffic::fails),
             _ => (ErrorType::ConnectionLost, Traffic::unanswered),
         };
-        if let Some(traffic) = &config.traffic {
+        let (relay, now) = (&self.shared.relay, std::time::Instant::now());
+        let fault = begun.and_then(|begun| relay.broken_by(begun).or_else(|| relay.held_up_by(begun, now)));
+        // What a fault does says nothing of the path.
+        if let Some(traffic) = config.traffic.as_ref().filter(|_| fault.is_none()) {
             tell(traffic, &message);
         }
-        let fault = begun.and_then(|begun| self.shared.relay.broken_by(begun));
-        self.shared.relay.probe.broke_off(kind, fault, std::time::Instant::now());
+        relay.probe.broke_off(kind, fault, now);
         let ids = asked.exchange.as_ref().map_or_else(Vec::new, |exchange| exchange.fail(kind, &message));
         let body = is_read.then_some(asked.body);
         let (body, to_head) = (body.filter(|_| asked.keeps_alive), asked.to_head);

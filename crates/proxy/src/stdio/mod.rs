@@ -151,15 +151,15 @@ fn start(
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
     let supervised = policy.is_some();
     let (reporter, reports) = mpsc::unbounded_channel();
+    let child = ChildHandle::new(guardians, true);
     let watch = (probe.is_on() || supervised).then(|| {
-        let relay = Relay::new(probe.clone(), limits, None);
+        let relay = Relay::new(probe.clone(), limits, Some(child.clone()));
         let conversation = Conversation::new(Arc::clone(&relay), "", true, now);
         let supervised = supervised.then(|| Supervised::new(reporter.clone()));
         Arc::new(Watch::new(relay, conversation, supervised))
     });
     let desk = Desk { watch: watch.clone(), supervised, reports: reporter };
     let (input, output) = (start_input(client.input, desk.clone())?, start_output(client.output, desk)?);
-    let child = ChildHandle::new(guardians, true);
     let clean_up = if supervised { CleanUp::AfterCrash } else { CleanUp::Never };
     let started = child.start(&mut command, clean_up, pipes).map_err(|source| StdioError::Spawn {
         command: command.get_program().to_string_lossy().into_owned(),

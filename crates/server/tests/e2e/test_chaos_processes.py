@@ -8,6 +8,7 @@ import signal
 import subprocess
 
 import anyio
+import httpx
 import pytest
 from mcp import MCPError
 from mcp.client.session import ClientSession
@@ -213,6 +214,8 @@ async def stop_over_stdio(environment, parameters, log, instance):
         check_recovered(await until_it_has_ended(session, chaos, id))
         assert one(environment, f"{environment.node} ") == pid and not is_stopped(pid)
         assert set(wire.answers.values()) == {1}, wire.answers
+        injected = instance.metrics().tool_calls(server="everything", injected="true")
+        assert injected == {("echo", "ok"): IN_FLIGHT}, "they were late by the fault, and the others were not"
 
 
 @pytest.mark.timeout(4 * LONG)
@@ -280,6 +283,28 @@ def test_calls_that_a_crash_breaks_over_http_are_marked(serve):
     metrics = wait_until(lambda: (seen := instance.metrics()).tool_calls(tool="hang") and seen, what="the call's end")
     assert metrics.tool_calls(tool="hang", injected="true") == {("hang", "error"): 1}
     assert report["during"]["errors"] == 0 and report["time_to_detect"] is None
+
+
+def test_what_becomes_of_calls_over_http_while_one_stands_still_is_not_its_own_doing(environment, serve):
+    instance = serve(started("one"), supervision=AT_ONCE)
+    pid = pid_of(instance, "one")
+    chaos = Chaos(instance)
+    id = chaos.start("process_crash", signal="stop", recovery_time="60s", abort_when="error_rate > 0")
+    wait_until(lambda: is_stopped(pid), within=LONG, what="a standstill")
+    with in_background(lambda: post(instance, "one", call("late"))) as wait:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(instance.ready["proxy"]["one"], json=call("given up"), trust_env=False, timeout=1)
+        given_up = lambda: instance.metrics().tool_calls(tool="given up", injected="true")  # noqa: E731
+        assert wait_until(given_up, within=LONG, what="its end") == {("given up", "cancelled"): 1}
+        chaos.stop(id)
+        assert wait().status_code == 200
+    assert pid_of(instance, "one") == pid
+    report, metrics = chaos.ended(id), instance.metrics()
+    assert metrics.tool_calls(injected="true") == {("given up", "cancelled"): 1, ("late", "ok"): 1}
+    assert metrics.tool_calls(injected="false") == {("pid", "ok"): 2}
+    assert report["during"]["errors"] == 0 and report["during"]["touched"]["errors"] == 1, report["during"]
+    traces = instance.get("api/v1/traces?injected=true").json()
+    assert {trace["tool"] for trace in traces} == {"given up", "late"}
 
 
 def test_one_that_is_away_for_too_long_has_failed(serve, instances):
