@@ -39,7 +39,7 @@ pub use journal::{Header, HitRecord, Journal, JournalError, JournalLimits, Recor
 pub use lease::Watch;
 pub use message::{Message, MessageKind};
 pub use outage::Outage;
-pub use outlook::{ExpectedHits, Outlook, Traffic};
+pub use outlook::{CrashOutlook, ExpectedHits, Outlook, ProcessOutlook, ResourceOutlook, Traffic};
 pub use parameter::{Kind, Parameter, ParameterError, Parameters};
 pub use plan::{BlastRadius, Mode, Plan, PlanError, Rearm, ScenarioPlan};
 pub use refusal::{NotRunning, RearmError, Refusal};
@@ -50,5 +50,6 @@ pub use series::Point;
 pub use status::{Cause, ChaosStatus, Details, Event, Happened, StartedBy, Status, Test};
 pub use steady::{Check, CheckError, Comparison, Sample, SteadyState, Subject, Touched, Window};
 pub use target::{
-    Achieved, ChaosTarget, Crash, Ended, Order, ProcessId, Progress, ProtectedNames, TargetError, Unit, Victim,
+    Achieved, ChaosTarget, Crash, Ended, Foresight, Order, ProcessId, Progress, ProtectedNames, TargetError, Unit,
+    Victim,
 };

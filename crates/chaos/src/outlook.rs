@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::directory::Directory;
 use crate::experiment::Experiment;
+use crate::target::Unit;
 use crate::{Message, MessageKind};
 
 /// How often messages of one kind pass.
@@ -47,6 +48,72 @@ pub struct Outlook {
     pub expected_hits: f64,
     /// Of which methods and tools, the most first.
     pub hits: Vec<ExpectedHits>,
+    /// Within which time after the end all is to be well again, and a process that it ended is to be there again, in ms.
+    pub recovery_time: u64,
+    /// What would have to hold before and after.
+    pub steady_state: Vec<String>,
+    /// What would be done to processes; none if nothing would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crash: Option<CrashOutlook>,
+    /// What would be taken of memory or processors; none if nothing would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<ResourceOutlook>,
+}
+
+/// What an experiment would do to processes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CrashOutlook {
+    /// How they would crash: `kill`, `term`, `stop` or `close_stdin`.
+    pub signal: String,
+    /// The chance of each process in every second, 0..=1; none: one of them, at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+    /// How many crashes there would be at most, also by what is left of the limit of this hour.
+    pub most: u64,
+    /// The processes that it could be.
+    pub processes: Vec<ProcessOutlook>,
+}
+
+/// A process that an experiment could crash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProcessOutlook {
+    /// The name of the target that it is.
+    pub target: String,
+    /// The components by whose names it is meant; empty if it is meant by its own, or with all others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<String>,
+    /// Its number; none if the target is no process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// What it runs, without its arguments, which may be secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
+    /// How many processes there are in its group, which crashes as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u64>,
+    /// How long after its end another one would be started, in ms; none if that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarted_after: Option<u64>,
+}
+
+/// What an experiment would take of memory or processors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResourceOutlook {
+    /// What was asked for.
+    pub requested: f64,
+    /// What it would come to now.
+    pub expected: f64,
+    /// What both are in.
+    pub unit: Unit,
+    /// Of how many cores; none for memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cores: Option<u64>,
+    /// Why it would come to less than what was asked for; none if it would not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+    /// The folder of the control group that it would count against; none if that cannot be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
 }
 
 /// A part of what an experiment would hit.
@@ -64,6 +131,12 @@ pub struct ExpectedHits {
     pub tool: Option<String>,
     /// How many.
     pub hits: f64,
+}
+
+impl ExpectedHits {
+    fn is_of(&self, other: &Self) -> bool {
+        Self { hits: other.hits, ..self.clone() } == *other
+    }
 }
 
 /// What an experiment that was admitted would do, given this traffic.
@@ -106,7 +179,14 @@ pub(crate) fn outlook(
         tool: row.tool.clone(),
         hits: if total > 0.0 { expected * messages / total } else { 0.0 },
     };
-    let mut hits: Vec<_> = matching.iter().map(part).collect();
+    let mut hits: Vec<ExpectedHits> = Vec::new();
+    for part in matching.iter().map(part) {
+        // Revisions and transports are not told apart here.
+        match hits.iter_mut().find(|known| known.is_of(&part)) {
+            Some(known) => known.hits += part.hits,
+            None => hits.push(part),
+        }
+    }
     hits.sort_by(|a, b| b.hits.total_cmp(&a.hits));
     Outlook {
         scenario: experiment.scenario.to_string(),
@@ -116,6 +196,10 @@ pub(crate) fn outlook(
         connection_share: share,
         expected_hits: expected,
         hits,
+        recovery_time: millis(experiment.recovery_time),
+        steady_state: Vec::new(),
+        crash: None,
+        resource: None,
     }
 }
 

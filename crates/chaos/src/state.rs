@@ -3,6 +3,7 @@
 mod admission;
 mod carriers;
 mod course;
+mod foresight;
 mod view;
 
 use std::collections::VecDeque;
@@ -25,7 +26,7 @@ use crate::refusal::{NotRunning, RearmError, Refusal};
 use crate::run::{NewRun, Run, wall_ms};
 use crate::scheduler::Scheduler;
 use crate::status::{Cause, Event, Happened, StartedBy, Status};
-use crate::steady::SteadyState;
+use crate::steady::{Check, SteadyState};
 use crate::target::ChaosTarget;
 use admission::Admitted;
 pub(crate) use carriers::Crashes;
@@ -196,9 +197,13 @@ impl State {
         now: Instant,
     ) -> Result<Outlook, Refusal> {
         let admitted = self.admit(shared, request, StartedBy::Person, now)?;
+        let (crash, resource) = self.foresee(&admitted, now);
+        let checks = admitted.experiment.steady_state.as_ref().unwrap_or(&self.plan.steady_state);
+        let steady_state = checks.iter().map(Check::to_string).collect();
         let share = admitted.share().get();
         let directory = shared.directory();
-        Ok(outlook(&admitted.experiment, admitted.targets, share, &directory, traffic))
+        let outlook = outlook(&admitted.experiment, admitted.targets, share, &directory, traffic);
+        Ok(Outlook { steady_state, crash, resource, ..outlook })
     }
 
     pub(crate) fn start(

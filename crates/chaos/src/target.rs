@@ -3,13 +3,14 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mcpscope_core::{Component, FaultId};
 use serde::{Deserialize, Serialize};
 
 use crate::matcher::Pattern;
 use crate::outage::Outage;
+use crate::outlook::ResourceOutlook;
 use crate::{Parameters, Scenario};
 
 /// Something that carries out the faults that are not done to messages: a supervised process, a helper that takes memory, a
@@ -50,6 +51,11 @@ pub trait ChaosTarget: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// What would come of it if it were done now, for a plan. By default nothing is known of that.
+    fn foresee(&self, _scenario: Scenario, _parameters: &Parameters, _victims: &[Victim]) -> Foresight {
+        Foresight::default()
+    }
+
     /// Carries it out, once, and sees to it that it ends at `order.expires_at` whatever else has failed. Its intent has been
     /// written to disk before. With `crash_rate`, which is not for the target to look at, it is asked for each crash.
     ///
@@ -80,6 +86,15 @@ pub trait ChaosTarget: fmt::Debug + Send + Sync {
     fn sweep(&self, _fault: FaultId, _process: ProcessId) -> Result<(), TargetError> {
         Ok(())
     }
+}
+
+/// What would come of what a target were to do.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Foresight {
+    /// How long after the end of its process another one would be started.
+    pub restarted_after: Option<Duration>,
+    /// What it would take.
+    pub resource: Option<ResourceOutlook>,
 }
 
 /// How it goes with what a target does.
@@ -176,6 +191,17 @@ pub enum Crash {
 impl Crash {
     const ALL: [(&'static str, Self); 4] =
         [("kill", Self::Kill), ("term", Self::Term), ("stop", Self::Stop), ("close_stdin", Self::CloseStdin)];
+
+    /// What these parameters, which were checked, ask for.
+    pub(crate) fn of(parameters: &Parameters) -> Self {
+        let signal = parameters.0.get("signal").and_then(|signal| signal.as_str());
+        Self::ALL.into_iter().find(|(name, _)| signal == Some(name)).map_or_else(Self::default, |(_, crash)| crash)
+    }
+
+    /// The value of the parameter `signal`.
+    pub(crate) fn as_str(self) -> &'static str {
+        Self::ALL.into_iter().find(|(_, crash)| *crash == self).map_or("", |(name, _)| name)
+    }
 }
 
 /// Names that are never touched.
@@ -223,8 +249,7 @@ impl Order<'_> {
     /// How a process is to crash.
     #[must_use]
     pub fn crash(&self) -> Crash {
-        let signal = self.parameters.0.get("signal").and_then(|signal| signal.as_str());
-        Crash::ALL.into_iter().find(|(name, _)| signal == Some(name)).map_or_else(Crash::default, |(_, crash)| crash)
+        Crash::of(self.parameters)
     }
 }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use common::{MS, SECOND, World, request};
 use mcpscope_chaos::{
-    Cause, ChaosTarget, Crash, Order, Outage, OutageReport, Plan, Refusal, Report, Scenario, Status, TargetError,
+    Cause, ChaosTarget, Crash, Foresight, Order, Outage, OutageReport, Parameters, Plan, ProcessOutlook, Refusal,
+    Report, Scenario, Status, TargetError, Victim,
 };
 use mcpscope_core::{Component, FaultId};
 
@@ -48,6 +49,10 @@ impl ChaosTarget for Process {
 
     fn carries(&self, scenario: Scenario) -> bool {
         scenario == Scenario::ProcessCrash
+    }
+
+    fn foresee(&self, _: Scenario, _: &Parameters, _: &[Victim]) -> Foresight {
+        Foresight { restarted_after: Some(Duration::from_millis(200)), ..Foresight::default() }
     }
 
     fn apply(&self, order: &Order<'_>) -> Result<(), TargetError> {
@@ -99,6 +104,36 @@ impl Stage {
 }
 
 const TWO: &[(&str, &[Component])] = &[("one", &[Component::Tools]), ("two", &[Component::Registry])];
+
+#[test]
+fn a_plan_says_who_could_crash_and_how_often() {
+    let mut plan = Plan::default();
+    plan.blast_radius.max_kills_per_hour = 8;
+    let mut stage = Stage::new(plan, TWO);
+    stage.world.start("process_crash", &["duration=1s"]);
+    stage.world.pass(Duration::from_secs(20));
+    stage.crashes();
+    let planned = |pairs: &[&str]| {
+        let outlook = stage.world.controller.plan(&request("process_crash", pairs), &[], stage.world.now).unwrap();
+        assert_eq!((outlook.recovery_time, outlook.resource), (5000, None));
+        let crash = outlook.crash.unwrap();
+        let process = |process: ProcessOutlook| {
+            assert_eq!((process.pid, process.program, process.group), (None, None, None), "it is no process");
+            (process.target, process.components.join(" "), process.restarted_after)
+        };
+        (crash.signal, crash.rate, crash.most, crash.processes.into_iter().map(process).collect::<Vec<_>>())
+    };
+    let of = |target: &str, components: &str| (target.to_owned(), components.to_owned(), Some(200));
+    let both = || vec![of("one", ""), of("two", "")];
+    assert_eq!(planned(&[]), ("kill".to_owned(), None, 1, both()));
+    let tools = planned(&["signal=stop", "target_processes=tools"]);
+    assert_eq!(tools, ("stop".to_owned(), None, 1, vec![of("one", "tools")]));
+    // Each in each second that begins, and never more than what is left of this hour.
+    assert_eq!(planned(&["crash_rate=0.5", "duration=2500ms"]), ("kill".to_owned(), Some(0.5), 6, both()));
+    assert_eq!(planned(&["crash_rate=0.5", "duration=10s"]).2, 7);
+    assert_eq!(planned(&["crash_rate=1", "target_processes=two"]).3, [of("two", "")]);
+    assert_eq!(stage.crashes(), [], "nothing is done");
+}
 
 #[test]
 fn one_of_them_crashes_at_once_and_the_seed_says_which() {

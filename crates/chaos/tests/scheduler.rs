@@ -141,7 +141,9 @@ fn a_plan_tells_what_would_happen_and_does_nothing() {
         tool: Some(tool.into()),
         per_second,
     };
-    let traffic = [traffic("echo", 10.0), traffic("add", 30.0)];
+    // What differs in nothing that is shown is one row.
+    let older = Traffic { protocol: Some(Protocol::V2025_06_18), ..traffic("echo", 4.0) };
+    let traffic = [traffic("echo", 6.0), traffic("add", 30.0), older];
     let plan = |pairs: &[&str]| world.controller.plan(&request("tool_error", pairs), &traffic, world.now).unwrap();
     let outlook = plan(&["duration=5s", "probability=0.5"]);
     assert_eq!((outlook.targets, outlook.connections, outlook.duration), (vec!["demo".to_owned()], 4, 5000));

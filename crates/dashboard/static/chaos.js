@@ -148,6 +148,39 @@ function Field({ parameter: { name, about, kind, words, expected, default: fallb
 
 /** What it would do. @param {{ outlook: Outlook }} props */
 function Foreseen({ outlook }) {
+    const { crash, resource } = outlook;
+    return crash ? html`<${Crashing} outlook=${outlook} crash=${crash} />`
+        : resource ? html`<${Taking} outlook=${outlook} resource=${resource} />` : html`<${Hitting} outlook=${outlook} />`;
+}
+
+/** Which processes it would end. @param {{ outlook: Outlook, crash: NonNullable<Outlook["crash"]> }} props */
+function Crashing({ outlook, crash: { signal, rate, most, processes } }) {
+    const once = processes.length === 1 ? "this process" : `one of these ${processes.length} processes`;
+    const restart = processes[0]?.restarted_after;
+    return html`<div class="outlook" data-testid="outlook">
+        <p>Would crash (<code>${signal}</code>) ${rate === undefined ? `${once}, once` : html`each of these processes with a chance of
+            ${" "}<b>${format.percent(rate)}</b> every second for <b>${format.duration(outlook.duration)}</b>, at most ${most} times`}.
+            ${" "}${signal === "stop" ? html`It goes on after <b>${format.duration(outlook.duration)}</b>.`
+                : restart !== undefined && html`It is started again after <b>${format.duration(restart)}</b>, and is to be well again within
+                    ${" "}<b>${format.duration(outlook.recovery_time)}</b>.`}</p>
+        <ul>${processes.map(({ target, pid, program, group, components = [] }) => html`<li>
+            <b>${pid ?? "–"}</b> <${Cut} text=${[program, group > 1 && `and ${group - 1} more in its group`].filter(Boolean).join(" ")} />
+            <${Cut} text=${[target, ...components].join(" ")} class="muted" /></li>`)}</ul>
+    </div>`;
+}
+
+/** What it would take. @param {{ outlook: Outlook, resource: NonNullable<Outlook["resource"]> }} props */
+function Taking({ outlook, resource: { requested, expected, unit, cores, limit, cgroup } }) {
+    const show = unit === "bytes" ? format.bytes : format.percent;
+    const of = cores === undefined ? "of memory" : cores === 1 ? "of one core" : `of each of ${cores} cores`;
+    return html`<div class="outlook" data-testid="outlook">
+        <p>Would take <b>${show(expected)}</b> ${of} for <b>${format.duration(outlook.duration)}</b>${cgroup && html` in the control
+            group <code>${cgroup}</code>`}. ${limit && `${show(requested)} was asked for: ${limit}.`}</p>
+    </div>`;
+}
+
+/** Which messages it would hit. @param {{ outlook: Outlook }} props */
+function Hitting({ outlook }) {
     const { targets, duration, connections, connection_share, expected_hits, hits } = outlook;
     /** Requests and their answers together. @type {Map<string, { server: string, what: string, hits: number }>} */
     const joined = new Map();

@@ -8,8 +8,9 @@ import { tell } from "./ask.js";
  * @typedef {Calls & { duration: number, error_rate: number | null, repeated?: number, duplicates?: number,
  *     touched?: Calls }} Slot
  * @typedef {{ connections: number, connections_chosen: number, matched: number, injected: number, observed: number,
- *     requested_intensity: number, achieved_intensity: number | null, unjournalled: number }} Injection
- * @typedef {{ start_time: number, end_time: number, started_by: string, steady_state: string[], guard?: string,
+ *     requested_intensity: number, achieved_intensity: number | null, unjournalled: number,
+ *     resource?: { requested: number, achieved: number, unit: string, cgroup?: string } }} Injection
+ * @typedef {{ scenario: string, start_time: number, end_time: number, started_by: string, steady_state: string[], guard?: string,
  *     before: Slot | null, during: Slot | null, after: Slot | null, injection: Injection, time_to_detect: number | null,
  *     recovery: { limit: number, time: number | null, observed: boolean }, leak: string | null, replay?: string }} Report
  * @typedef {{ id: number, name: string, start_time: number, end_time: number, status: Status, impact: string,
@@ -24,7 +25,10 @@ import { tell } from "./ask.js";
  * @typedef {{ scenario: string, parameters: Parameters }} Wanted
  * @typedef {{ scenario: string, duration: number, targets: string[], connections: number, connection_share: number,
  *     expected_hits: number, hits: { server: string, direction: string, kind: string,
- *     method: string | null, tool: string | null, hits: number }[] }} Outlook
+ *     method: string | null, tool: string | null, hits: number }[], recovery_time: number, steady_state: string[],
+ *     crash?: { signal: string, rate?: number, most: number, processes: { target: string, components?: string[],
+ *         pid?: number, program?: string, group?: number, restarted_after?: number }[] },
+ *     resource?: { requested: number, expected: number, unit: string, cores?: number, limit?: string, cgroup?: string } }} Outlook
  */
 
 const API = "/api/v1/chaos";

@@ -103,17 +103,32 @@ function Shown({ test, store }) {
         </div>`;
 }
 
+/** What was done: to messages, to processes, or with resources. @param {{ scenario: string, injection: Injection }} props */
+function Injected({ scenario, injection }) {
+    const { injected, observed, matched, connections, connections_chosen, resource } = injection;
+    const asked = `${format.percent(injection.requested_intensity)} asked for`;
+    const intensity = html`<div><dt>Intensity</dt><dd>${format.percent(injection.achieved_intensity)}</dd><dd>${asked}</dd></div>`;
+    if (scenario === "process_crash") {
+        return html`<div><dt>Crashes</dt><dd>${format.count(injected)}</dd><dd>${matched ? `in ${format.count(matched)} chances` : ""}</dd></div>
+            ${matched > 0 && intensity}`;
+    }
+    if (scenario === "memory_pressure" || scenario === "cpu_overload") {
+        const [name, show] = scenario === "memory_pressure" ? ["Memory", format.bytes] : ["Load of each core", format.percent];
+        return html`<div><dt>${name}</dt><dd>${show(resource?.achieved)}</dd><dd>${show(resource?.requested)} asked for</dd></div>`;
+    }
+    return html`<div><dt>Injected</dt><dd>${format.count(injected)}</dd><dd>${format.count(observed)} observed</dd></div>
+        ${intensity}
+        <div><dt>Connections</dt><dd>${connections_chosen}</dd><dd>of ${connections}</dd></div>`;
+}
+
 /** @param {{ report: Report }} props */
 function Outcome({ report }) {
-    const { before, during, after, injection, recovery, time_to_detect, start_time, end_time } = report;
+    const { scenario, before, during, after, injection, recovery, time_to_detect, start_time, end_time } = report;
     const slots = [before, during, after];
     const recovered = recovery.time === null ? recovery.observed ? "not in time" : "not observed" : format.duration(recovery.time);
     return html`
         <dl class="figures">
-            <div><dt>Injected</dt><dd>${format.count(injection.injected)}</dd><dd>${format.count(injection.observed)} observed</dd></div>
-            <div><dt>Intensity</dt><dd>${format.percent(injection.achieved_intensity)}</dd>
-                <dd>${format.percent(injection.requested_intensity)} asked for</dd></div>
-            <div><dt>Connections</dt><dd>${injection.connections_chosen}</dd><dd>of ${injection.connections}</dd></div>
+            <${Injected} scenario=${scenario} injection=${injection} />
             <div><dt>Lasted</dt><dd>${format.duration(end_time - start_time)}</dd>
                 <dd>${time_to_detect === null ? "not noticed" : `noticed after ${format.duration(time_to_detect)}`}</dd></div>
             <div><dt>Recovery</dt><dd>${recovered}</dd><dd>limit ${format.duration(recovery.limit)}</dd></div>

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use mcpscope_chaos::{ChaosTarget, Order, ProcessId, Scenario, TargetError};
+use mcpscope_chaos::{ChaosTarget, Foresight, Order, Parameters, ProcessId, Scenario, TargetError, Victim};
 use mcpscope_core::{Component, FaultId};
 
 use crate::stdio::ChildHandle;
@@ -18,13 +18,21 @@ pub struct ChildTarget {
     name: Arc<str>,
     is_critical: AtomicBool,
     child: ChildHandle,
+    restarted_after: Option<Duration>,
 }
 
 impl ChildTarget {
     /// The server called `name`, as in its probe: what becomes of its calls after a crash is known by that. Nothing is ever done to one that is critical.
     #[must_use]
     pub fn new(name: &str, is_critical: bool, child: ChildHandle) -> Self {
-        Self { name: name.into(), is_critical: AtomicBool::new(is_critical), child }
+        Self { name: name.into(), is_critical: AtomicBool::new(is_critical), child, restarted_after: None }
+    }
+
+    /// The same, where it is known how long after a crash it is started again, for plans:
+    /// [`RestartPolicy::backoff_min`](crate::RestartPolicy::backoff_min).
+    #[must_use]
+    pub fn restarted_after(self, wait: Duration) -> Self {
+        Self { restarted_after: Some(wait), ..self }
     }
 
     /// Whether nothing may be done to it from now on.
@@ -57,6 +65,10 @@ impl ChaosTarget for ChildTarget {
 
     fn carries(&self, scenario: Scenario) -> bool {
         scenario == Scenario::ProcessCrash
+    }
+
+    fn foresee(&self, _: Scenario, _: &Parameters, _: &[Victim]) -> Foresight {
+        Foresight { restarted_after: self.restarted_after, ..Foresight::default() }
     }
 
     fn apply(&self, order: &Order<'_>) -> Result<(), TargetError> {

@@ -219,7 +219,8 @@ impl Stdio {
         let program = Program::from(command).guarded(self.guardians.clone());
         let relay = supervise::spawn(program, ends, &self.probe, self.limits, self.policy)?;
         // One that is not started again is not there any more after a crash.
-        let _target = self.policy.map(|_| self.targets.register(self.probe.server(), false, relay.child()));
+        let _target =
+            self.policy.map(|policy| self.targets.register(self.probe.server(), false, relay.child(), &policy));
         let followed = supervise::follow(relay.state(), self.probe.server(), &self.reporter, |_| ());
         // When the traffic ends it closes its end, which is the end of file that ends the server.
         let mut result = Ok(());

@@ -8,8 +8,8 @@ use mcpscope_chaos::{ChaosTarget, Injector, Journal, JournalLimits, Parts};
 use mcpscope_core::ClockAnchor;
 use mcpscope_health::View;
 use mcpscope_hub::{Calls, ChaosSource};
-use mcpscope_proxy::ChildTarget;
 use mcpscope_proxy::stdio::ChildHandle;
+use mcpscope_proxy::{ChildTarget, RestartPolicy};
 
 use crate::audit::Proc;
 use crate::chaos::Chaos;
@@ -46,9 +46,15 @@ impl Targets {
         Self(engine.map(|engine| engine.source.clone()))
     }
 
-    /// This server is one as long as the answer lives.
-    pub(crate) fn register(&self, name: &str, is_critical: bool, child: ChildHandle) -> Registered {
-        let target = Arc::new(ChildTarget::new(name, is_critical, child));
+    /// This server, which is started again by this policy, is one as long as the answer lives.
+    pub(crate) fn register(
+        &self,
+        name: &str,
+        is_critical: bool,
+        child: ChildHandle,
+        policy: &RestartPolicy,
+    ) -> Registered {
+        let target = Arc::new(ChildTarget::new(name, is_critical, child).restarted_after(policy.backoff_min));
         if let Some(engine) = &self.0 {
             let target = target.clone();
             engine.post(move |controller, now| controller.register(target, now));

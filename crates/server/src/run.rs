@@ -53,7 +53,7 @@ pub(crate) async fn run(args: RunArgs, entries: Entries) -> Result<ExitCode, Fai
     traffic.works();
     let _running = announcement.publish(&name, Mode::Run, &instance).inspect_err(Failure::report);
 
-    let _target = policy.map(|_| instance.targets().register(&name, false, relay.child()));
+    let _target = policy.map(|policy| instance.targets().register(&name, false, relay.child(), &policy));
     let chaos = observing.as_ref().and_then(|observing| observing.chaos.clone());
     let child = relay.child();
     let followed = supervise::follow(relay.state(), &name, instance.reporter(), |state| match state {

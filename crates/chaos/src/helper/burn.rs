@@ -35,6 +35,17 @@ fn allowed(duty: f64, cores: usize, quota: Option<f64>) -> f64 {
     duty.min(most * (1.0 - LEFT))
 }
 
+/// What share of each of so many cores it will be if nobody else wants them, and why that is not what was asked for.
+pub(super) fn expected(duty: f64, cores: usize, quota: Option<f64>) -> (f64, Option<String>) {
+    let expected = allowed(duty, cores, quota);
+    let percent = LEFT * 100.0;
+    let limit = match quota.filter(|quota| *quota < cores as f64) {
+        Some(quota) => format!("the quota of a control group is {quota:.2} cores, of which {percent:.0} % stay free"),
+        None => format!("{percent:.0} % of each core stay free"),
+    };
+    (expected, (expected < duty).then_some(limit))
+}
+
 /// Threads that keep cores busy until the process ends.
 #[derive(Debug)]
 pub(super) struct Burn {
@@ -205,5 +216,13 @@ mod tests {
         assert_eq!(allowed(1.0, 4, Some(2.0)), 0.475);
         assert_eq!(allowed(0.3, 4, Some(2.0)), 0.3);
         assert_eq!(allowed(1.0, 1, Some(8.0)), 0.95);
+    }
+
+    #[test]
+    fn it_is_told_beforehand_what_is_left_free() {
+        assert_eq!(expected(0.8, 4, Some(4.0)), (0.8, None));
+        assert_eq!(expected(1.0, 4, Some(4.0)), (0.95, Some("5 % of each core stay free".into())));
+        let quota = "the quota of a control group is 1.50 cores, of which 5 % stay free";
+        assert_eq!(expected(0.8, 3, Some(1.5)), (0.475, Some(quota.into())));
     }
 }

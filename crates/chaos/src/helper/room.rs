@@ -116,6 +116,18 @@ impl Limits {
         (tightest.unwrap_or_default() as f64 * share) as u64
     }
 
+    /// How many of so many bytes a helper would take now, and what keeps it from taking all of them.
+    pub(super) fn expected(&self, wanted: u64) -> (u64, Option<String>) {
+        let limits = self.of_helper();
+        let tightest = limits.iter().min_by_key(|limit| limit.room()).filter(|limit| limit.room() < wanted);
+        let told = |limit: &Limit| {
+            let [total, free, reserve] = [limit.total, limit.free, limit.reserve()].map(size);
+            let why = format!("of {total}, which is {}, {free} is free, and {reserve} stays in reserve", limit.what);
+            (limit.room(), Some(why))
+        };
+        tightest.map_or((wanted, None), told)
+    }
+
     /// Whether a helper may be started to take so many bytes, or less if there is no more.
     pub(super) fn check(&self, wanted: u64) -> Result<(), HelperError> {
         let limits = self.of_helper();
@@ -250,6 +262,17 @@ mod tests {
             "{told}"
         );
         assert!(told.ends_with("8.0 MiB is free, and 38.4 MiB stays in reserve"), "{told}");
+    }
+
+    #[test]
+    fn it_is_told_beforehand_how_much_there_is_room_for() {
+        let root = tree(&[MEMINFO]);
+        let limits = Limits::new(root.path());
+        assert_eq!(limits.expected(100 * MIB), (100 * MIB, None));
+        let (expected, limit) = limits.expected(16 * GIB);
+        assert_eq!(expected, 8 * GIB - 16 * GIB / 100 * 15);
+        let told = "of 16.0 GiB, which is the machine's memory, 8.0 GiB is free, and 2.4 GiB stays in reserve";
+        assert_eq!(limit.as_deref(), Some(told));
     }
 
     #[test]

@@ -16,13 +16,14 @@ mod linux {
 
     use mcpscope_core::FaultId;
 
-    use crate::helper::groups::Controller;
+    use crate::helper::groups::{Controller, Groups, Place};
     use crate::helper::process::{Helper, PROGRAM, sweep};
     use crate::helper::room::Limits;
     use crate::helper::wire::{Job, Task};
     use crate::helper::{HelperError, Ready, aim, burn, serve};
+    use crate::outlook::ResourceOutlook;
     use crate::parameter::Reader;
-    use crate::target::{Achieved, ChaosTarget, Order, ProcessId, Progress, TargetError, Unit, Victim};
+    use crate::target::{Achieved, ChaosTarget, Foresight, Order, ProcessId, Progress, TargetError, Unit, Victim};
     use crate::{Parameters, Scenario};
 
     /// Takes memory (`memory_pressure`) and processors (`cpu_overload`) by helper processes, each for one fault.
@@ -110,6 +111,29 @@ mod linux {
         Ok((Task::Memory { bytes }, bytes as f64, Unit::Bytes))
     }
 
+    /// What a helper would come to now.
+    fn outlook(
+        scenario: Scenario,
+        parameters: &Parameters,
+        victims: &[Victim],
+    ) -> Result<ResourceOutlook, HelperError> {
+        let (task, requested, unit) = task(scenario, parameters, victims)?;
+        let (root, pid) = (Path::new("/"), victims.first().map(|victim| victim.process.pid));
+        let (expected, limit, cores) = match task {
+            Task::Memory { bytes } => {
+                let (expected, limit) = Limits::in_groups_of(root, pid).expected(bytes);
+                (expected as f64, limit, None)
+            }
+            Task::Cpu { cores, duty } => {
+                let (expected, limit) = burn::expected(duty, cores, Groups::of(root, pid).cpu_quota());
+                (expected, limit, Some(cores as u64))
+            }
+        };
+        let place = Place::of(root, pid, task.controller());
+        let cgroup = place.map(|place| place.counts.display().to_string());
+        Ok(ResourceOutlook { requested, expected, unit, cores, limit, cgroup })
+    }
+
     impl ChaosTarget for ResourceTarget {
         fn name(&self) -> &str {
             "helper"
@@ -125,6 +149,11 @@ mod linux {
 
         fn check(&self, scenario: Scenario, parameters: &Parameters, victims: &[Victim]) -> Result<(), TargetError> {
             task(scenario, parameters, victims).map(drop).map_err(|error| TargetError::of(&error))
+        }
+
+        fn foresee(&self, scenario: Scenario, parameters: &Parameters, victims: &[Victim]) -> Foresight {
+            // What cannot be done was refused.
+            Foresight { resource: outlook(scenario, parameters, victims).ok(), ..Foresight::default() }
         }
 
         fn apply(&self, order: &Order<'_>) -> Result<(), TargetError> {

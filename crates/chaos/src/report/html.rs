@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::chart::{calls, latency};
-use super::{OutageReport, Report, Slot, duration};
+use super::{Injected, OutageReport, Report, Slot, duration};
+use crate::Scenario;
 use crate::audit::Footprint;
 use crate::status::Status;
 use crate::steady::Touched;
@@ -74,8 +75,8 @@ fn verdict(report: &Report) -> String {
 
 // === what was done ===
 
-fn done(report: &Report) -> String {
-    let injection = &report.injection;
+/// What was done to messages, as tiles.
+fn messages(injection: &Injected) -> String {
     let mut tiles = String::new();
     if injection.connections > 0 {
         let untouched = injection.connections.saturating_sub(injection.connections_chosen);
@@ -95,11 +96,41 @@ fn done(report: &Report) -> String {
     tiles += &tile("Carried out", &injection.observed.to_string(), &note);
     let asked = format!("{} asked for", percent(injection.requested_intensity));
     let achieved = injection.achieved_intensity.map_or_else(|| "\u{2013}".to_owned(), percent);
-    tiles += &tile("Intensity achieved", &achieved, &asked);
-    if let Some(Achieved { requested, achieved, unit: Unit::Bytes, .. }) = &injection.resource {
-        let size = |bytes: f64| bytesize::ByteSize(bytes as u64).display().iec().to_string();
-        tiles += &tile("Memory taken", &size(*achieved), &format!("{} asked for", size(*requested)));
+    tiles + &tile("Intensity achieved", &achieved, &asked)
+}
+
+/// What was done to processes, as tiles.
+fn crashes(injection: &Injected) -> String {
+    // Each target in each second; without a rate there is no chance.
+    let note = match injection.matched {
+        0 => String::new(),
+        chances => format!("in {chances} chances"),
+    };
+    let mut tiles = tile("Crashes", &injection.injected.to_string(), &note);
+    if injection.matched > 0 {
+        let achieved = injection.achieved_intensity.map_or_else(|| "\u{2013}".to_owned(), percent);
+        tiles += &tile("Chance", &achieved, &format!("{} asked for", percent(injection.requested_intensity)));
     }
+    tiles
+}
+
+/// What was taken of memory or processors, as a tile.
+fn taken(resource: Option<&Achieved>) -> String {
+    let Some(Achieved { requested, achieved, unit, .. }) = resource else { return tile("Taken", "nothing", "") };
+    let size = |bytes: f64| bytesize::ByteSize(bytes as u64).display().iec().to_string();
+    match unit {
+        Unit::Bytes => tile("Memory taken", &size(*achieved), &format!("{} asked for", size(*requested))),
+        Unit::Share => tile("Load of each core", &percent(*achieved), &format!("{} asked for", percent(*requested))),
+    }
+}
+
+fn done(report: &Report) -> String {
+    let injection = &report.injection;
+    let tiles = match report.scenario.parse() {
+        Ok(Scenario::ProcessCrash) => crashes(injection),
+        Ok(Scenario::MemoryPressure | Scenario::CpuOverload) => taken(injection.resource.as_ref()),
+        _ => messages(injection),
+    };
     let mut rows: String = report.parameters.0.iter().map(|(name, value)| row(name, &shown(value))).collect();
     if !report.steady_state.is_empty() {
         rows += &row("had to hold before and after", &report.steady_state.join(", "));

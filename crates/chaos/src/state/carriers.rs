@@ -101,9 +101,14 @@ impl State {
 
     /// Whether there may be one more crash in this hour.
     pub(super) fn may_kill(&self, now: Instant) -> Result<(), Refusal> {
-        let kills = self.kills.iter().filter(|at| now.saturating_duration_since(**at) < HOUR).count();
         let most = self.plan.blast_radius.max_kills_per_hour;
-        if kills < most { Ok(()) } else { Err(Refusal::TooManyKills { most }) }
+        if self.kills_left(now) > 0 { Ok(()) } else { Err(Refusal::TooManyKills { most }) }
+    }
+
+    /// How many crashes there may still be in this hour.
+    pub(super) fn kills_left(&self, now: Instant) -> usize {
+        let kills = self.kills.iter().filter(|at| now.saturating_duration_since(**at) < HOUR).count();
+        self.plan.blast_radius.max_kills_per_hour.saturating_sub(kills)
     }
 
     /// Does what is not done to messages, at once.

@@ -69,6 +69,15 @@ fn process(folder: &Path, id: u64) -> ProcessId {
 fn completed(ready: Ready) {
     let folder = tempfile::tempdir().unwrap();
     let controller = controller(folder.path(), ready);
+    let plan = |scenario: &str, name: &str, value: &str| {
+        let request = Request::new(scenario).with(name, value);
+        controller.plan(&request, &[], Instant::now()).unwrap().resource.unwrap()
+    };
+    let load = plan("cpu_overload", "intensity", "1");
+    assert!(load.expected > 0.0 && load.expected <= 0.95 && load.cores > Some(0), "{load:?}");
+    assert!(load.limit.as_ref().is_some_and(|limit| limit.contains("5 % ")), "{load:?}");
+    let foreseen = plan("memory_pressure", "size", "32MiB");
+    assert_eq!((foreseen.expected, foreseen.limit, foreseen.cores), (foreseen.requested, None, None));
     let id = start(&controller, "memory_pressure", &["size=32MiB", "duration=1s"]);
     let process = process(folder.path(), id);
     assert!(is_there(process));
@@ -77,6 +86,10 @@ fn completed(ready: Ready) {
     assert_eq!((report.status, &report.error, &report.leak), (Status::Completed, &None, &None));
     let resource = report.injection.resource.as_ref().unwrap();
     assert_eq!((resource.requested, resource.unit), (f64::from(32 << 20), Unit::Bytes));
+    assert_eq!(
+        (foreseen.requested, foreseen.unit, &foreseen.cgroup),
+        (resource.requested, Unit::Bytes, &resource.cgroup)
+    );
     let share = report.injection.achieved_intensity.unwrap();
     assert!(report.injection.requested_intensity == 1.0 && (share - 1.0).abs() < 0.02, "{report:?}");
     assert_eq!(report.targets, ["helper"]);

@@ -3,15 +3,15 @@
 mod report;
 
 use mcpscope_hub::chaos::{
-    Cause, ChaosStatus, Details, Divergence, Event, ExpectedHits, Happened, HitRecord, Mode, Outlook, Parameters,
-    Request, StartedBy, Status, Test,
+    Cause, ChaosStatus, CrashOutlook, Details, Divergence, Event, ExpectedHits, Happened, HitRecord, Mode, Outlook,
+    Parameters, ProcessOutlook, Request, ResourceOutlook, StartedBy, Status, Test,
 };
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
 use super::Invalid;
 use crate::proto::chaos_event::What;
-use crate::proto::{self, ChaosCauseKind, ChaosMode, ChaosStartedBy, ChaosTestStatus};
+use crate::proto::{self, ChaosCauseKind, ChaosMode, ChaosStartedBy, ChaosTestStatus, ChaosUnit};
 
 /// Most experiments that can be asked for at once.
 const MAX_TESTS: usize = 1000;
@@ -188,7 +188,32 @@ impl From<&Outlook> for proto::ChaosOutlook {
             connection_share: outlook.connection_share,
             expected_hits: outlook.expected_hits,
             hits: outlook.hits.iter().map(Into::into).collect(),
+            recovery_time: outlook.recovery_time,
+            steady_state: outlook.steady_state.clone(),
+            crash: outlook.crash.as_ref().map(Into::into),
+            resource: outlook.resource.as_ref().map(Into::into),
         }
+    }
+}
+
+impl From<&CrashOutlook> for proto::ChaosCrashOutlook {
+    fn from(crash: &CrashOutlook) -> Self {
+        let processes = crash.processes.iter().map(Into::into).collect();
+        Self { signal: crash.signal.clone(), rate: crash.rate, most: crash.most, processes }
+    }
+}
+
+impl From<&ProcessOutlook> for proto::ChaosProcessOutlook {
+    fn from(process: &ProcessOutlook) -> Self {
+        let ProcessOutlook { target, components, pid, program, group, restarted_after } = process.clone();
+        Self { target, components, pid, program, group, restarted_after }
+    }
+}
+
+impl From<&ResourceOutlook> for proto::ChaosResourceOutlook {
+    fn from(resource: &ResourceOutlook) -> Self {
+        let ResourceOutlook { requested, expected, unit, cores, limit, cgroup } = resource.clone();
+        Self { requested, expected, unit: ChaosUnit::from(unit).into(), cores, limit, cgroup }
     }
 }
 

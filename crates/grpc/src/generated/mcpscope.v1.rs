@@ -302,6 +302,93 @@ pub struct ChaosOutlook {
     /// Of which methods and tools, the most first.
     #[prost(message, repeated, tag = "7")]
     pub hits: ::prost::alloc::vec::Vec<ChaosExpectedHits>,
+    /// Within which time after the end all is to be well again, and a process that it ended is to be there again, in ms.
+    #[prost(uint64, tag = "8")]
+    pub recovery_time: u64,
+    /// What would have to hold before and after.
+    #[prost(string, repeated, tag = "9")]
+    pub steady_state: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What would be done to processes; absent if nothing would.
+    #[prost(message, optional, tag = "10")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub crash: ::core::option::Option<ChaosCrashOutlook>,
+    /// What would be taken of memory or processors; absent if nothing would.
+    #[prost(message, optional, tag = "11")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub resource: ::core::option::Option<ChaosResourceOutlook>,
+}
+/// What an experiment would do to processes.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChaosCrashOutlook {
+    /// How they would crash: `kill`, `term`, `stop` or `close_stdin`.
+    #[prost(string, tag = "1")]
+    pub signal: ::prost::alloc::string::String,
+    /// The chance of each process in every second, 0 to 1; absent: one of them, at once.
+    #[prost(double, optional, tag = "2")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub rate: ::core::option::Option<f64>,
+    /// How many crashes there would be at most, also by what is left of the limit of this hour.
+    #[prost(uint64, tag = "3")]
+    pub most: u64,
+    /// The processes that it could be.
+    #[prost(message, repeated, tag = "4")]
+    pub processes: ::prost::alloc::vec::Vec<ChaosProcessOutlook>,
+}
+/// A process that an experiment could crash.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChaosProcessOutlook {
+    /// The name of the target that it is.
+    #[prost(string, tag = "1")]
+    pub target: ::prost::alloc::string::String,
+    /// The components by whose names it is meant; empty if it is meant by its own, or with all others.
+    #[prost(string, repeated, tag = "2")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Vec::is_empty"))]
+    pub components: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Its number; absent if the target is no process.
+    #[prost(uint32, optional, tag = "3")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub pid: ::core::option::Option<u32>,
+    /// What it runs, without its arguments, which may be secret.
+    #[prost(string, optional, tag = "4")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub program: ::core::option::Option<::prost::alloc::string::String>,
+    /// How many processes there are in its group, which crashes as a whole.
+    #[prost(uint64, optional, tag = "5")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub group: ::core::option::Option<u64>,
+    /// How long after its end another one would be started, in ms; absent if that is not known.
+    #[prost(uint64, optional, tag = "6")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub restarted_after: ::core::option::Option<u64>,
+}
+/// What an experiment would take of memory or processors.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChaosResourceOutlook {
+    /// What was asked for.
+    #[prost(double, tag = "1")]
+    pub requested: f64,
+    /// What it would come to now.
+    #[prost(double, tag = "2")]
+    pub expected: f64,
+    /// What both are in.
+    #[prost(enumeration = "ChaosUnit", tag = "3")]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::json::chaos_unit"))]
+    pub unit: i32,
+    /// Of how many cores; absent for memory.
+    #[prost(uint64, optional, tag = "4")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub cores: ::core::option::Option<u64>,
+    /// Why it would come to less than what was asked for; absent if it would not.
+    #[prost(string, optional, tag = "5")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub limit: ::core::option::Option<::prost::alloc::string::String>,
+    /// The folder of the control group that it would count against; absent if that cannot be told.
+    #[prost(string, optional, tag = "6")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub cgroup: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// A part of what an experiment would hit.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]

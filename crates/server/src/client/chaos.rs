@@ -2,6 +2,7 @@
 
 mod args;
 mod experiment;
+mod outlook;
 mod replay;
 mod report;
 mod run;

@@ -213,8 +213,10 @@ impl<'a> Fleet<'a> {
         let probe = self.instance.probe(&server.name, Transport::Http, server.critical);
         let (process, watched) = (self.process(&server, &probe), probe.clone());
         let child = process.as_ref().map(ServerProcess::child);
-        let target = child.clone().filter(|_| self.policy.is_some());
-        let target = target.map(|child| self.instance.targets().register(&server.name, server.critical, child));
+        let target = child
+            .clone()
+            .zip(self.policy)
+            .map(|(child, policy)| self.instance.targets().register(&server.name, server.critical, child, &policy));
         let state = process.as_ref().map(ServerProcess::state);
         let config = Config { tls, server: state, child: child.clone(), ..Config::new(upstream) };
         let addr = seat.bound.addr;

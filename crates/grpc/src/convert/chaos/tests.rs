@@ -191,8 +191,34 @@ mod json {
             connection_share: 0.5,
             expected_hits: 2.5,
             hits,
+            recovery_time: 5000,
+            steady_state: vec!["error_rate < 0.05".into()],
+            crash: None,
+            resource: None,
         };
         same::<_, proto::ChaosOutlook>(&outlook);
+        for full in [false, true] {
+            let process = ProcessOutlook {
+                target: "s".into(),
+                components: if full { vec!["tools".into()] } else { Vec::new() },
+                pid: full.then_some(7),
+                program: full.then(|| "node".into()),
+                group: full.then_some(2),
+                restarted_after: full.then_some(200),
+            };
+            let crash =
+                CrashOutlook { signal: "kill".into(), rate: full.then_some(0.5), most: 3, processes: vec![process] };
+            let resource = ResourceOutlook {
+                requested: 2.0,
+                expected: 1.0,
+                unit: if full { Unit::Bytes } else { Unit::Share },
+                cores: full.then_some(2),
+                limit: full.then(|| "the machine's memory".into()),
+                cgroup: full.then(|| "/sys/fs/cgroup".into()),
+            };
+            let outlook = Outlook { crash: Some(crash), resource: Some(resource), ..outlook.clone() };
+            same::<_, proto::ChaosOutlook>(&outlook);
+        }
         let causes = [
             Cause::Person,
             Cause::Alert("memory".into()),

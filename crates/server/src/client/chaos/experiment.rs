@@ -1,6 +1,7 @@
 //! `mcpscope chaos plan|start|stop`: one experiment, from what it would do to its end.
 
 use std::process::ExitCode;
+use std::time::UNIX_EPOCH;
 
 use anyhow::Context as _;
 use mcpscope_chaos::Parameters;
@@ -8,18 +9,18 @@ use mcpscope_grpc::prost_types::value::Kind;
 use mcpscope_grpc::prost_types::{Struct, Value};
 use mcpscope_grpc::proto::chaos_event::What;
 use mcpscope_grpc::proto::{
-    ChaosOutlook, ChaosTest, ChaosTestStatus, GetReportRequest, GetReportResponse, PlanRequest, StartExperimentRequest,
+    ChaosTest, ChaosTestStatus, GetReportRequest, GetReportResponse, PlanRequest, StartExperimentRequest,
     StopExperimentRequest, WatchEventsRequest, WatchEventsResponse,
 };
 use mcpscope_grpc::tonic::Streaming;
 
 use super::super::End;
 use super::super::args::Output;
-use super::super::health::section;
 use super::super::number;
 use super::super::screen::Screen;
-use super::super::text::{BOLD, Cell, Column, DIM, Table, UNKNOWN, clean, styled};
+use super::super::text::{BOLD, Cell, DIM, Table, UNKNOWN, clean, styled};
 use super::args::{PlanArgs, StartArgs, StopArgs, Wanted};
+use super::outlook::planned;
 use super::{Engine, exit_code, quoted, shown};
 use crate::failure::Failure;
 
@@ -33,7 +34,8 @@ pub(super) async fn plan(args: &PlanArgs) -> Result<ExitCode, End> {
         Err(status) => return Err(engine.refusal(&status, &args.wanted.scenario).await.into()),
     };
     let start = engine.command(&["start".to_owned(), typed(&args.wanted)].join(" "));
-    screen.show(&outlook, |outlook, width| planned(outlook, &start, width))?;
+    let now = i64::try_from(UNIX_EPOCH.elapsed().unwrap_or_default().as_millis()).unwrap_or(i64::MAX);
+    screen.show(&outlook, |outlook, width| planned(outlook, &start, now, width))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -123,49 +125,6 @@ fn typed(wanted: &Wanted) -> String {
     std::iter::once(wanted.scenario.clone()).chain(parameters).collect::<Vec<_>>().join(" ")
 }
 
-fn planned(outlook: &ChaosOutlook, start: &str, width: Option<usize>) -> String {
-    let mut facts = Table::pairs();
-    let mut fact = |name: &str, value: &str| facts.row(vec![Cell::new(name, DIM), value.into()]);
-    fact("where", &shown::targets(&outlook.targets));
-    fact("for", &number::duration(outlook.duration as f64));
-    let connections = outlook.connections;
-    let share = match outlook.connection_share {
-        all if all >= 1.0 => String::new(),
-        share => format!(", {} of them at most", number::percent(share)),
-    };
-    fact("connections", &format!("{connections} open now{share}"));
-    let traffic = "if traffic goes on as in the last minute";
-    let messages = match outlook.expected_hits {
-        hits if hits >= 1.0 => format!("{}, {traffic}", number::count(hits.round())),
-        hits if hits > 0.0 => format!("less than one, {traffic}"),
-        _ => "none is known of: nothing that it matches has passed in the last minute".to_owned(),
-    };
-    fact("messages", &messages);
-    let mut table = Table::new([
-        Column::number("messages"),
-        Column::long("method"),
-        Column::long("tool"),
-        Column::long("what"),
-        Column::long("server"),
-    ]);
-    let unknown = || UNKNOWN.to_owned();
-    for part in outlook.hits.iter().filter(|part| part.hits > 0.0) {
-        table.row(vec![
-            number::count((part.hits * 10.0).round() / 10.0).into(),
-            part.method.clone().unwrap_or_else(unknown).into(),
-            part.tool.clone().unwrap_or_else(unknown).into(),
-            format!("{} {}", part.kind, part.direction.replace('_', " ")).into(),
-            part.server.as_str().into(),
-        ]);
-    }
-    format!(
-        "{} would be started\n{}{}\nnothing was started; `{start}` does it\n",
-        styled(&clean(&outlook.scenario), BOLD),
-        facts.take(width),
-        section(table, width),
-    )
-}
-
 fn started(test: &ChaosTest, command: &dyn Fn(&str) -> String, width: Option<usize>) -> String {
     let title = styled(&clean(&test.name), BOLD);
     let report = command(&format!("report {}", test.id));
@@ -194,9 +153,8 @@ fn started(test: &ChaosTest, command: &dyn Fn(&str) -> String, width: Option<usi
 mod tests {
     use clap::Parser;
     use expect_test::expect;
-    use mcpscope_grpc::proto::ChaosExpectedHits;
 
-    use super::super::super::text::tests::{HOSTILE, assert_harmless};
+    use super::super::super::text::tests::assert_harmless;
     use super::super::args::ChaosCommand;
     use super::super::shown::tests::{example, hostile};
     use super::*;
@@ -217,46 +175,8 @@ mod tests {
         anstream::adapter::strip_str(text).to_string()
     }
 
-    fn outlook() -> ChaosOutlook {
-        let hits = |tool: Option<&str>, hits| ChaosExpectedHits {
-            server: "weather".into(),
-            method: Some("tools/call".into()),
-            tool: tool.map(Into::into),
-            hits,
-            direction: "to_server".into(),
-            kind: "request".into(),
-        };
-        ChaosOutlook {
-            scenario: "latency_injection".into(),
-            duration: 8000,
-            targets: vec!["weather".into()],
-            connections: 3,
-            connection_share: 0.34,
-            expected_hits: 42.3,
-            hits: vec![hits(Some("forecast"), 40.0), hits(None, 2.31), hits(Some("never"), 0.0)],
-        }
-    }
-
     fn begun(test: &ChaosTest) -> String {
         started(test, &|arguments| format!("mcpscope chaos {arguments}"), None)
-    }
-
-    #[test]
-    fn a_plan_says_what_would_be_hit() {
-        expect![[r#"
-            latency_injection would be started
-            where        weather
-            for          8.00 s
-            connections  3 open now, 34 % of them at most
-            messages     42, if traffic goes on as in the last minute
-
-            messages  method      tool      what               server
-                  40  tools/call  forecast  request to server  weather
-                2.30  tools/call  –         request to server  weather
-
-            nothing was started; `mcpscope chaos start latency_injection` does it
-        "#]]
-        .assert_eq(&plain(&planned(&outlook(), "mcpscope chaos start latency_injection", None)));
     }
 
     #[test]
@@ -311,17 +231,6 @@ mod tests {
 
     #[test]
     fn nothing_from_the_wire_reaches_the_terminal_as_it_is() {
-        let text = || HOSTILE.to_owned();
-        let hits = ChaosExpectedHits {
-            server: text(),
-            method: Some(text()),
-            tool: Some(text()),
-            hits: 1.0,
-            direction: text(),
-            kind: text(),
-        };
-        let outlook = ChaosOutlook { scenario: text(), targets: vec![text()], hits: vec![hits], ..outlook() };
-        assert_harmless(&planned(&outlook, "", None));
         assert_harmless(&begun(&hostile()));
         assert_harmless(&begun(&ChaosTest { status: ChaosTestStatus::Running.into(), ..hostile() }));
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
+use mcpscope_chaos::Scenario;
 use mcpscope_grpc::proto::{
     ChaosAchieved, ChaosInjection, ChaosRecovery, ChaosReport, ChaosSample, ChaosSlot, ChaosTouched, ChaosUnit,
     GetReportRequest, GetReportResponse, ListHistoryRequest,
@@ -79,7 +80,7 @@ fn render(report: &ChaosReport, verdict: &Verdict<'_>, page: Option<&str>, width
     out.push_str(&format!("{}\n", styled(&clean(verdict.text), style)));
     out.push_str(&section(facts(report), width));
     out.push_str(&section(slots(report), width));
-    out.push_str(&section(injection(report.injection.clone().unwrap_or_default()), width));
+    out.push_str(&section(injection(&report.scenario, &report.injection.clone().unwrap_or_default()), width));
     out.push_str(&section(end(report), width));
     out.push_str(&section(outages(report), width));
     let mut next = Table::pairs();
@@ -168,27 +169,49 @@ fn share(part: u64, of: u64) -> Option<f64> {
 }
 
 /// What was asked for and what was done.
-fn injection(injection: ChaosInjection) -> Table {
+fn injection(scenario: &str, injection: &ChaosInjection) -> Table {
     let mut table = Table::pairs();
     let mut fact = |name: &str, value: &str| table.row(vec![Cell::new(name, DIM), value.into()]);
-    fact("connections", &format!("{} of {}", injection.connections_chosen, injection.connections));
-    fact("messages that matched", &injection.matched.to_string());
     let requested = number::percent(injection.requested_intensity);
     let achieved = injection.achieved_intensity.map(number::percent);
     let achieved = achieved.map(|achieved| format!(", {achieved} achieved")).unwrap_or_default();
-    fact("hit", &format!("{} ({requested} asked for{achieved})", injection.injected));
-    fact("acted on", &injection.observed.to_string());
-    if let Some(ChaosAchieved { requested, achieved, unit, cgroup }) = injection.resource {
-        if unit == ChaosUnit::Bytes as i32 {
-            let size = |bytes: f64| number::bytes(bytes as u64);
-            fact("memory taken", &format!("{} of {}", size(achieved), size(requested)));
+    match scenario.parse() {
+        Ok(Scenario::ProcessCrash) => {
+            let of = match injection.matched {
+                0 => String::new(),
+                // Each target in each second.
+                chances => format!(" in {chances} chances ({requested} asked for{achieved})"),
+            };
+            fact("crashes", &format!("{}{of}", injection.injected));
         }
-        cgroup.iter().for_each(|group| fact("in the control group", &clean(group)));
+        Ok(Scenario::MemoryPressure | Scenario::CpuOverload) => match &injection.resource {
+            Some(resource) => taken(resource, &mut fact),
+            None => fact("taken", "nothing"),
+        },
+        _ => {
+            fact("connections", &format!("{} of {}", injection.connections_chosen, injection.connections));
+            fact("messages that matched", &injection.matched.to_string());
+            fact("hit", &format!("{} ({requested} asked for{achieved})", injection.injected));
+            fact("acted on", &injection.observed.to_string());
+        }
     }
     if injection.unjournalled > 0 {
         fact("not in the journal", &injection.unjournalled.to_string());
     }
     table
+}
+
+/// What was taken of memory or of processors, and where.
+fn taken(resource: &ChaosAchieved, fact: &mut impl FnMut(&str, &str)) {
+    let ChaosAchieved { requested, achieved, cgroup, .. } = resource;
+    if resource.unit() == ChaosUnit::Bytes {
+        let size = |bytes: f64| number::bytes(bytes as u64);
+        fact("memory taken", &format!("{} of {}", size(*achieved), size(*requested)));
+    } else {
+        let share = number::percent;
+        fact("load", &format!("{} of each core's time ({} asked for)", share(*achieved), share(*requested)));
+    }
+    cgroup.iter().for_each(|group| fact("in the control group", &clean(group)));
 }
 
 /// What was seen of it, and what is left.
@@ -363,24 +386,41 @@ mod tests {
         section(outages(report), None)
     }
 
+    /// What was done, row by row.
+    fn done(scenario: &str, injection: &ChaosInjection) -> Vec<String> {
+        let shown = section(super::injection(scenario, injection), None);
+        let shown = anstream::adapter::strip_str(&shown).to_string();
+        let rows = shown.lines().filter(|line| !line.is_empty());
+        rows.map(|row| row.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    }
+
     #[test]
     fn what_was_taken_and_where_is_told() {
-        let shown = |resource| {
-            let injection = Some(ChaosInjection { injected: 1, resource: Some(resource), ..ChaosInjection::default() });
-            let shown = plain(&ChaosReport { injection, ..example() }, "It held.", Some(true));
-            let begin = shown.find("acted on").expect(&shown);
-            let rows = shown[begin..].lines().skip(1).take_while(|line| !line.is_empty());
-            rows.map(|row| row.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
-        };
+        let shown =
+            |scenario, resource| done(scenario, &ChaosInjection { injected: 1, resource, ..Default::default() });
         let (unit, cgroup) = (ChaosUnit::Bytes.into(), Some("/sys/fs/cgroup/weather".to_owned()));
         let memory = ChaosAchieved { requested: 134_217_728.0, achieved: 67_108_864.0, unit, cgroup };
         assert_eq!(
-            shown(memory.clone()),
+            shown("memory_pressure", Some(memory)),
             ["memory taken 64.0 MiB of 128 MiB", "in the control group /sys/fs/cgroup/weather"]
         );
-        // Of the cores it is a share, which is told with the hits.
-        let none = shown(ChaosAchieved { unit: ChaosUnit::Share.into(), cgroup: None, ..memory });
-        assert!(none.is_empty(), "{none:?}");
+        let load = ChaosAchieved { requested: 0.8, achieved: 0.79, unit: ChaosUnit::Share.into(), cgroup: None };
+        assert_eq!(shown("cpu_overload", Some(load)), ["load 79 % of each core's time (80 % asked for)"]);
+        assert_eq!(shown("cpu_overload", None), ["taken nothing"]);
+    }
+
+    #[test]
+    fn crashes_are_told_and_not_messages() {
+        let once = ChaosInjection { injected: 1, requested_intensity: 1.0, ..ChaosInjection::default() };
+        assert_eq!(done("process_crash", &once), ["crashes 1"]);
+        let by_chance = ChaosInjection {
+            injected: 3,
+            matched: 12,
+            requested_intensity: 0.2,
+            achieved_intensity: Some(0.25),
+            ..ChaosInjection::default()
+        };
+        assert_eq!(done("process_crash", &by_chance), ["crashes 3 in 12 chances (20 % asked for, 25 % achieved)"]);
     }
 
     #[test]
