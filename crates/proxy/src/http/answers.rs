@@ -14,8 +14,10 @@ use tokio::time::timeout;
 use super::Shared;
 use super::body::{Body, Settled, Stopped};
 use super::decode::Length;
-use super::exchange::{Exchange, is_signed};
-use super::head::{self, BadHead, Told};
+use super::exchange::Exchange;
+use super::facts::AnswerFacts;
+use super::head::{self, BadHead};
+use super::known::Known;
 use super::rarely;
 use super::stream::Source;
 use super::wire::{Input, write};
@@ -72,16 +74,6 @@ async fn is_gone(mut server: watch::Receiver<ServerState>, asked: ServerState) -
     timeout(GONE, changed).await.is_ok()
 }
 
-/// What the head of an answer tells.
-struct Answering {
-    status: u16,
-    length: Length,
-    framing: Option<Framing>,
-    propagates: bool,
-    told: Told,
-    keeps_alive: bool,
-}
-
 impl Answers<'_> {
     /// Relays interim answers and the answer proper. Returns whether the server wants to use the connection again.
     pub(super) async fn relay<R: Source, W: AsyncWrite + Unpin>(
@@ -90,19 +82,26 @@ impl Answers<'_> {
         input: &mut Input,
         to: &mut W,
         outgoing: &mut Vec<u8>,
+        known: &mut Known<AnswerFacts>,
     ) -> Result<bool, Failure> {
         let asked = self.shared.config.server.as_ref().map(|server| (*server.borrow(), Instant::now()));
         loop {
             let end = Self::head(from, input).await?;
             let raw = input.bytes().get(..end).unwrap_or_default();
-            let answering =
-                head::read_answer(raw, self.to_head, |answer| self.answering(&answer)).map_err(Failure::BadAnswer)?;
-            let Answering { status, length, framing, propagates, told, keeps_alive } = answering;
+            let (facts, length) = self.facts(raw, known)?;
+            let status = facts.status;
+            let exchange = self.exchange.filter(|_| !facts.is_interim());
+            let framing = exchange.and_then(|exchange| exchange.answered(&facts));
+            // The server's own requests come as events. A stream whose length was told must keep it.
+            let propagates = framing == Some(Framing::Sse)
+                && self.shared.relay.probe.propagates()
+                && !matches!(length, Length::Exact(_))
+                && !facts.is_signed;
             if let Some(traffic) = &self.shared.config.traffic {
                 traffic.works();
             }
             outgoing.clear();
-            let mut edits = told.edits();
+            let mut edits = facts.told.edits();
             // Its length may become another with what a fault does to it, so it is kept until that is known.
             let held = self.exchange.filter(|exchange| framing == Some(Framing::Body) && exchange.holds());
             let kept = if held.is_some() { raw.to_vec() } else { Vec::new() };
@@ -142,7 +141,7 @@ impl Answers<'_> {
             return match body.relay(from, input, to, outgoing, &self.shared.relay.queue).await {
                 Ok(()) => {
                     self.ends_silently.store(false, Ordering::Relaxed);
-                    Ok(keeps_alive)
+                    Ok(facts.keeps_alive)
                 }
                 Err(Stopped::Source(source)) => {
                     match rarely(self.last_events(&body, asked)).await.filter(|_| outgoing.is_empty()) {
@@ -199,21 +198,19 @@ impl Answers<'_> {
         }
     }
 
-    fn answering(&self, answer: &head::Answer<'_>) -> Answering {
-        let exchange = self.exchange.filter(|_| !answer.is_interim());
-        let framing = exchange.and_then(|exchange| exchange.answered(answer));
-        // The server's own requests come as events. A stream whose length was told must keep it.
-        let propagates = framing == Some(Framing::Sse)
-            && self.shared.relay.probe.propagates()
-            && !matches!(answer.length, Length::Exact(_))
-            && !is_signed(answer.fields);
-        Answering {
-            status: answer.status,
-            length: answer.length,
-            framing,
-            propagates,
-            told: answer.told,
-            keeps_alive: answer.keeps_alive,
+    /// What the head of an answer says, and how long its body is.
+    fn facts(&self, raw: &[u8], known: &mut Known<AnswerFacts>) -> Result<(Arc<AnswerFacts>, Length), Failure> {
+        // What another one would be followed by is not what this one is.
+        if let Some(found) = if self.to_head { None } else { known.find(raw) } {
+            return Ok(found);
         }
+        let read = head::read_answer(raw, self.to_head, |answer| {
+            let facts = Arc::new(AnswerFacts::new(&answer));
+            if !self.to_head && !facts.is_interim() {
+                known.add(raw, (answer.length, answer.digits), &facts);
+            }
+            (facts, answer.length)
+        });
+        read.map_err(Failure::BadAnswer)
     }
 }

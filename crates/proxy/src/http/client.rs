@@ -21,8 +21,9 @@ use self::admission::{Asked, Refused};
 use super::Shared;
 use super::answers::{Answers, Failure};
 use super::body::{Settled, Stopped};
-use super::exchange::TRACEPARENT;
+use super::facts::{AnswerFacts, RequestFacts, TRACEPARENT};
 use super::head::{self, BadHead};
+use super::known::Known;
 use super::rarely;
 use super::reach::reach;
 use super::reply::Reply;
@@ -66,6 +67,9 @@ pub(super) struct Client {
     outside: Outside,
     /// The host that was last asked for and may be, where that and no origin was said: it mostly stays the same.
     known_host: Vec<u8>,
+    /// The heads that came last from either side.
+    known_requests: Known<RequestFacts>,
+    known_answers: Known<AnswerFacts>,
     peer: Peer,
     upstream: Option<Peer>,
     /// What is written next on either side.
@@ -107,6 +111,8 @@ impl Client {
             outgoing: [Vec::new(), Vec::new()],
             ends_silently: AtomicBool::new(false),
             known_host: Vec::new(),
+            known_requests: Known::default(),
+            known_answers: Known::default(),
         }
     }
 
@@ -230,14 +236,14 @@ impl Client {
                     return Next::Close;
                 }
                 Ok(Settled::Answered(reply)) => {
-                    let body = Some(asked.body).filter(|_| asked.keeps_alive);
+                    let body = Some(asked.body).filter(|_| asked.facts.keeps_alive);
                     // What is no mere status is an answer on the session's stream where it has one.
                     let conversation = asked.exchange.as_ref().map(|exchange| exchange.conversation());
                     let mailbox =
                         conversation.map(|conversation| &conversation.mailbox).filter(|_| reply.status == 200);
                     let is_posted = mailbox.is_some_and(|mailbox| mailbox.post(&reply.body));
                     let reply = if is_posted { Reply::accepted() } else { Reply::of_fault(&reply) };
-                    return rarely(self.refuse(Refused { reply, body, to_head: asked.to_head })).await;
+                    return rarely(self.refuse(Refused { reply, body, to_head: asked.facts.to_head })).await;
                 }
                 Ok(Settled::Breaks(broken)) => {
                     let conversation = asked.exchange.as_ref().map(|exchange| Arc::clone(exchange.conversation()));
@@ -301,15 +307,21 @@ impl Client {
         let answers = Answers {
             shared: &self.shared,
             exchange: asked.exchange.as_ref(),
-            version: asked.version,
-            to_head: asked.to_head,
+            version: asked.facts.version,
+            to_head: asked.facts.to_head,
             has_begun: &has_begun,
             ends_silently: &self.ends_silently,
         };
         let ended = {
             let mut upload = pin!(upload);
             let ended = {
-                let download = pin!(answers.relay(&mut from_server, &mut upstream.input, &mut to_client, back));
+                let download = pin!(answers.relay(
+                    &mut from_server,
+                    &mut upstream.input,
+                    &mut to_client,
+                    back,
+                    &mut self.known_answers
+                ));
                 tokio::select! {
                     biased;
                     answered = download => Ok(answered),
@@ -338,7 +350,7 @@ impl Client {
                 if !keeps_alive || !is_sent || !upstream.input.bytes().is_empty() {
                     self.upstream = None;
                 }
-                match (keeps_alive && asked.keeps_alive, is_sent) {
+                match (keeps_alive && asked.facts.keeps_alive, is_sent) {
                     (true, true) => Next::Another,
                     (false, true) => Next::Close,
                     (_, false) => rarely(self.linger()).await,
@@ -377,17 +389,18 @@ impl Client {
 
     /// The head of a request that was held, with what is changed in it.
     fn write_head(&mut self, asked: &mut Asked) {
+        let mut edits = asked.facts.edits.clone();
         if asked.body.contradicts() {
-            asked.edits.with.push((METHOD, NO_METHOD.to_owned()));
+            edits.with.push((METHOD, NO_METHOD.to_owned()));
         }
         if let Some(length) = asked.body.changed_length().filter(|_| asked.has_length) {
-            asked.edits.with.push(("content-length", length.to_string()));
+            edits.with.push(("content-length", length.to_string()));
         }
         if let Some(value) = asked.exchange.as_ref().and_then(|exchange| exchange.traceparent()) {
-            asked.edits.with.push((TRACEPARENT, value));
+            edits.with.push((TRACEPARENT, value));
         }
         let [onward, _] = &mut self.outgoing;
-        asked.edits.write(&asked.raw, onward);
+        edits.write(&asked.raw, onward);
     }
 
     /// Answers for a server that did not, to what had `begun` then to be relayed.
@@ -406,7 +419,7 @@ impl Client {
         // The rest of the request tells which calls it holds, whose ids the answer repeats.
         let Peer { stream, input } = &mut self.peer;
         // A client that waits for leave to send it waits for this answer.
-        let patience = if asked.waits_for_leave { Duration::ZERO } else { config.header_timeout };
+        let patience = if asked.facts.waits_for_leave { Duration::ZERO } else { config.header_timeout };
         let is_read = match timeout(patience, asked.body.drain(stream, input)).await {
             Ok(Ok(())) => true,
             Ok(Err(_)) => return Next::Close,
@@ -425,7 +438,7 @@ impl Client {
         relay.probe.broke_off(kind, fault, now);
         let ids = asked.exchange.as_ref().map_or_else(Vec::new, |exchange| exchange.fail(kind, &message));
         let body = is_read.then_some(asked.body);
-        let (body, to_head) = (body.filter(|_| asked.keeps_alive), asked.to_head);
+        let (body, to_head) = (body.filter(|_| asked.facts.keeps_alive), asked.facts.to_head);
         self.refuse(Refused { reply: Reply::bad_gateway(&ids, &message), body, to_head }).await
     }
 }

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use mcpscope_core::{Direction, ErrorType, Outcome, Protocol, RequestId, TraceContext};
+use mcpscope_core::{Direction, ErrorType, Outcome, RequestId, TraceContext};
 use mcpscope_hooks::{Backlog, Connection, Fate, Lane, Loss, Passage, Place, Queued, Reply, Touch};
 use url::Url;
 
 use super::Shared;
 use super::body::End;
-use super::head::{Answer, Fields, Request, as_text, is_json, is_media};
+use super::facts::{AnswerFacts, Kind, MAX_SESSION_BYTES, RequestFacts};
 use super::sessions::Outside;
 use crate::bell::{Held, Rung};
 use crate::conversation::{Begun, Conversation, Ending, Observed, Response, Travel};
@@ -19,16 +19,6 @@ use crate::inject::Splice;
 use crate::item::{Item, Pace, Subject};
 use crate::queue::Waiting;
 
-const SESSION_ID: &str = "mcp-session-id";
-const PROTOCOL_VERSION: &str = "mcp-protocol-version";
-pub(super) const TRACEPARENT: &str = "traceparent";
-const TRACESTATE: &str = "tracestate";
-const CONTENT_TYPE: &str = "content-type";
-const CONTENT_ENCODING: &str = "content-encoding";
-
-/// Longest session name followed, in bytes.
-const MAX_SESSION_BYTES: usize = 1024;
-
 /// How many responses are kept that came before their requests: as many as a client may reasonably put into one body.
 const MAX_EARLY: usize = 64;
 
@@ -36,29 +26,12 @@ const MAX_EARLY: usize = 64;
 pub(super) struct Exchange {
     shared: Arc<Shared>,
     conversation: Arc<Conversation>,
-    kind: Kind,
-    /// Where the request went, to resolve an endpoint against; nothing if its answer cannot be a stream that names one.
-    target: Option<Box<str>>,
-    /// The session that the request names.
-    named: Option<Box<str>>,
+    /// What the request's head says.
+    facts: Arc<RequestFacts>,
     membership: Membership,
-    /// What the request's headers say of revision and trace.
-    protocol: Option<Protocol>,
-    context: Option<TraceContext>,
-    tracestate: Option<Box<str>>,
-    /// How the request's body is looked at.
-    framing: Option<Framing>,
     /// Whether the request's body may still begin calls.
     is_asking: AtomicBool,
     state: Mutex<State>,
-}
-
-/// What the methods of HTTP mean to MCP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Post,
-    Delete,
-    Other,
 }
 
 /// Whose conversation the exchange belongs to.
@@ -127,41 +100,20 @@ enum Content {
 
 impl Exchange {
     /// An exchange in the session that the request names, or else in the conversation of its connection.
-    pub(super) fn new(shared: &Arc<Shared>, outside: &mut Outside, request: &Request<'_>) -> Self {
-        let fields = request.fields;
-        let named = fields.text(SESSION_ID).filter(|name| name.len() <= MAX_SESSION_BYTES);
-        let name = named.or(Some(request.target));
-        let kind = match request.method {
-            "POST" => Kind::Post,
-            "DELETE" => Kind::Delete,
-            _ => Kind::Other,
-        };
-        let (conversation, membership) = match name.and_then(|name| shared.sessions.get(name)) {
+    pub(super) fn new(shared: &Arc<Shared>, outside: &mut Outside, facts: Arc<RequestFacts>) -> Self {
+        let name = facts.named.as_deref().unwrap_or(&facts.target);
+        let (conversation, membership) = match shared.sessions.get(name) {
             Some(conversation) => (conversation, Membership::Session),
             None => (outside.conversation(shared), Membership::Nameless),
         };
-        let is_message = kind == Kind::Post && fields.first(CONTENT_TYPE).is_none_or(is_json);
-        let (context, tracestate) = trace_context(fields);
-        let framing = (is_message && !is_encoded(fields)).then_some(Framing::Body);
         Self {
             conversation,
-            kind,
-            target: (kind == Kind::Other).then(|| request.target.into()),
-            named: named.map(Into::into),
             membership,
-            protocol: fields.text(PROTOCOL_VERSION).map(Protocol::parse),
-            context,
-            tracestate,
-            framing,
-            is_asking: AtomicBool::new(framing.is_some()),
+            is_asking: AtomicBool::new(facts.is_message),
+            facts,
             state: Mutex::default(),
             shared: Arc::clone(shared),
         }
-    }
-
-    /// How the request's body is looked at, if it is.
-    pub(super) fn request_framing(&self) -> Option<Framing> {
-        self.framing
     }
 
     pub(super) fn tap(&self, framing: Framing) -> Tap {
@@ -196,7 +148,8 @@ impl Exchange {
                 Observed::NOTHING
             }
             Seen::Message(bytes) => {
-                let (protocol, context, tracestate) = (self.protocol, self.context, self.tracestate.as_deref());
+                let RequestFacts { protocol, context, ref tracestate, .. } = *self.facts;
+                let tracestate = tracestate.as_deref();
                 let is_early = direction == Direction::ToClient && self.is_asking.load(Ordering::Relaxed);
                 let travel = Travel { direction, at, protocol, context, tracestate, is_early, is_held };
                 self.conversation.observe(bytes, travel, lane)
@@ -334,29 +287,24 @@ impl Exchange {
 
     /// Path and query of an endpoint, which may be relative to this request's.
     fn resolve(&self, endpoint: &str) -> Option<String> {
+        if self.facts.kind != Kind::Other {
+            return None;
+        }
         // The origin does not matter: requests are found by path and query.
-        let base = Url::parse("http://localhost").ok()?.join(self.target.as_deref()?).ok()?;
+        let base = Url::parse("http://localhost").ok()?.join(&self.facts.target).ok()?;
         let url = base.join(endpoint.trim()).ok()?;
         Some(url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path())))
     }
 
     /// Learns from the answer's head; says how its body is looked at, if it is.
-    pub(super) fn answered(&self, answer: &Answer<'_>) -> Option<Framing> {
-        let (status, fields) = (answer.status, answer.fields);
-        let media = fields.first(CONTENT_TYPE).unwrap_or_default();
-        let is_message = is_json(media);
-        let is_stream = !is_message && is_media(media, b"text/event-stream");
-        let content = match (is_stream, is_encoded(fields)) {
+    pub(super) fn answered(&self, facts: &AnswerFacts) -> Option<Framing> {
+        let AnswerFacts { status, is_json, is_stream, is_encoded, .. } = *facts;
+        let content = match (is_stream, is_encoded) {
             (true, true) => Content::Encoded,
             (true, false) => Content::Events,
             // Other methods than POST are answered with events or with nothing of MCP.
-            (false, encoded) if self.kind == Kind::Post && is_message => {
-                if encoded {
-                    Content::Encoded
-                } else {
-                    Content::Message
-                }
-            }
+            (false, true) if self.facts.kind == Kind::Post && is_json => Content::Encoded,
+            (false, false) if self.facts.kind == Kind::Post && is_json => Content::Message,
             _ => Content::Other,
         };
         self.state().answer = Some(Answered { status, content });
@@ -365,7 +313,7 @@ impl Exchange {
             self.state().stream = Some(self.shared.relay.probe.connection(now));
             self.conversation.stream(1, now);
         }
-        self.shared.relay.probe.guarded(|| self.follow_session(status, fields));
+        self.shared.relay.probe.guarded(|| self.follow_session(facts));
         match content {
             Content::Events => Some(Framing::Sse),
             Content::Message => Some(Framing::Body),
@@ -373,7 +321,8 @@ impl Exchange {
         }
     }
 
-    fn follow_session(&self, status: u16, fields: Fields<'_>) {
+    fn follow_session(&self, answer: &AnswerFacts) {
+        let status = answer.status;
         let sessions = &self.shared.sessions;
         let open = |name: &str| {
             let opened = sessions.open(name, &self.conversation);
@@ -382,21 +331,20 @@ impl Exchange {
             }
             opened
         };
-        match &self.named {
+        match &self.facts.named {
             // At the head: clients hang up right after it, and that must not look like an end of its own.
-            Some(name) if self.kind == Kind::Delete && is_success(status) => {
+            Some(name) if self.facts.kind == Kind::Delete && is_success(status) => {
                 sessions.close(name, Ending::Well, Instant::now());
             }
             Some(name) if self.membership != Membership::Session && is_success(status) => {
                 // Another request may have named it first while this one was under way: one session, counted once.
                 if sessions.get(name).is_none() && open(name) {
-                    self.conversation.adopt(name, self.protocol, Instant::now());
+                    self.conversation.adopt(name, self.facts.protocol, Instant::now());
                 }
             }
             Some(_) => {}
             None => {
-                let name = fields.text(SESSION_ID);
-                if let Some(name) = name.filter(|name| name.len() <= MAX_SESSION_BYTES) {
+                if let Some(name) = &answer.named {
                     self.conversation.name(name);
                     open(name);
                 }
@@ -436,7 +384,7 @@ impl Exchange {
             state.over = is_asking.then_some(over);
         }
         // The server does not know the session any more.
-        if let Some(name) = self.named.as_deref().filter(|_| answered.status == 404) {
+        if let Some(name) = self.facts.named.as_deref().filter(|_| answered.status == 404) {
             self.shared.sessions.close(name, Ending::Well, now);
         }
     }
@@ -567,31 +515,4 @@ impl Drop for Exchange {
 
 const fn is_success(status: u16) -> bool {
     matches!(status, 200..=299)
-}
-
-fn is_encoded(fields: Fields<'_>) -> bool {
-    fields.first(CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity"))
-}
-
-/// What the head says of the trace: a context is there once or not at all, and a `tracestate` only beside it.
-fn trace_context(fields: Fields<'_>) -> (Option<TraceContext>, Option<Box<str>>) {
-    let mut contexts = fields.all(TRACEPARENT);
-    let context = match (contexts.next(), contexts.next()) {
-        (Some(only), None) => as_text(only).and_then(mcpscope_hooks::trace_context),
-        _ => None,
-    };
-    if context.is_none() || !fields.contains(TRACESTATE) {
-        return (context, None);
-    }
-    let lists: Option<Vec<_>> = fields.all(TRACESTATE).map(as_text).collect();
-    (context, lists.and_then(|lists| mcpscope_hooks::tracestate(&lists.join(","))))
-}
-
-/// Whether the head vouches for the body, or a signature for the head: neither may be changed then.
-pub(super) fn is_signed(fields: Fields<'_>) -> bool {
-    // A digest may also come as a trailer, which is announced or nobody would look for it.
-    const VOUCHING: [&str; 7] =
-        ["content-digest", "repr-digest", "digest", "content-md5", "signature", "x-amz-content-sha256", "trailer"];
-    VOUCHING.iter().any(|name| fields.contains(name))
-        || fields.first("authorization").is_some_and(|value| value.starts_with(b"AWS4-"))
 }

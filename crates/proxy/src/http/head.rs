@@ -15,6 +15,8 @@ pub(super) const MAX_HEAD_BYTES: usize = 128 << 10;
 /// Most fields of a head, five times what most servers take; a request with more is answered 431.
 const MAX_FIELDS: usize = 512;
 
+const CONTENT_LENGTH: &str = "content-length";
+
 /// Why a head is not passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadHead {
@@ -54,13 +56,31 @@ impl BadHead {
 
 /// Where the head at the beginning of `bytes` ends, of which the first `seen` hold no end.
 pub(super) fn end(bytes: &[u8], seen: usize) -> Option<usize> {
-    let from = seen.saturating_sub(3);
-    let rest = bytes.get(from..)?;
-    // Lines that end with LF alone are refused, but found.
-    memchr::memchr_iter(b'\n', rest).map(|at| from + at).find_map(|at| {
-        let before = bytes.get(..at)?;
-        (before.ends_with(b"\n\r") || before.ends_with(b"\n")).then_some(at + 1)
-    })
+    const AT_ONCE: usize = 32;
+    let may_be = |(this, next): (&u8, &u8)| (*this == b'\n') & ((*next == b'\n') | (*next == b'\r'));
+    let mut at = seen.saturating_sub(3);
+    loop {
+        let rest = bytes.get(at..)?;
+        if let Some(block @ [_, next @ ..]) = rest.first_chunk::<{ AT_ONCE + 1 }>()
+            // Without an early end, so that many bytes are compared at a time.
+            && !block.iter().zip(next).fold(false, |found, pair| found | may_be(pair))
+        {
+            at += AT_ONCE;
+            continue;
+        }
+        for from in 0..rest.len().min(AT_ONCE) {
+            match rest.get(from..)? {
+                // Lines that end with LF alone are refused, but found.
+                [b'\n', b'\n', ..] => return Some(at + from + 2),
+                [b'\n', b'\r', b'\n', ..] => return Some(at + from + 3),
+                _ => {}
+            }
+        }
+        if rest.len() <= AT_ONCE {
+            return None;
+        }
+        at += AT_ONCE;
+    }
 }
 
 /// What the name of a method or field is made of (RFC 9110, section 5.6.2).
@@ -122,7 +142,7 @@ impl<'a> Fields<'a> {
 
     /// The length that is told, once.
     fn content_length(self) -> Result<Option<u64>, BadHead> {
-        let mut values = self.all("content-length");
+        let mut values = self.all(CONTENT_LENGTH);
         let Some(value) = values.next() else { return Ok(None) };
         match (number(value), values.next()) {
             (Some(number), None) => Ok(Some(number)),
@@ -133,7 +153,7 @@ impl<'a> Fields<'a> {
     /// The length that is told, and whether it is told several times: as often as one likes, if it is the same each time (RFC
     /// 9110, section 8.6).
     fn repeated_content_length(self) -> Result<Option<(u64, bool)>, BadHead> {
-        let mut values = self.all("content-length").flat_map(|value| value.split(|byte| *byte == b','));
+        let mut values = self.all(CONTENT_LENGTH).flat_map(|value| value.split(|byte| *byte == b','));
         let Some(first) = values.next() else { return Ok(None) };
         let length = number(first.trim_ascii()).ok_or(BadHead::ContentLength)?;
         let mut is_repeated = false;
@@ -148,7 +168,7 @@ impl<'a> Fields<'a> {
 }
 
 /// A number of nothing but digits.
-fn number(value: &[u8]) -> Option<u64> {
+pub(super) fn number(value: &[u8]) -> Option<u64> {
     let append = |number: u64, digit: &u8| {
         let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
         number.checked_mul(10)?.checked_add(digit)
@@ -195,6 +215,8 @@ pub(super) struct Request<'a> {
     pub(super) version: u8,
     pub(super) fields: Fields<'a>,
     pub(super) length: Length,
+    /// The digits that alone tell it, if they do.
+    pub(super) digits: Option<&'a [u8]>,
     /// Whether the client wants to use the connection again.
     pub(super) keeps_alive: bool,
 }
@@ -234,6 +256,7 @@ pub(super) fn read_request<R>(raw: &[u8], see: impl FnOnce(Request<'_>) -> R) ->
         version,
         fields,
         length,
+        digits: fields.first(CONTENT_LENGTH),
         keeps_alive: fields.keeps_alive(version),
     }))
 }
@@ -259,6 +282,8 @@ pub(super) struct Answer<'a> {
     pub(super) status: u16,
     pub(super) fields: Fields<'a>,
     pub(super) length: Length,
+    /// The digits that alone tell it, if they do.
+    pub(super) digits: Option<&'a [u8]>,
     /// What becomes of the length that is told.
     pub(super) told: Told,
     /// Whether the server wants to use the connection again.
@@ -287,13 +312,6 @@ impl Told {
     }
 }
 
-impl Answer<'_> {
-    /// Whether the answer proper is still to come.
-    pub(super) const fn is_interim(&self) -> bool {
-        self.status < 200
-    }
-}
-
 /// Reads the head of an answer to a request of which is known whether it was `HEAD`.
 pub(super) fn read_answer<R>(raw: &[u8], to_head: bool, see: impl FnOnce(Answer<'_>) -> R) -> Result<R, BadHead> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
@@ -311,7 +329,8 @@ pub(super) fn read_answer<R>(raw: &[u8], to_head: bool, see: impl FnOnce(Answer<
     }
     let fields = Fields::new(parsed.headers);
     let is_encoded = fields.contains("transfer-encoding");
-    let mut told = if is_encoded && fields.contains("content-length") { Told::Overridden } else { Told::AsItIs };
+    let mut told = if is_encoded && fields.contains(CONTENT_LENGTH) { Told::Overridden } else { Told::AsItIs };
+    let mut digits = None;
     let length = if to_head || matches!(code, 100..=199 | 204 | 304) {
         Length::Exact(0)
     } else if is_encoded {
@@ -324,6 +343,8 @@ pub(super) fn read_answer<R>(raw: &[u8], to_head: bool, see: impl FnOnce(Answer<
             Some((length, is_repeated)) => {
                 if is_repeated {
                     told = Told::Repeated(length);
+                } else {
+                    digits = fields.first(CONTENT_LENGTH);
                 }
                 Length::Exact(length)
             }
@@ -333,6 +354,7 @@ pub(super) fn read_answer<R>(raw: &[u8], to_head: bool, see: impl FnOnce(Answer<
         status: code,
         fields,
         length,
+        digits,
         told,
         keeps_alive: fields.keeps_alive(version) && length != Length::UntilClosed,
     }))
@@ -355,7 +377,7 @@ fn check_lines(raw: &[u8]) -> Result<(), BadHead> {
 }
 
 /// What is changed in a head.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Edits {
     /// The target, in a request.
     pub(super) target: Option<String>,
@@ -433,6 +455,12 @@ mod tests {
         assert_eq!(end(b"GET / HTTP/1.1\r\nHost: a\r\n\r", 0), None);
         assert_eq!(end(b"GET / HTTP/1.1\nHost: a\n\nbody", 0), Some(24), "to be refused, not waited for");
         assert_eq!(end(b"HTTP/1.1 200 OK\nX: a\n\r\nbody", 0), Some(23));
+        for before in 0..100 {
+            let head = format!("{}\n\rx\r\n\r\n", "x".repeat(before)).into_bytes();
+            assert_eq!(end(&head, 0), Some(before + 7));
+            assert!((0..head.len()).all(|length| end(&head[..length], 0).is_none()), "{before}");
+            assert_eq!(end(&[&head, &head[..]].concat(), 0), Some(before + 7));
+        }
     }
 
     #[test]

@@ -6,11 +6,13 @@ mod check;
 mod client;
 mod decode;
 mod exchange;
+mod facts;
 mod failures;
 #[cfg(feature = "_fuzz")]
 pub(crate) mod fuzzing;
 mod handshake;
 mod head;
+mod known;
 mod process;
 mod reach;
 mod reply;

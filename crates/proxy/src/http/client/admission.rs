@@ -6,31 +6,29 @@ use mcpscope_core::{Component, Direction, ErrorType, HostPolicy, Refusal};
 
 use super::super::body::Body;
 use super::super::decode::Length;
-use super::super::exchange::{Exchange, is_signed};
+use super::super::exchange::Exchange;
+use super::super::facts::RequestFacts;
 use super::super::head::{self, BadHead, Edits, Request};
 use super::super::reply::Reply;
 use super::super::sessions::Outside;
-use super::super::{HostHeader, Shared};
+use super::super::{Config, HostHeader, Shared};
 use super::Client;
+use crate::framing::Framing;
 
 /// Longest host that is remembered, in bytes.
 const MAX_KNOWN_HOST: usize = 256;
 
 /// A request as it goes on.
 pub(super) struct Asked {
+    pub(super) facts: Arc<RequestFacts>,
     pub(super) exchange: Option<Arc<Exchange>>,
     pub(super) body: Body,
     /// Its head as it came, if it is not known yet how it goes on.
     pub(super) raw: Vec<u8>,
-    pub(super) edits: Edits,
     pub(super) has_length: bool,
     pub(super) propagates: bool,
     /// Whether a fault may touch it before anything of it goes on.
     pub(super) is_exposed: bool,
-    pub(super) keeps_alive: bool,
-    pub(super) waits_for_leave: bool,
-    pub(super) version: u8,
-    pub(super) to_head: bool,
 }
 
 /// What becomes of a request.
@@ -57,30 +55,40 @@ impl Client {
     /// Decides whether the request whose head ends there is passed on, and how.
     pub(super) fn admit(&mut self, end: usize) -> Admission {
         let raw = self.peer.input.bytes().get(..end).unwrap_or_default();
-        let (shared, outside, address) = (&self.shared, &mut self.outside, self.address);
-        let known_host = &mut self.known_host;
-        let read =
-            head::read_request(raw, |request| match is_answered_to(&shared.config.hosts, known_host, &request) {
-                Ok(()) => Admission::Onward(Box::new(ask(shared, outside, &request))),
-                Err(refusal) => {
-                    tracing::debug!(peer = %address, refusal = refusal.told("proxy"), "request refused");
-                    shared.refused();
-                    let body = Body::new(request.length, None, Direction::ToServer, None, false);
-                    Admission::Refused(Box::new(Refused {
-                        reply: Reply::refused(&refusal),
-                        body: Some(body).filter(|_| request.keeps_alive),
-                        to_head: request.method == "HEAD",
-                    }))
-                }
-            });
-        let mut admission = read.unwrap_or_else(|bad| Admission::Refused(Box::new(self.unread(bad))));
+        let (shared, outside) = (&self.shared, &mut self.outside);
+        let mut admission = match self.known_requests.find(raw) {
+            Some((facts, length)) => Admission::Onward(ask(shared, outside, facts, length)),
+            None => {
+                let (known, known_host, address) = (&mut self.known_requests, &mut self.known_host, self.address);
+                let read = head::read_request(raw, |request| {
+                    match is_answered_to(&shared.config.hosts, known_host, &request) {
+                        Ok(()) => {
+                            let facts = Arc::new(RequestFacts::new(&request, edits(&shared.config, &request)));
+                            known.add(raw, (request.length, request.digits), &facts);
+                            Admission::Onward(ask(shared, outside, facts, request.length))
+                        }
+                        Err(refusal) => {
+                            tracing::debug!(peer = %address, refusal = refusal.told("proxy"), "request refused");
+                            shared.refused();
+                            let body = Body::new(request.length, None, Direction::ToServer, None, false);
+                            Admission::Refused(Box::new(Refused {
+                                reply: Reply::refused(&refusal),
+                                body: Some(body).filter(|_| request.keeps_alive),
+                                to_head: request.method == "HEAD",
+                            }))
+                        }
+                    }
+                });
+                read.unwrap_or_else(|bad| Admission::Refused(Box::new(self.unread(bad))))
+            }
+        };
         if let Admission::Onward(asked) = &mut admission {
             let [onward, _] = &mut self.outgoing;
             onward.clear();
             if asked.propagates || asked.is_exposed {
                 asked.raw.extend_from_slice(raw);
             } else {
-                asked.edits.write(raw, onward);
+                asked.facts.edits.write(raw, onward);
             }
         }
         self.peer.input.advance(end);
@@ -119,32 +127,44 @@ fn is_answered_to(hosts: &HostPolicy, known: &mut Vec<u8>, request: &Request<'_>
     Ok(())
 }
 
-/// How a request goes on.
-fn ask(shared: &Arc<Shared>, outside: &mut Outside, request: &Request<'_>) -> Asked {
-    let (probe, fields) = (&shared.relay.probe, request.fields);
-    let exchange = probe.is_on().then(|| Arc::new(Exchange::new(shared, outside, request)));
-    let framing = exchange.as_ref().and_then(|exchange| exchange.request_framing());
-    let fits = match request.length {
+/// How a request goes on whose head says this.
+fn ask(shared: &Arc<Shared>, outside: &mut Outside, facts: Arc<RequestFacts>, length: Length) -> Box<Asked> {
+    let probe = &shared.relay.probe;
+    let exchange = probe.is_on().then(|| Arc::new(Exchange::new(shared, outside, Arc::clone(&facts))));
+    let framing = exchange.as_ref().filter(|_| facts.is_message).map(|_| Framing::Body);
+    let fits = match length {
         Length::Exact(bytes) => bytes <= shared.config.limits.max_message as u64,
         Length::Chunked | Length::UntilClosed => true,
     };
     // A client that waits for leave to send its body waits for the server's.
-    let waits_for_leave = fields.contains("expect");
-    let propagates = framing.is_some() && fits && probe.propagates() && !is_signed(fields) && !waits_for_leave;
-    // Not one whose headers vouch for it only: what a fault does to it may well be found out.
-    let is_exposed = framing.is_some() && probe.holds() && !waits_for_leave;
+    let waits_for_leave = facts.waits_for_leave;
+    let propagates = framing.is_some() && fits && probe.propagates() && !facts.is_signed && !waits_for_leave;
+    Box::new(Asked {
+        body: Body::new(length, framing, Direction::ToServer, exchange.clone(), propagates),
+        exchange,
+        raw: Vec::new(),
+        has_length: length != Length::Chunked,
+        propagates,
+        // Not one whose headers vouch for it only: what a fault does to it may well be found out.
+        is_exposed: framing.is_some() && probe.holds() && !waits_for_leave,
+        facts,
+    })
+}
+
+/// What is changed in the head of every such request.
+fn edits(config: &Config, request: &Request<'_>) -> Edits {
+    let fields = request.fields;
     let mut edits = Edits::default();
     if request.is_rewritten {
         edits.target = Some(request.target.to_owned());
     }
-    let upstream = &shared.config.upstream;
-    let is_upstreams_host = match shared.config.host_header {
+    let is_upstreams_host = match config.host_header {
         HostHeader::Keep => false,
         HostHeader::Upstream => true,
-        HostHeader::Auto => !upstream.is_loopback(),
+        HostHeader::Auto => !config.upstream.is_loopback(),
     };
     if is_upstreams_host {
-        edits.with.push(("host", upstream.authority().to_owned()));
+        edits.with.push(("host", config.upstream.authority().to_owned()));
     }
     // MCP has no use for another protocol on the connection, and a relay of messages cannot follow one: an upgrade is not
     // asked for, so that the server answers in HTTP.
@@ -154,19 +174,7 @@ fn ask(shared: &Arc<Shared>, outside: &mut Outside, request: &Request<'_>) -> As
             edits.without.push("connection");
         }
     }
-    Asked {
-        body: Body::new(request.length, framing, Direction::ToServer, exchange.clone(), propagates),
-        exchange,
-        raw: Vec::new(),
-        edits,
-        has_length: request.length != Length::Chunked,
-        propagates,
-        is_exposed,
-        keeps_alive: request.keeps_alive,
-        waits_for_leave,
-        version: request.version,
-        to_head: request.method == "HEAD",
-    }
+    edits
 }
 
 #[cfg(test)]
