@@ -17,7 +17,7 @@ use super::decode::Length;
 use super::exchange::Exchange;
 use super::facts::AnswerFacts;
 use super::head::{self, BadHead};
-use super::known::Known;
+use super::known::{Known, Whole};
 use super::rarely;
 use super::stream::Source;
 use super::wire::{Input, write};
@@ -86,9 +86,14 @@ impl Answers<'_> {
     ) -> Result<bool, Failure> {
         let asked = self.shared.config.server.as_ref().map(|server| (*server.borrow(), Instant::now()));
         loop {
-            let end = Self::head(from, input).await?;
+            // The length that an answer to HEAD tells is not that of its body.
+            let find = |bytes: &[u8]| if self.to_head { None } else { known.find(bytes) };
+            let Whole { end, known: found } = Self::head(from, input, find).await?;
             let raw = input.bytes().get(..end).unwrap_or_default();
-            let (facts, length) = self.facts(raw, known)?;
+            let (facts, length) = match found {
+                Some(found) => found,
+                None => self.read_head(raw, known)?,
+            };
             let status = facts.status;
             let exchange = self.exchange.filter(|_| !facts.is_interim());
             let framing = exchange.and_then(|exchange| exchange.answered(&facts));
@@ -179,13 +184,20 @@ impl Answers<'_> {
         if events.is_empty() { None } else { body.last_events(events.as_bytes()) }
     }
 
-    /// Reads the head of an answer, and says where it ends.
-    pub(super) async fn head<R: AsyncRead + Unpin>(from: &mut R, input: &mut Input) -> Result<usize, Failure> {
+    /// Waits for the head of an answer. `find` finds the one that these bytes begin with, if it is known.
+    pub(super) async fn head<R: AsyncRead + Unpin>(
+        from: &mut R,
+        input: &mut Input,
+        mut find: impl FnMut(&[u8]) -> Option<Whole<AnswerFacts>>,
+    ) -> Result<Whole<AnswerFacts>, Failure> {
         let mut seen = 0;
         loop {
             let bytes = input.bytes();
+            if let Some(whole) = find(bytes) {
+                return Ok(whole);
+            }
             match head::end(bytes, seen) {
-                Some(end) if end <= head::MAX_HEAD_BYTES => return Ok(end),
+                Some(end) if end <= head::MAX_HEAD_BYTES => return Ok(Whole::new(end)),
                 None if bytes.len() < head::MAX_HEAD_BYTES => {}
                 _ => return Err(Failure::BadAnswer(BadHead::TooLong)),
             }
@@ -199,11 +211,7 @@ impl Answers<'_> {
     }
 
     /// What the head of an answer says, and how long its body is.
-    fn facts(&self, raw: &[u8], known: &mut Known<AnswerFacts>) -> Result<(Arc<AnswerFacts>, Length), Failure> {
-        // What another one would be followed by is not what this one is.
-        if let Some(found) = if self.to_head { None } else { known.find(raw) } {
-            return Ok(found);
-        }
+    fn read_head(&self, raw: &[u8], known: &mut Known<AnswerFacts>) -> Result<(Arc<AnswerFacts>, Length), Failure> {
         let read = head::read_answer(raw, self.to_head, |answer| {
             let facts = Arc::new(AnswerFacts::new(&answer));
             if !self.to_head && !facts.is_interim() {

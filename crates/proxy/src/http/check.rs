@@ -34,7 +34,7 @@ async fn answers(upstream: &Upstream, mut stream: Stream) -> Result<(), Failure>
     let request = format!("OPTIONS {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
     write(&mut stream, &mut [IoSlice::new(request.as_bytes())]).await.map_err(Failure::Broken)?;
     let mut input = Input::default();
-    let end = Answers::head(&mut stream, &mut input).await?;
+    let end = Answers::head(&mut stream, &mut input, |_| None).await?.end;
     let raw = input.bytes().get(..end).unwrap_or_default();
     head::read_answer(raw, false, |_| ()).map_err(Failure::BadAnswer)
 }

@@ -23,7 +23,7 @@ use super::answers::{Answers, Failure};
 use super::body::{Settled, Stopped};
 use super::facts::{AnswerFacts, RequestFacts, TRACEPARENT};
 use super::head::{self, BadHead};
-use super::known::Known;
+use super::known::{Known, Whole};
 use super::rarely;
 use super::reach::reach;
 use super::reply::Reply;
@@ -144,8 +144,8 @@ impl Client {
         }
     }
 
-    /// Waits for the head of a request, and says where it ends; nothing if there is none to come.
-    async fn head(&mut self, is_first: bool, end: &mut End) -> Result<Option<usize>, BadHead> {
+    /// Waits for the head of a request; nothing if there is none to come.
+    async fn head(&mut self, is_first: bool, end: &mut End) -> Result<Option<Whole<RequestFacts>>, BadHead> {
         let limit = if is_first { self.shared.config.header_timeout } else { MAX_IDLE };
         let (idle, mut begun) = (Instant::now() + limit, None);
         let mut seen = 0;
@@ -155,11 +155,14 @@ impl Client {
                 self.peer.input.advance(2);
             }
             let bytes = self.peer.input.bytes();
+            if let Some(whole) = self.known_requests.find(bytes) {
+                return Ok(Some(whole));
+            }
             if bytes.first().is_some_and(|first| *first != b'\r' && !head::is_token(*first)) {
                 return Err(BadHead::NoHttp);
             }
             match head::end(bytes, seen) {
-                Some(end) if end <= head::MAX_HEAD_BYTES => return Ok(Some(end)),
+                Some(end) if end <= head::MAX_HEAD_BYTES => return Ok(Some(Whole::new(end))),
                 None if bytes.len() < head::MAX_HEAD_BYTES => {}
                 _ => return Err(BadHead::TooLong),
             }

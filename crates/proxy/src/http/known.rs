@@ -12,6 +12,22 @@ const KNOWN: usize = 4;
 /// Longest one that is, in bytes.
 const MAX_BYTES: usize = 2 << 10;
 
+/// A head that is there as a whole.
+#[derive(Debug)]
+pub(super) struct Whole<T> {
+    /// Where it ends.
+    pub(super) end: usize,
+    /// What it says, and the length that it tells, if that is known already.
+    pub(super) known: Option<(Arc<T>, Length)>,
+}
+
+impl<T> Whole<T> {
+    /// One that is still to be read.
+    pub(super) const fn new(end: usize) -> Self {
+        Self { end, known: None }
+    }
+}
+
 /// The heads that came last, and what each said.
 #[derive(Debug)]
 pub(super) struct Known<T>(Vec<Head<T>>);
@@ -33,12 +49,14 @@ impl<T> Default for Known<T> {
 }
 
 impl<T> Known<T> {
-    /// What a head says that is the same as one of them but for the digits of its length, and the length that it tells.
-    pub(super) fn find(&mut self, raw: &[u8]) -> Option<(Arc<T>, Length)> {
-        let (at, length) = self.0.iter().enumerate().find_map(|(at, head)| Some((at, head.length(raw)?)))?;
+    /// The head that these bytes begin with, if it is the same as one of them but for the digits of its length.
+    pub(super) fn find(&mut self, bytes: &[u8]) -> Option<Whole<T>> {
+        let mut found = self.0.iter().enumerate().filter_map(|(at, head)| Some((at, head.begins(bytes)?)));
+        let (at, (length, end)) = found.next()?;
         // The last one that was used comes first, and the one that was used least lately makes room.
         self.0[..=at].rotate_right(1);
-        self.0.first().map(|head| (Arc::clone(&head.said), length))
+        let known = self.0.first().map(|head| (Arc::clone(&head.said), length));
+        Some(Whole { end, known })
     }
 
     /// Remembers what was read in a head that is to be passed on. `digits` is the part of it that alone tells the length.
@@ -60,11 +78,16 @@ impl<T> Known<T> {
 }
 
 impl<T> Head<T> {
-    /// The length that this one tells, if that is all in which it may be another.
-    fn length(&self, raw: &[u8]) -> Option<Length> {
-        let Some(digits) = &self.digits else { return (self.raw == raw).then_some(self.length) };
+    /// The length that the head tells which these bytes begin with, and where it ends, if it is no other in anything else.
+    fn begins(&self, bytes: &[u8]) -> Option<(Length, usize)> {
+        let Some(digits) = &self.digits else {
+            return bytes.starts_with(&self.raw).then_some((self.length, self.raw.len()));
+        };
         let (before, behind) = (self.raw.get(..digits.start)?, self.raw.get(digits.end..)?);
-        number(raw.strip_prefix(before)?.strip_suffix(behind)?).map(Length::Exact)
+        let rest = bytes.strip_prefix(before)?;
+        let (told, rest) = rest.split_at(rest.iter().take_while(|byte| byte.is_ascii_digit()).count());
+        let length = if rest.starts_with(behind) { number(told) } else { None };
+        length.map(|length| (Length::Exact(length), before.len() + told.len() + behind.len()))
     }
 }
 
@@ -83,7 +106,10 @@ mod tests {
     }
 
     fn find(known: &mut Known<String>, raw: &str) -> Option<(String, Length)> {
-        known.find(raw.as_bytes()).map(|(said, length)| (said.to_string(), length))
+        let whole = format!("{raw}0\r\n\r\n");
+        let found = known.find(whole.as_bytes())?;
+        assert_eq!(found.end, raw.len());
+        found.known.map(|(said, length)| (said.to_string(), length))
     }
 
     #[test]
@@ -102,8 +128,8 @@ mod tests {
         for at in 0..whole.len() {
             let mut changed = whole.clone().into_bytes();
             changed[at] ^= 0x20;
-            assert_eq!(known.find(&changed), None, "{at}");
-            assert_eq!(known.find(&whole.as_bytes()[..at]), None, "{at}");
+            assert!(known.find(&changed).is_none(), "{at}");
+            assert!(known.find(&whole.as_bytes()[..at]).is_none(), "{at}");
         }
     }
 

@@ -9,6 +9,7 @@ use super::super::decode::Length;
 use super::super::exchange::Exchange;
 use super::super::facts::RequestFacts;
 use super::super::head::{self, BadHead, Edits, Request};
+use super::super::known::Whole;
 use super::super::reply::Reply;
 use super::super::sessions::Outside;
 use super::super::{Config, HostHeader, Shared};
@@ -52,11 +53,11 @@ impl Refused {
 }
 
 impl Client {
-    /// Decides whether the request whose head ends there is passed on, and how.
-    pub(super) fn admit(&mut self, end: usize) -> Admission {
+    /// Decides whether the request that has this head is passed on, and how.
+    pub(super) fn admit(&mut self, Whole { end, known }: Whole<RequestFacts>) -> Admission {
         let raw = self.peer.input.bytes().get(..end).unwrap_or_default();
         let (shared, outside) = (&self.shared, &mut self.outside);
-        let mut admission = match self.known_requests.find(raw) {
+        let mut admission = match known {
             Some((facts, length)) => Admission::Onward(ask(shared, outside, facts, length)),
             None => {
                 let (known, known_host, address) = (&mut self.known_requests, &mut self.known_host, self.address);

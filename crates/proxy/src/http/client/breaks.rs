@@ -22,19 +22,19 @@ impl Client {
         is_first: bool,
         end: &mut End,
     ) -> Result<Next, Break> {
-        let end = {
+        let head = {
             let breaks = breaks(shared, conversation.as_ref());
             tokio::select! {
                 biased;
                 head = self.head(is_first, end) => match head {
                     Ok(None) => return Ok(Next::Close),
-                    Ok(Some(end)) => end,
+                    Ok(Some(head)) => head,
                     Err(bad) => return Ok(rarely(self.refuse(self.unread(bad))).await),
                 },
                 broken = breaks => return Err(broken),
             }
         };
-        let asked = match self.admit(end) {
+        let asked = match self.admit(head) {
             Admission::Onward(asked) => asked,
             Admission::Refused(refused) => return Ok(rarely(self.refuse(*refused)).await),
         };
