@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use mcpscope_chaos::{Message, MessageKind};
-use mcpscope_core::{Call, CallEvent, Direction, FaultId, Method, Outcome, Protocol, SpanId, TraceContext};
+use mcpscope_core::{Call, CallEvent, CallRecord, Direction, FaultId, Method, Outcome, Protocol, SpanId, TraceContext};
 use mcpscope_tracing::Root;
 
 use crate::Probe;
@@ -18,71 +18,84 @@ const MAX_EVENTS: usize = 32;
 /// A call that has begun. Dropping it unfinished records it as cancelled.
 #[derive(Debug)]
 #[must_use = "dropping it records the call as cancelled"]
-pub struct InFlight {
-    pub(crate) probe: Probe,
-    pub(crate) root: Option<Root>,
-    pub(crate) started: Instant,
-    pub(crate) injected: Option<FaultId>,
+pub struct InFlight(Box<Flight>);
+
+/// What is known of a call: it stays where it is, however often the call is handed on.
+#[derive(Debug)]
+struct Flight {
+    probe: Probe,
+    root: Option<Root>,
     /// The span of the call from here on, and when it left.
-    pub(crate) forward: Option<(SpanId, Departure)>,
-    pub(crate) events: Vec<CallEvent>,
-    pub(crate) dropped_events: u32,
-    /// Taken when the call ends.
-    pub(crate) call: Option<Call>,
+    forward: Option<(SpanId, Departure)>,
+    has_ended: bool,
+    /// As it will be recorded, but for its end.
+    record: CallRecord,
 }
 
 impl InFlight {
+    pub(crate) fn new(probe: &Probe, root: Option<Root>, call: Call, at: Instant) -> Self {
+        let record = record(call, at, at, root.unwrap_or(NO_TRACE), Outcome::Ok, 0);
+        Self(Box::new(Flight { probe: probe.clone(), root, forward: None, has_ended: false, record }))
+    }
+
     /// The call.
     #[must_use]
     pub fn call(&self) -> Option<&Call> {
-        self.call.as_ref()
+        (!self.0.has_ended).then_some(&self.0.record.call)
     }
 
     /// The call, to add what becomes known only with its answer.
     pub fn call_mut(&mut self) -> Option<&mut Call> {
-        self.call.as_mut()
+        (!self.0.has_ended).then_some(&mut self.0.record.call)
     }
 
     /// What faults do to a message of the call, its request or its answer, that travels in this direction and arrived at
     /// `at`. The call is marked as touched if a fault has its hand in.
     pub fn admit(&mut self, link: &Link, direction: Direction, at: Instant) -> Passage {
-        let Some(call) = self.call.as_ref().filter(|_| self.probe.holds()) else { return Passage::Now };
+        let Flight { probe, record, .. } = &mut *self.0;
+        if !probe.holds() {
+            return Passage::Now;
+        }
+        let call = &record.call;
         let kind = if direction == call.direction { MessageKind::Request } else { MessageKind::Response };
         let message = message(kind, &call.method, call.target.as_deref(), call.protocol);
-        let passage = self.probe.admit(link, direction, &message, at);
+        let passage = probe.admit(link, direction, &message, at);
         if let Passage::Touched(touch) = &passage {
-            self.injected = touch.injections().first().map(|injection| injection.fault).or(self.injected);
+            record.injected = touch.injections().first().map(|injection| injection.fault).or(record.injected);
         }
         passage
     }
 
     /// A fault has its hand in, though in none of its messages.
     pub fn touched_by(&mut self, fault: FaultId) {
-        self.injected.get_or_insert(fault);
+        self.0.record.injected.get_or_insert(fault);
     }
 
     /// When it began.
     #[must_use]
     pub fn started(&self) -> Instant {
-        self.started
+        self.0.record.started
     }
 
     /// The call goes on from here, with the next [`Lane::depart`] of `lane`, as a call of its own: with a span of its own,
     /// whose context is returned for whoever answers. Its sampled flag tells whether anyone will see our spans. Nothing
     /// without a tracer, or where nobody would see or learn of the span.
     pub fn forward(&mut self, lane: &mut Lane) -> Option<TraceContext> {
-        let root = self.root.filter(|root| root.is_recorded() || self.probe.propagates())?;
-        let parent = self.probe.0.tracer.as_ref()?.new_span_id();
-        self.forward = Some((parent, lane.departure(self.started).clone()));
-        Some(TraceContext { trace_id: root.trace_id, parent, sampled: self.probe.0.tracer.as_ref()?.is_sampled(&root) })
+        let Flight { probe, root, forward, record, .. } = &mut *self.0;
+        let root = root.filter(|root| root.is_recorded() || probe.propagates())?;
+        let tracer = probe.0.tracer.as_ref()?;
+        let parent = tracer.new_span_id();
+        *forward = Some((parent, lane.departure(record.started).clone()));
+        Some(TraceContext { trace_id: root.trace_id, parent, sampled: tracer.is_sampled(&root) })
     }
 
     /// Something happened during the call. The first 32 are kept, the others counted.
     pub fn event(&mut self, event: CallEvent) {
-        if self.events.len() < MAX_EVENTS {
-            self.events.push(event);
+        let record = &mut self.0.record;
+        if record.events.len() < MAX_EVENTS {
+            record.events.push(event);
         } else {
-            self.dropped_events = self.dropped_events.saturating_add(1);
+            record.dropped_events = record.dropped_events.saturating_add(1);
         }
     }
 
@@ -93,21 +106,20 @@ impl InFlight {
 
     /// Forgets the call: it turned out to be none, or to be answered elsewhere.
     pub fn discard(mut self) {
-        self.call = None;
+        self.0.has_ended = true;
     }
 
     fn end(&mut self, outcome: Outcome, response_bytes: u64, at: Instant) {
-        let Some(call) = self.call.take() else { return };
-        let root = self.root.unwrap_or(NO_TRACE);
-        let mut record = record(call, self.started, at, root, outcome, response_bytes);
-        record.injected = self.injected;
+        let Flight { probe, root, forward, has_ended, record } = &mut *self.0;
+        *has_ended = true;
+        record.duration = at.saturating_duration_since(record.started);
+        record.outcome = outcome;
+        record.response_bytes = response_bytes;
         // Whatever was answered had been sent.
         let answered = response_bytes > 0;
-        let forwarded = |(span_id, departure): (SpanId, Departure)| departure.forwarded(span_id, at, answered);
-        record.forwarded = self.forward.take().and_then(forwarded);
-        record.events = std::mem::take(&mut self.events);
-        record.dropped_events = self.dropped_events;
-        self.probe.end(&record, root);
+        record.forwarded =
+            forward.as_ref().and_then(|(span_id, departure)| departure.forwarded(*span_id, at, answered));
+        probe.end(record, root.unwrap_or(NO_TRACE));
     }
 }
 
@@ -124,7 +136,7 @@ fn message<'a>(
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.call.is_some() {
+        if !self.0.has_ended {
             self.end(Outcome::Cancelled, 0, Instant::now());
         }
     }

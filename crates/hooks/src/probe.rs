@@ -297,16 +297,7 @@ impl Probe {
             self.count_registry_operation(&call, at);
             self.0.tracer.as_ref().map(|tracer| tracer.start(Component::JsonRpc, call.context))
         });
-        InFlight {
-            probe: self.clone(),
-            root: root.flatten(),
-            started: at,
-            injected: None,
-            forward: None,
-            events: Vec::new(),
-            dropped_events: 0,
-            call: Some(call),
-        }
+        InFlight::new(self, root.flatten(), call, at)
     }
 
     /// Takes note of a notification.
