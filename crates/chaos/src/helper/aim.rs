@@ -35,7 +35,7 @@ pub(super) fn place(root: &Path, victims: &[Victim], controller: Controller) -> 
     for folder in std::iter::once(&*place.group).chain(common) {
         let file = folder.join(PROCS);
         if let Err(source) = OpenOptions::new().write(true).open(&file) {
-            return Err(HelperError::GroupNotWritable { server: server.clone(), file, source });
+            return Err(HelperError::GroupNotWritable { server: server.clone(), file, is_v2: place.is_v2, source });
         }
     }
     Ok(place)
@@ -65,7 +65,7 @@ impl Aim {
         let place = place(root, &victims, controller)?;
         let not_moved = |source| {
             let server = victims.first().map(|victim| victim.name.clone()).unwrap_or_default();
-            HelperError::GroupNotWritable { server, file: place.group.join(PROCS), source }
+            HelperError::GroupNotWritable { server, file: place.group.join(PROCS), is_v2: place.is_v2, source }
         };
         OpenOptions::new()
             .write(true)

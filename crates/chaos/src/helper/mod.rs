@@ -138,12 +138,18 @@ pub enum HelperError {
         groups: String,
     },
     /// The control group is not for this process to change.
-    #[error("a helper cannot be moved to the control group of {server}: expected to be able to write {}", .file.display())]
+    #[error(
+        "a helper cannot be moved to the control group of {server}: expected to be able to write {}{}",
+        .file.display(),
+        remedy(.source, *.is_v2)
+    )]
     GroupNotWritable {
         /// Whose.
         server: String,
         /// What would have to be written.
         file: PathBuf,
+        /// Whether the group is one of version 2.
+        is_v2: bool,
         /// Why it cannot be.
         #[source]
         source: io::Error,
@@ -151,4 +157,43 @@ pub enum HelperError {
     /// Something else that a parameter must not be.
     #[error(transparent)]
     Parameter(#[from] crate::ParameterError),
+}
+
+/// What helps who may not write to a control group, as the rest of a sentence.
+fn remedy(error: &io::Error, is_v2: bool) -> &'static str {
+    match (error.kind(), is_v2) {
+        (io::ErrorKind::ReadOnlyFilesystem, _) => ", which takes a container that may write to its /sys/fs/cgroup",
+        // cgroups(7), "Cgroup delegation containment rules": whoever is outside of what is delegated to them cannot move in.
+        (io::ErrorKind::PermissionDenied, true) => {
+            ", as root can, or whoever starts both mcpscope and the server by `systemd-run --user --scope COMMAND`"
+        }
+        (io::ErrorKind::PermissionDenied, false) => {
+            ", as root can, or whom root has made the owner of that file (chown)"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_write_to_a_group_is_told_what_helps() {
+        let told = |kind: io::ErrorKind, is_v2| {
+            let (server, file) = ("weather".to_owned(), PathBuf::from("/g/cgroup.procs"));
+            HelperError::GroupNotWritable { server, file, is_v2, source: kind.into() }.to_string()
+        };
+        let plain =
+            "a helper cannot be moved to the control group of weather: expected to be able to write /g/cgroup.procs";
+        assert_eq!(told(io::ErrorKind::NotFound, true), plain);
+        let denied = told(io::ErrorKind::PermissionDenied, true);
+        assert!(denied.starts_with(plain) && denied.contains("`systemd-run --user --scope COMMAND`"), "{denied}");
+        let denied = told(io::ErrorKind::PermissionDenied, false);
+        assert!(denied.starts_with(plain) && denied.ends_with("(chown)"), "{denied}");
+        assert!(
+            told(io::ErrorKind::ReadOnlyFilesystem, false)
+                .ends_with("a container that may write to its /sys/fs/cgroup")
+        );
+    }
 }

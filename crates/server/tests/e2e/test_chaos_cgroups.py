@@ -278,7 +278,8 @@ def test_a_group_that_may_not_be_written_is_refused(environment, group, served, 
     its.add(pid_of(instance, "one"))
     status, reason = Chaos(instance).refused("memory_pressure", **FAULTS["memory_pressure"], **AIMED)
     expected = f"a helper cannot be moved to the control group of one: expected to be able to write {its}/cgroup.procs"
-    assert (status, reason) == (400, f"{expected}: Read-only file system (os error 30)")
+    remedy = "which takes a container that may write to its /sys/fs/cgroup"
+    assert (status, reason) == (400, f"{expected}, {remedy}: Read-only file system (os error 30)")
     nothing_started(tmp_path, reason)
     assert not helpers(environment)
 
