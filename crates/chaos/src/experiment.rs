@@ -58,14 +58,26 @@ pub(crate) struct Experiment {
 }
 
 impl Experiment {
-    /// Checks a request. `longest` is what a plan allows, `recovery_time` what it expects.
+    /// Checks a request. `longest` is what a plan allows, `recovery_time` what it expects. Tells all that is wrong.
     pub(crate) fn read(
         request: &Request,
         longest: Duration,
         recovery_time: Option<Duration>,
     ) -> Result<Self, ParameterError> {
         let scenario: Scenario = request.scenario.parse()?;
-        let reader = Reader::new(scenario, &request.parameters)?;
+        let read = |parameters: &Parameters| Self::of(scenario, parameters, longest, recovery_time);
+        read(&request.parameters)
+            .map_err(|first| ParameterError::all_of(first, &request.parameters, |rest| read(rest).err()))
+    }
+
+    /// The same, up to the first mistake.
+    fn of(
+        scenario: Scenario,
+        parameters: &Parameters,
+        longest: Duration,
+        recovery_time: Option<Duration>,
+    ) -> Result<Self, ParameterError> {
+        let reader = Reader::new(scenario, parameters)?;
         let (fault, mut matcher) = (Fault::read(&reader)?, Matcher::read(&reader)?);
         if matches!(&fault, Fault::Partition(partition) if partition.is_for_http_only()) {
             matcher.transport = Some(Transport::Http);
@@ -86,7 +98,7 @@ impl Experiment {
         let crash_rate = if scenario == Scenario::ProcessCrash { reader.share("crash_rate")? } else { None };
         Ok(Self {
             scenario,
-            parameters: request.parameters.clone(),
+            parameters: parameters.clone(),
             fault,
             matcher,
             duration,
@@ -151,5 +163,27 @@ mod tests {
             let message = Experiment::read(&request, MINUTE, None).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let told = |request: &Request| {
+            let error = Experiment::read(request, MINUTE, None).unwrap_err();
+            error.each().iter().map(|error| error.parameter().unwrap_or("-").to_owned()).collect::<Vec<_>>().join(" ")
+        };
+        let wrong = Request::new("packet_loss").with("delay", 3).with("intensity", 2).with("duration", "soon");
+        assert_eq!(told(&wrong), "delay intensity duration");
+        let error = Experiment::read(&wrong, MINUTE, None).unwrap_err().to_string();
+        assert!(
+            error.contains("no parameter `delay`: expected one of ") && error.contains("; packet_loss: intensity is 2"),
+            "{error}"
+        );
+        // Which model it would be is not known: then bursts may be right.
+        assert_eq!(told(&Request::new("packet_loss").with("model", "gilbert").with("burst", 3)), "model");
+        assert_eq!(told(&Request::new("packet_loss").with("burst", 3)), "-");
+        let many = (0..20).fold(Request::new("hang"), |request, at| request.with(&format!("x{at}"), 1));
+        assert_eq!(told(&many).split(' ').count(), 8, "as many as anybody reads");
+        // A name of any length is a mistake of its own.
+        assert_eq!(told(&Request::new("hang").with(&"x".repeat(100), 1).with("every", 0)).split(' ').count(), 1);
     }
 }

@@ -212,6 +212,57 @@ pub enum ParameterError {
         /// The name.
         name: String,
     },
+    /// More than one mistake.
+    #[error("{}", together(.0))]
+    Several(
+        /// Each of them, eight at most.
+        Vec<Self>,
+    ),
+}
+
+/// Mistakes that are told at once.
+const MOST_MISTAKES: usize = 8;
+
+impl ParameterError {
+    /// Every mistake in parameters of which `check` tells one at a time, `first` first.
+    pub(crate) fn all_of(first: Self, given: &Parameters, check: impl Fn(&Parameters) -> Option<Self>) -> Self {
+        let (mut rest, mut mistakes, mut next) = (given.clone(), Vec::new(), Some(first));
+        while let Some(error) = next.take() {
+            // Without the parameter that the one is about, it tells the next.
+            let is_left_out = error.parameter().is_some_and(|name| rest.0.remove(name).is_some());
+            // What contradicts something may do so only for want of what was left out.
+            if is_left_out || mistakes.is_empty() {
+                mistakes.push(error);
+            }
+            if is_left_out && mistakes.len() < MOST_MISTAKES {
+                next = check(&rest);
+            }
+        }
+        match <[Self; 1]>::try_from(mistakes) {
+            Ok([one]) => one,
+            Err(several) => Self::Several(several),
+        }
+    }
+
+    /// The mistakes one by one.
+    #[must_use]
+    pub fn each(&self) -> &[Self] {
+        if let Self::Several(mistakes) = self { mistakes } else { std::slice::from_ref(self) }
+    }
+
+    /// The parameter that is wrong, if it is one.
+    #[must_use]
+    pub fn parameter(&self) -> Option<&str> {
+        match self {
+            Self::UnknownParameter { name, .. } | Self::BadValue { name, .. } | Self::Twice { name } => Some(name),
+            Self::Meaningless { .. } => Some("transport"),
+            _ => None,
+        }
+    }
+}
+
+fn together(mistakes: &[ParameterError]) -> String {
+    mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> String {

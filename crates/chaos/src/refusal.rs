@@ -54,6 +54,8 @@ pub enum Refusal {
         there: Vec<String>,
         /// Where it means something as it was asked for, unless that is anywhere.
         place: Option<String>,
+        /// The parameter that names what there is not, if one does.
+        parameter: Option<&'static str>,
     },
     /// Too much is unwell already.
     #[error("{healthy:.0} % of the components are healthy: expected at least {least:.0} % (blast_radius.min_healthy)")]
@@ -75,6 +77,21 @@ pub enum Refusal {
     /// It cannot be written down.
     #[error("it cannot be journalled")]
     Journal(#[from] JournalError),
+}
+
+impl Refusal {
+    /// What is wrong with what was asked for, each with the name of the parameter that says it, if one does; empty if it could be
+    /// done another time as it is.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<(Option<&str>, String)> {
+        match self {
+            Self::Parameters(error) => {
+                error.each().iter().map(|error| (error.parameter(), error.to_string())).collect()
+            }
+            Self::NothingMatched { parameter: Some(name), .. } => vec![(Some(name), self.to_string())],
+            _ => Vec::new(),
+        }
+    }
 }
 
 impl Scenario {

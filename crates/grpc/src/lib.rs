@@ -6,6 +6,7 @@ mod client;
 mod convert;
 #[cfg(feature = "serde")]
 mod json;
+pub mod mistakes;
 pub mod proto;
 #[cfg(feature = "server")]
 mod server;

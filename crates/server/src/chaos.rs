@@ -163,25 +163,9 @@ fn json(value: &Scalar) -> Value {
 
 /// All that is wrong with parameters, of each the name if it is about one.
 fn mistakes(scenario: Scenario, parameters: &Parameters, longest: Duration) -> Vec<(Option<String>, String)> {
-    let mut rest = parameters.clone();
-    let mut mistakes = Vec::new();
-    // The engine names one mistake. Without what that is about it names the next.
-    while let Err(error) = check(scenario, &rest, longest) {
-        let name = match &error {
-            ParameterError::UnknownParameter { name, .. } | ParameterError::BadValue { name, .. } => Some(name.clone()),
-            ParameterError::Meaningless { .. } => Some("transport".to_owned()),
-            _ => None,
-        };
-        let is_left_out = name.as_ref().is_some_and(|name| rest.0.remove(name).is_some());
-        // What contradicts something may do so only for want of what was left out.
-        if is_left_out || mistakes.is_empty() {
-            mistakes.push((name, error.to_string()));
-        }
-        if !is_left_out {
-            break;
-        }
-    }
-    mistakes
+    let wrong = check(scenario, parameters, longest).err();
+    let each = wrong.iter().flat_map(ParameterError::each);
+    each.map(|error| (error.parameter().map(str::to_owned), error.to_string())).collect()
 }
 
 /// Whether the engine takes these parameters.

@@ -141,11 +141,17 @@ fn servers(shared: &Shared, experiment: &Experiment) -> Result<Vec<String>, Refu
     let (scenario, matcher) = (experiment.scenario, &experiment.matcher);
     let directory = shared.directory();
     let there = || directory.servers().map(|server| format!("{} ({})", server.name, server.transport)).collect();
-    let nothing = |reason, place| Refusal::NothingMatched { scenario, reason, there: there(), place };
+    let nothing =
+        |reason, place, parameter| Refusal::NothingMatched { scenario, reason, there: there(), place, parameter };
+    let given = |names: &[&'static str]| names.iter().copied().find(|name| experiment.parameters.0.contains_key(*name));
     let named: Vec<_> =
         directory.servers().filter(|server| matcher.takes_server(&server.name, server.transport)).collect();
     if named.is_empty() {
-        return Err(nothing("no server of that name and transport", matcher.meaningful()));
+        return Err(nothing(
+            "no server of that name and transport",
+            matcher.meaningful(),
+            given(&["server", "transport"]),
+        ));
     }
     let speaks = |server: &Server| {
         let mut eras = server.eras().peekable();
@@ -157,10 +163,10 @@ fn servers(shared: &Shared, experiment: &Experiment) -> Result<Vec<String>, Refu
     }
     let free: Vec<_> = named.into_iter().filter(|server| !server.is_protected() && speaks(server)).collect();
     if free.is_empty() {
-        return Err(nothing("all servers that match are critical or protected", None));
+        return Err(nothing("all servers that match are critical or protected", None, None));
     }
     if matcher.wants_open_session() && directory.connections(matcher).is_empty() {
-        return Err(nothing("no session that matches is open", None));
+        return Err(nothing("no session that matches is open", None, given(&["session"])));
     }
     let mut names: Vec<_> = free.into_iter().map(|server| server.name.to_string()).collect();
     names.sort_unstable();

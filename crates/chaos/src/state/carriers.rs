@@ -87,7 +87,10 @@ impl State {
             return Ok(Vec::new());
         }
         let scenario = experiment.scenario;
-        let nothing = |reason| Refusal::NothingMatched { scenario, reason, there: Vec::new(), place: None };
+        let nothing = |reason| {
+            let (there, place, parameter) = (Vec::new(), None, Some("cgroup"));
+            Refusal::NothingMatched { scenario, reason, there, place, parameter }
+        };
         let able: Vec<_> = self.targets.iter().filter(|target| target.carries(Scenario::ProcessCrash)).collect();
         if able.is_empty() {
             return Err(nothing("cgroup=target needs a server that mcpscope starts, and starts again when it crashes"));
@@ -220,20 +223,23 @@ fn chosen(
     wanted: Option<&Pattern>,
 ) -> Result<Vec<Arc<dyn ChaosTarget>>, Refusal> {
     let there = || able.iter().map(|target| target.name().to_owned()).collect();
-    let nothing = |reason| Refusal::NothingMatched { scenario, reason, there: there(), place: None };
+    let nothing = |reason, parameter| {
+        let (there, place) = (there(), None);
+        Refusal::NothingMatched { scenario, reason, there, place, parameter }
+    };
     let is_called = |target: &dyn ChaosTarget, name: &Pattern| names(target).any(|called| name.matches(called));
     let named: Vec<_> =
         able.iter().copied().filter(|target| wanted.is_none_or(|name| is_called(&***target, name))).collect();
     if named.is_empty() {
-        return Err(nothing("no target of that name"));
+        return Err(nothing("no target of that name", Some("target_processes")));
     }
     let free: Vec<_> = named.into_iter().filter(|target| is_free(shared, &***target)).collect();
     if free.is_empty() {
-        return Err(nothing("all that match are critical or protected"));
+        return Err(nothing("all that match are critical or protected", None));
     }
     let up: Vec<_> = free.into_iter().filter(|target| target.is_there()).map(Arc::clone).collect();
     if up.is_empty() {
-        return Err(nothing("none of those that match runs now"));
+        return Err(nothing("none of those that match runs now", None));
     }
     Ok(up)
 }

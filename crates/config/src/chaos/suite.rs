@@ -47,6 +47,16 @@ impl Suite {
     /// Everything that is wrong in it at once, each with its place: up to 100 errors, but one only where it cannot be read, is not
     /// YAML, or has no experiment.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        match Self::read(path) {
+            (Some(suite), errors) if errors.is_empty() => Ok(suite),
+            (_, errors) => Err(ConfigErrors { errors, files: Vec::new() }),
+        }
+    }
+
+    /// The same, with the experiments that are right beside everything that is wrong, for who may know of more and tells all at
+    /// once; none where those cannot be told from elements of the list that are none.
+    #[must_use]
+    pub fn read(path: &Path) -> (Option<Self>, Vec<ConfigError>) {
         let (mut side, mut errors) = (Side::new(), Vec::new());
         side.read(Document::read(path), &mut errors);
         let suite = Self { path: path.to_owned(), side };
@@ -54,8 +64,8 @@ impl Suite {
         if errors.is_empty() && suite.experiments().is_empty() {
             errors.push(suite.refuse_key(KEY, &format!("expected a list of at least one, each {EXPECTED}")));
         }
-        ConfigErrors::none_of(errors)?;
-        Ok(suite)
+        let is_known = errors.is_empty() || suite.elements().count() == suite.experiments().len();
+        (is_known.then_some(suite), errors)
     }
 
     /// In their order; one at least.
@@ -64,11 +74,27 @@ impl Suite {
         &self.side.tree.settings.experiments
     }
 
-    /// What turned out to be wrong with an experiment later on, by its place in the list from 0: an error like any other, with its
-    /// place.
+    /// What turned out to be wrong with one of the experiments later on, by its place among them from 0, and with one of its parameters if
+    /// there is one of that name: an error like any other, with its place.
     #[must_use]
-    pub fn refuse(&self, at: usize, message: &str) -> ConfigError {
-        self.refuse_key(&format!("{KEY}[{at}].scenario"), message)
+    pub fn refuse(&self, at: usize, parameter: Option<&str>, message: &str) -> ConfigError {
+        // Where something is wrong, there may be elements of the list that are no experiments.
+        let element = self.elements().nth(at).unwrap_or_else(|| format!("{KEY}[{at}]"));
+        let parts = [PARAMETERS, MATCH].into_iter().filter_map(|part| Some(format!("{element}.{part}.{}", parameter?)));
+        let mut keys: Vec<_> = parts.collect();
+        keys.push(format!("{element}.scenario"));
+        let given = keys.iter().find(|key| self.is_given(key)).unwrap_or(&keys[keys.len() - 1]);
+        self.refuse_key(given, message)
+    }
+
+    /// The keys of those elements of the list that are experiments.
+    fn elements(&self) -> impl Iterator<Item = String> {
+        let elements = (0..MAX_EXPERIMENTS).map(|at| format!("{KEY}[{at}]"));
+        elements.filter(|element| self.is_given(&format!("{element}.scenario")))
+    }
+
+    fn is_given(&self, key: &str) -> bool {
+        self.side.refuse(&[key], "").is_some()
     }
 
     fn refuse_key(&self, key: &str, message: &str) -> ConfigError {

@@ -13,7 +13,7 @@ fn load(content: &[u8]) -> Result<(Vec<Experiment>, String), String> {
     fs::write(&path, content).unwrap();
     let plain = |text: String| text.replace(&format!("{}/", folder.path().display()), "");
     let suite = Suite::load(&path).map_err(|errors| plain(errors.to_string()))?;
-    Ok((suite.experiments().to_vec(), plain(suite.refuse(1, "not here").to_string())))
+    Ok((suite.experiments().to_vec(), plain(suite.refuse(1, None, "not here").to_string())))
 }
 
 #[track_caller]
@@ -103,4 +103,40 @@ fn what_is_no_configuration_file_is_refused_as_one() {
 fn the_example_is_one() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../config/experiments.example.yaml");
     assert_eq!(Suite::load(&path).unwrap().experiments().len(), 3);
+}
+
+#[test]
+fn what_is_refused_later_is_told_where_it_is_said_also_beside_other_mistakes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("suite.yaml");
+    let read = |content: &str| {
+        fs::write(&path, content).unwrap();
+        let (suite, errors) = Suite::read(&path);
+        let plain = |text: String| text.replace(&format!("{}/", folder.path().display()), "");
+        let refused = suite.map(|suite| {
+            let refuse = |parameter| plain(suite.refuse(1, parameter, "no").to_string());
+            [Some("evry"), Some("tool"), Some("other"), None].map(refuse)
+        });
+        (refused, errors.into_iter().map(|error| plain(error.to_string())).collect::<Vec<_>>())
+    };
+    let second = "  - scenario: hang\n    name: b\n    parameters: { evry: 2 }\n    match: { tool: x }\n";
+    let places = |index: usize, line: usize| {
+        let key = format!("experiments[{index}]");
+        [
+            format!("suite.yaml:{}:25: {key}.parameters.evry: no", line + 2),
+            format!("suite.yaml:{}:20: {key}.match.tool: no", line + 3),
+            format!("suite.yaml:{line}:15: {key}.scenario: no"),
+            format!("suite.yaml:{line}:15: {key}.scenario: no"),
+        ]
+    };
+    let (refused, errors) = read(&format!("experiments:\n  - scenario: hang\n{second}"));
+    assert_eq!((refused, errors), (Some(places(1, 3)), Vec::new()));
+    // An element that is no experiment does not take the place of one.
+    let (refused, errors) = read(&format!("experiments:\n  - scenari: hang\n  - scenario: stale_session\n{second}"));
+    assert_eq!((refused, errors.len()), (Some(places(2, 4)), 1), "{errors:?}");
+    let (refused, errors) = read(&format!("experiments:\n  - {{ scenario: hang, pause: soon }}\n{second}"));
+    assert_eq!((refused, errors.len()), (Some(places(1, 3)), 1), "{errors:?}");
+    // Which of the two is meant is not known.
+    let (refused, errors) = read("experiments:\n  - scenario: hang\n  - scenario: hang\n");
+    assert_eq!((refused, errors.len()), (None, 1), "{errors:?}");
 }

@@ -12,10 +12,11 @@ use mcpscope_hub::{Admin, Change, Chaos, ChaosToken, Events, Reader};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::spawn_blocking;
 use tonic::codegen::BoxStream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::{off, until_stopped};
 use crate::convert::{self, Invalid};
+use crate::mistakes;
 use crate::proto::chaos_service_server::ChaosService;
 use crate::proto::{
     ChaosServiceGetStatusRequest, ChaosServiceGetStatusResponse, ChaosTest, EmergencyStopRequest,
@@ -314,14 +315,15 @@ fn with_causes(error: &(dyn Error + 'static)) -> String {
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
+/// What is wrong with the request is in the details, too, one by one.
 fn refused(refusal: &Refusal) -> Status {
-    let message = with_causes(refusal);
-    match refusal {
-        Refusal::Parameters(_) | Refusal::Target(_) => Status::invalid_argument(message),
-        Refusal::TooMany { .. } | Refusal::TooManyKills { .. } => Status::resource_exhausted(message),
-        Refusal::Journal(_) => Status::internal(message),
-        _ => Status::failed_precondition(message),
-    }
+    let code = match refusal {
+        Refusal::Parameters(_) | Refusal::Target(_) => Code::InvalidArgument,
+        Refusal::TooMany { .. } | Refusal::TooManyKills { .. } => Code::ResourceExhausted,
+        Refusal::Journal(_) => Code::Internal,
+        _ => Code::FailedPrecondition,
+    };
+    mistakes::status(code, with_causes(refusal), &refusal.mistakes())
 }
 
 fn no_replay(id: u64, error: &ReplayError) -> Status {
@@ -337,7 +339,6 @@ mod tests {
     use mcpscope_core::ClockAnchor;
     use mcpscope_hub::chaos::{JournalError, ParameterError, Parts, Plan, Scenario, TargetError};
     use mcpscope_hub::{Calls, ChaosSource, Sources, hub};
-    use tonic::Code;
 
     use super::*;
 
@@ -388,7 +389,7 @@ mod tests {
             (Refusal::Stopped { by: "x".into(), wait_ms: 0 }, Code::FailedPrecondition),
             (Refusal::TooMany { running: 3, most: 3 }, Code::ResourceExhausted),
             (
-                Refusal::NothingMatched { scenario, reason: "x", there: Vec::new(), place: None },
+                Refusal::NothingMatched { scenario, reason: "x", there: Vec::new(), place: None, parameter: None },
                 Code::FailedPrecondition,
             ),
             (Refusal::Unhealthy { healthy: 1.0, least: 2.0 }, Code::FailedPrecondition),
@@ -402,6 +403,23 @@ mod tests {
             // The cause of it is told as well.
             assert!(code != Code::Internal || status.message().contains("written: "), "{status}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_request_is_in_the_details() {
+        let scenario = Scenario::Hang;
+        let unknown = |name: &str| ParameterError::UnknownParameter { scenario, name: name.to_owned() };
+        let several = Refusal::from(ParameterError::Several(vec![unknown("a"), unknown("b")]));
+        let told = mistakes::of(&refused(&several));
+        assert_eq!(told.iter().map(|mistake| mistake.parameter.as_deref()).collect::<Vec<_>>(), [Some("a"), Some("b")]);
+        assert!(told[1].told.starts_with("hang has no parameter `b`: "), "{told:?}");
+        let there = Vec::new();
+        let nobody = Refusal::NothingMatched { scenario, reason: "x", there, place: None, parameter: Some("server") };
+        let told = mistakes::of(&refused(&nobody));
+        assert_eq!(told[0].parameter.as_deref(), Some("server"));
+        let elsewhere = ParameterError::UnknownScenario { name: "x".into() }.into();
+        assert_eq!(mistakes::of(&refused(&elsewhere))[0].parameter, None);
+        assert_eq!(mistakes::of(&refused(&Refusal::Stopping)), []);
     }
 
     #[test]

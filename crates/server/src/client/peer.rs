@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use mcpscope_grpc::tonic::{Code, Response, Status, Streaming};
-use mcpscope_grpc::{Client, ClientError};
+use mcpscope_grpc::{Client, ClientError, mistakes};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::End;
@@ -83,7 +83,17 @@ impl Peer {
     /// How the program ends after such an answer.
     pub(super) fn failure(&self, status: &Status) -> Failure {
         let said = clean(status.message());
+        let mistakes = mistakes::of(status);
         match status.code() {
+            // One in each line.
+            Code::InvalidArgument if mistakes.len() > 1 => {
+                let lines: Vec<_> = mistakes.iter().map(|mistake| clean(&mistake.told).into_owned()).collect();
+                Failure::usage(anyhow!(lines.join("\n")))
+            }
+            // It would be no other another time.
+            Code::FailedPrecondition if !mistakes.is_empty() => {
+                Failure::usage(anyhow!("the instance at {} refuses: {said}", clean(&self.addr)))
+            }
             Code::NotFound | Code::InvalidArgument | Code::Unauthenticated => Failure::usage(anyhow!("{said}")),
             Code::OutOfRange => Failure::unavailable(anyhow!(
                 "what was asked of the instance at {}, or its answer, is too large: {said}",

@@ -150,6 +150,15 @@ def test_a_journal_is_decided_again_compared_and_done_again(proxy, chaos, chaos_
     assert "there is no experiment 77: the newest are " in chaos("replay", "77", code=64)
 
 
+def test_the_newest_report_says_that_a_newer_experiment_has_none_yet(proxy, instances, chaos, chaos_json, start):
+    ended(chaos_json, str(chaos_json("start", "hang", "duration=200ms", "recovery_time=200ms", "--wait")["id"]))
+    assert instances.finish("chaos", "report", within=LONG).stderr == b""
+    newer = start("hang", "duration=60s")
+    done = instances.finish("chaos", "report", "--output", "json", within=LONG)
+    told = f"mcpscope: experiment {newer} (hang) is running: this is experiment 1, which ended last\n"
+    assert (done.returncode, json.loads(done.stdout)["id"], done.stderr.decode()) == (0, 1, told)
+
+
 def test_waiting_ends_with_the_experiment(proxy, instances, chaos, chaos_json):
     told = chaos("start", "tool_error", "duration=200ms", "recovery_time=200ms", "--wait")
     assert "recovering" in told and re.search(r"\d\d:\d\d:\d\d\.\d{3}  completed", told), told
@@ -247,7 +256,10 @@ def test_only_who_knows_the_token_starts_something(proxy, instances, tmp_path):
         (["start", "hang", "evry=2"], 64, "hang has no parameter `evry`: expected one of "),
         (["start", "hang", "evry=2"], 64, "; `mcpscope chaos scenarios hang` lists what it takes"),
         (["plan", "hang", "duration=61s"], 64, "at most 1m, which is the plan's test_duration"),
-        (["start", "hang", "server=other"], 69, "there is weather"),
+        (["start", "hang", "server=other"], 64, "there is weather"),
+        (["plan", "process_crash"], 69, "process_crash is not available here"),
+        (["start", "hang", "every=0", "evry=2"], 64, "expected one of "),
+        (["start", "hang", "every=0", "evry=2"], 64, "\nhang: every is \"0\": expected a whole number"),
         (["stop", "77"], 64, "experiment 77 is not running"),
         (["report", "77"], 64, "there is no experiment 77: there was none yet"),
         (["report"], 64, "no experiment has ended yet"),

@@ -181,3 +181,14 @@ def test_chaos_that_is_off_is_said_to_be_off(page, instances, upstream):
     says(page, "[data-testid=chaos]", "Chaos is off")
     assert not page.exists("[data-testid=stop-all]") and not page.exists("[data-testid=maker]")
     assert page.complaints() == []
+
+
+def test_a_plan_says_what_would_be_taken(page, proxy):
+    shown(page, proxy.dashboard)
+    page.click("[data-testid=scenarios] [value=cpu_overload]")
+    page.wait_for_element("[data-testid=maker] [name=cores]", LONG)
+    page.fill("[data-testid=maker] [name=intensity]", "1")
+    page.fill("[data-testid=maker] [name=cores]", "1")
+    page.click("[data-testid=plan]")
+    says(page, OUTLOOK, "Would take 95 % of one core for 10 s")
+    says(page, OUTLOOK, "100 % was asked for: ")

@@ -353,6 +353,10 @@ def test_one_that_only_looks_like_it_is_never_touched(environment, wrapped, deco
     own = one(environment, "cat", without=[decoy.pid])
     assert proc(own, "cmdline") == proc(decoy.pid, "cmdline")
     chaos = Chaos(instance)
+    crash = chaos.post("process_crash", {"signal": by}, "/plan").json()["crash"]
+    (process,) = crash["processes"]
+    assert (process["pid"], process["program"], process["group"], process["restarted_after"]) == (own, "cat", 1, 1), crash
+    assert (crash["signal"], crash["most"]) == (by, 1), crash
     id = chaos.start("process_crash", signal=by)
     if by == "stop":
         wait_until(lambda: is_stopped(own), within=LONG, what="a standstill")
@@ -511,7 +515,7 @@ def test_a_name_that_nobody_has_is_told_which_there_are(environment, serve, inst
     for path in ("/plan", "/experiments"):
         assert chaos.refused("process_crash", path, target_processes="three") == (409, why)
     done = instances.finish("chaos", "start", "process_crash", "target_processes=three", within=LONG)
-    assert done.returncode == 69 and why in done.stderr.decode(), done
+    assert done.returncode == 64 and why in done.stderr.decode(), done
     assert [pid_of(instance, name) for name in ("one", "two")] == pids
 
 

@@ -264,6 +264,11 @@ def test_a_plan_for_resources_hits_no_messages(proxy):
         outlook = faults.post(scenario, parameters, "/plan").json()
         assert outlook["targets"] == ["helper"]
         assert (outlook["expected_hits"], outlook["hits"]) == (0, []), outlook
+        resource = outlook["resource"]
+        assert 0 < resource["expected"] <= resource["requested"], outlook
+        assert resource["unit"] == ("bytes" if scenario == "memory_pressure" else "share"), outlook
+    load = faults.post("cpu_overload", {"intensity": 1, "cores": 1}, "/plan").json()["resource"]
+    assert load["expected"] <= 0.95 and load["cores"] == 1 and "5 % " in load["limit"], load
 
 
 @pytest.mark.parametrize(

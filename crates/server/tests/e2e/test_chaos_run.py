@@ -215,13 +215,26 @@ def test_nothing_is_started_if_one_is_refused(proxy, runs, chaos):
     good = f"scenario: hang, {SHORT}"
     _, stderr = runs(
         good,
-        "name: a, scenario: hang, parameters: { evry: 2 }",
+        "name: a, scenario: hang, parameters: { evry: 2, every: 0, duration: 61s }",
         "name: b, scenario: hang, match: { server: x }",
+        "name: c, scenario: hung",
+        "name: d, scenario: hang, expect: fine",
         code=64,
     )
     lines = stderr.splitlines()
-    assert f"{runs.file}:3:26: experiments[1].scenario: hang has no parameter `evry`: expected one of " in lines[0]
-    assert f"{runs.file}:4:26: experiments[2].scenario: hang matches nothing" in lines[1]
+    for line, (place, told) in zip(
+        lines,
+        [
+            ("3:52: experiments[1].parameters.evry", "hang has no parameter `evry`: expected one of "),
+            ("3:62: experiments[1].parameters.every", "hang: every is \"0\": expected a whole number"),
+            ("3:75: experiments[1].parameters.duration", "expected at most 1m, which is the plan's test_duration"),
+            ("4:49: experiments[2].match.server", "hang matches nothing"),
+            ("5:26: experiments[3].scenario", "there is no scenario `hung`"),
+            ("6:40: experiments[4].expect", "expected completed, held, failed or aborted"),
+        ],
+        strict=True,
+    ):
+        assert f"{runs.file}:{place}: " in line and told in line, line
     assert lines[-1].endswith("; nothing was started")
     assert chaos("status")["total_history"] == 0 and not runs.junit.exists()
 

@@ -42,8 +42,21 @@ pub(super) async fn report(args: &ReportArgs) -> Result<ExitCode, End> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The experiment that ended last.
+/// The experiment that ended last. That a newer one has not ended yet is told beside it.
 async fn newest(engine: &mut Engine) -> Result<u64, Failure> {
+    let id = ended_last(engine).await?;
+    let status = engine.status().await.map_err(|status| engine.peer.failure(&status))?;
+    for test in status.active_tests_details.iter().filter(|test| test.id > id) {
+        let (name, word) = (clean(&test.name), shown::word(test.status()));
+        say(format_args!(
+            "mcpscope: experiment {} ({name}) is {word}: this is experiment {id}, which ended last",
+            test.id
+        ));
+    }
+    Ok(id)
+}
+
+async fn ended_last(engine: &mut Engine) -> Result<u64, Failure> {
     let request = ListHistoryRequest { limit: Some(1) };
     let answer = engine.peer.answer(engine.client.chaos.list_history(request)).await;
     let tests = answer.map_err(|status| engine.peer.failure(&status))?.tests;

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
-use mcpscope_config::{ConfigErrors, Experiment, Scalar, Suite};
+use mcpscope_config::{ConfigError, ConfigErrors, Experiment, Origin, Scalar, Suite};
+use mcpscope_grpc::mistakes::{self, Mistake};
 use mcpscope_grpc::prost_types::value::Kind;
 use mcpscope_grpc::prost_types::{Struct, Value};
 use mcpscope_grpc::proto::chaos_event::What;
@@ -32,10 +33,7 @@ const TERMINATED: u8 = 143;
 
 pub(super) async fn run(args: &RunArgs) -> Result<ExitCode, End> {
     let mut screen = Screen::new(args.of.asked.output);
-    let suite = Suite::load(&args.file).map_err(Failure::usage)?;
-    let mut engine = Engine::find(&args.of).await?;
-    allowed(&mut engine).await?;
-    plan_all(&mut engine, &suite).await?;
+    let (mut engine, suite) = planned(args).await?;
     if let Some(folder) = &args.report {
         let made = std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()));
         made.map_err(|error| Failure::usage(error.context("--report")))?;
@@ -65,6 +63,41 @@ pub(super) async fn run(args: &RunArgs) -> Result<ExitCode, End> {
     }
 }
 
+/// The file's experiments and the instance that takes all of them. What is wrong with the file and what the instance refuses is told
+/// at once.
+async fn planned(args: &RunArgs) -> Result<(Engine, Suite), Failure> {
+    let (suite, mut mistakes) = Suite::read(&args.file);
+    let told = |mistakes: Vec<ConfigError>| ConfigErrors::none_of(mistakes).map_err(Failure::usage);
+    let Some(suite) = suite else {
+        told(mistakes)?;
+        return Err(Failure::internal(anyhow!("{} cannot be read", args.file.display())));
+    };
+    let asked = async {
+        let mut engine = Engine::find(&args.of).await?;
+        allowed(&mut engine).await?;
+        let refused = plan_all(&mut engine, &suite).await?;
+        Ok::<_, Failure>((engine, refused))
+    };
+    let (engine, refused) = match asked.await {
+        Ok(planned) => planned,
+        // Who is to run it is the smaller matter.
+        Err(failure) => return told(mistakes).and(Err(failure)),
+    };
+    let is_refused = !refused.is_empty();
+    mistakes.extend(refused);
+    mistakes.sort_by_key(|mistake| match mistake.origin {
+        Origin::File { place, .. } => place,
+        Origin::Variable(_) => None,
+    });
+    let told = told(mistakes);
+    if is_refused {
+        told.map_err(|failure| failure.and("nothing was started"))?
+    } else {
+        told?
+    }
+    Ok((engine, suite))
+}
+
 /// Refuses where nothing could be started, whatever it is.
 async fn allowed(engine: &mut Engine) -> Result<(), Failure> {
     let status = match engine.status().await {
@@ -82,19 +115,27 @@ async fn allowed(engine: &mut Engine) -> Result<(), Failure> {
     }
 }
 
-/// Refuses all of them if one of them is refused.
-async fn plan_all(engine: &mut Engine, suite: &Suite) -> Result<(), Failure> {
+/// Why the instance refuses any of them.
+async fn plan_all(engine: &mut Engine, suite: &Suite) -> Result<Vec<ConfigError>, Failure> {
     let mut refused = Vec::new();
     for (at, experiment) in suite.experiments().iter().enumerate() {
         let request = PlanRequest { scenario: experiment.scenario.clone(), parameters: Some(parameters(experiment)) };
         let answer = engine.peer.answer(engine.client.chaos.plan(request)).await;
         match answer {
             Ok(_) => {}
-            Err(status) if is_refusal(&status) => refused.push(suite.refuse(at, &clean(status.message()))),
+            Err(status) if is_refusal(&status) => {
+                let mistakes = mistakes::of(&status);
+                if mistakes.is_empty() {
+                    refused.push(suite.refuse(at, None, &clean(status.message())));
+                }
+                let place =
+                    |Mistake { parameter, told }: Mistake| suite.refuse(at, parameter.as_deref(), &clean(&told));
+                refused.extend(mistakes.into_iter().map(place));
+            }
             Err(status) => return Err(engine.peer.failure(&status)),
         }
     }
-    ConfigErrors::none_of(refused).map_err(|errors| Failure::usage(errors).and("nothing was started"))
+    Ok(refused)
 }
 
 /// Whether an experiment was refused: another one need not be.
