@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use mcpscope_core::ClockAnchor;
+use mcpscope_core::{ClockAnchor, FaultId};
 
 use crate::audit::{self, Audit, LeakAudit, Others};
 use crate::directory::Server;
@@ -138,17 +138,32 @@ impl Run {
         self.lease.as_ref().map_or(self.accepted, |lease| lease.started)
     }
 
+    /// The calls that ended in this time. What other experiments touched is neither touched nor untouched.
+    fn window(&self, from: Instant, until: Instant, began_since: Option<Instant>) -> Window {
+        Window { from, until, began_since, touched_by: Some(FaultId(self.id)) }
+    }
+
+    /// Those of the second before `now`.
+    fn second(&self, now: Instant, began_since: Option<Instant>) -> Window {
+        self.window(now.checked_sub(SECOND).unwrap_or(now), now, began_since)
+    }
+
+    fn slot(&self, steady: &dyn SteadyState, from: Instant, until: Instant, began_since: Option<Instant>) -> Slot {
+        let sample = steady.sample(&self.window(from, until, began_since));
+        Slot { duration: millis(until.saturating_duration_since(from)), error_rate: sample.error_rate(), sample }
+    }
+
     /// Looks at the watched system before anything is done to it: the check that does not hold.
     pub(crate) fn look_before(&mut self, steady: Option<&dyn SteadyState>, now: Instant) -> Option<Check> {
         let steady = steady?;
         // Nobody has looked at ids until now.
         let without_ids = |sample| Sample { repeated: None, duplicates: None, ..sample };
-        let before = slot(steady, now.checked_sub(BEFORE).unwrap_or(now), now, None);
+        let before = self.slot(steady, now.checked_sub(BEFORE).unwrap_or(now), now, None);
         self.before = Some(Slot { sample: without_ids(before.sample), ..before });
         let mut last = Sample::default();
         for seconds in (0..BEFORE.as_secs()).rev() {
             let Some(until) = now.checked_sub(SECOND * u32::try_from(seconds).unwrap_or(0)) else { continue };
-            last = without_ids(steady.sample(&Window::second(until, None)));
+            last = without_ids(steady.sample(&self.second(until, None)));
             self.series.push(-SECOND_MS * i64::try_from(seconds).unwrap_or(0), last);
         }
         broken(&self.steady_state, &last).copied()
@@ -230,7 +245,7 @@ impl Run {
             (status, _) if status.is_final() => {}
             // Its fault is over and taken back.
             (Status::Recovering, Some(end)) => {
-                self.after = steady.map(|steady| slot(steady, end, now, Some(end)));
+                self.after = steady.map(|steady| self.slot(steady, end, now, Some(end)));
                 self.set(Status::Aborted, Some(reason), now);
             }
             _ => self.abort(reason, now),
@@ -306,7 +321,7 @@ impl Run {
 
     /// Takes the sample of the second before `at`, during the fault.
     fn look(&mut self, steady: &dyn SteadyState, started: Instant, at: Instant) -> Sample {
-        let sample = steady.sample(&Window::second(at, None));
+        let sample = steady.sample(&self.second(at, None));
         if broken(&self.steady_state, &sample).is_some() {
             self.detected.get_or_insert(at - started);
         }
@@ -317,7 +332,7 @@ impl Run {
     /// What is missing once it has ended: the time of the fault, if it was ended early.
     pub(crate) fn look_back(&mut self, steady: Option<&dyn SteadyState>) {
         if let (Some(steady), Some(lease), Some(end), None) = (steady, &self.lease, self.fault_end, self.during) {
-            self.during = Some(slot(steady, lease.started, end, None));
+            self.during = Some(self.slot(steady, lease.started, end, None));
         }
     }
 
@@ -333,7 +348,7 @@ impl Run {
         self.set(Status::Recovering, None, end);
         match steady.filter(|_| !self.steady_state.is_empty()) {
             Some(steady) => {
-                self.during = Some(slot(steady, started, end, None));
+                self.during = Some(self.slot(steady, started, end, None));
                 self.recovery = Some(Recovery::new(end, self.experiment.recovery_time));
                 self.next_sample = end + SECOND;
                 if now >= self.next_sample {
@@ -349,13 +364,13 @@ impl Run {
     }
 
     fn watch_recovery(&mut self, steady: &dyn SteadyState, now: Instant) {
-        let started = self.started();
+        let (started, second) = (self.started(), self.second(now, self.fault_end));
         let (Some(recovery), Some(end)) = (&mut self.recovery, self.fault_end) else { return };
-        let sample = steady.sample(&Window::second(now, Some(end)));
+        let sample = steady.sample(&second);
         self.series.push(since(started, now), sample);
         let Some(recovered) = recovery.take(&self.steady_state, &sample, now) else { return };
         self.recovered = Some(recovered);
-        self.after = Some(slot(steady, end, now, Some(end)));
+        self.after = Some(self.slot(steady, end, now, Some(end)));
         self.conclude(recovered, now);
     }
 
@@ -485,11 +500,6 @@ pub(crate) fn test_of(report: Report, impact: Impact) -> Test {
             report: Some(report),
         },
     }
-}
-
-fn slot(steady: &dyn SteadyState, from: Instant, until: Instant, began_since: Option<Instant>) -> Slot {
-    let sample = steady.sample(&Window { from, until, began_since });
-    Slot { duration: millis(until.saturating_duration_since(from)), error_rate: sample.error_rate(), sample }
 }
 
 /// From the fault's beginning, in ms.

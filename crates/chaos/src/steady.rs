@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use mcpscope_core::Ratio;
+use mcpscope_core::{FaultId, Ratio};
 use serde::{Deserialize, Serialize};
 
 /// Tells how the watched system is doing. It is asked in the middle of the controller's commands, so it must not call it.
@@ -22,12 +22,14 @@ pub struct Window {
     pub until: Instant,
     /// and began at this time or later.
     pub began_since: Option<Instant>,
+    /// Of those that were touched: by this fault; none: by any.
+    pub touched_by: Option<FaultId>,
 }
 
 impl Window {
     /// The second before `now`.
-    pub(crate) fn second(now: Instant, began_since: Option<Instant>) -> Self {
-        Self { from: now.checked_sub(SECOND).unwrap_or(now), until: now, began_since }
+    pub(crate) fn second(now: Instant) -> Self {
+        Self { from: now.checked_sub(SECOND).unwrap_or(now), until: now, began_since: None, touched_by: None }
     }
 }
 

@@ -282,6 +282,17 @@ fn a_connection_is_reset_once_also_when_it_is_idle() {
 }
 
 #[test]
+fn what_an_experiment_touches_is_asked_for_by_its_own_number() {
+    let mut world = World::new(Plan::default());
+    let ids = [world.start("hang", &["duration=3s"]), world.start("tool_error", &["duration=3s"])];
+    world.watched.1.lock().unwrap().clear();
+    world.pass(10 * SECOND);
+    let asked: Vec<_> = world.watched.1.lock().unwrap().iter().map(|window| window.touched_by).collect();
+    assert!(ids.iter().all(|id| asked.contains(&Some(*id))), "{asked:?}");
+    assert!(asked.iter().all(|by| by.is_some_and(|by| ids.contains(&by))), "{asked:?}");
+}
+
+#[test]
 fn a_control_share_is_left_untouched() {
     let world = World::new(Plan::default());
     let mut clients: Vec<_> = (0..10).map(|_| world.client()).collect();

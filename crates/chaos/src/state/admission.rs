@@ -64,7 +64,7 @@ impl State {
         }
         let limits = &self.plan.blast_radius;
         if let Some(steady) = &self.steady {
-            let sample = steady.sample(&Window::second(now, None));
+            let sample = steady.sample(&Window::second(now));
             if !is_healthy_enough(&sample, limits.min_healthy) {
                 let healthy = sample.healthy.unwrap_or(1.0) * 100.0;
                 return Err(Refusal::Unhealthy { healthy, least: limits.min_healthy.get() * 100.0 });

@@ -16,10 +16,11 @@ pub(crate) const MS: Duration = Duration::from_millis(1);
 
 /// The watched system, as a test wants it to be.
 #[derive(Debug, Default)]
-pub(crate) struct Watched(pub(crate) Mutex<Sample>);
+pub(crate) struct Watched(pub(crate) Mutex<Sample>, pub(crate) Mutex<Vec<Window>>);
 
 impl SteadyState for Watched {
-    fn sample(&self, _: &Window) -> Sample {
+    fn sample(&self, window: &Window) -> Sample {
+        self.1.lock().unwrap().push(*window);
         *self.0.lock().unwrap()
     }
 }

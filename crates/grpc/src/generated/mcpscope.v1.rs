@@ -663,7 +663,7 @@ pub struct ChaosSample {
     #[prost(uint64, optional, tag = "8")]
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub duplicates: ::core::option::Option<u64>,
-    /// The calls that a fault touched.
+    /// The calls that the fault touched.
     #[prost(message, optional, tag = "9")]
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub touched: ::core::option::Option<ChaosTouched>,

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use mcpscope_chaos::{Sample, SteadyState, Touched, Window};
-use mcpscope_core::{CallRecord, Direction, Outcome};
+use mcpscope_core::{CallRecord, Direction, FaultId, Outcome};
 use mcpscope_health::View;
 use mcpscope_hooks::Observer;
 
@@ -21,13 +21,13 @@ const SHARDS: usize = 4;
 /// Buckets of durations: 16 for each doubling, so that a value is known to 3 %; up to 2^32 us.
 const BUCKETS: usize = (32 - SUB_BITS as usize + 1) << SUB_BITS;
 const SUB_BITS: u32 = 4;
-/// What became of a call, as an index: well or failed, without a fault's touch or with it.
+/// What became of a call, as an index: well or failed.
 const GOOD: usize = 0;
 const BAD: usize = 1;
-const TOUCHED: usize = 2;
-const ENDS: usize = 4;
 /// How many calls there were, by what became of them.
-type Counts<T> = [T; ENDS];
+type Counts<T> = [T; 2];
+/// Calls by bucket: those that a fault touched, or those that none did.
+type Buckets<T> = [Counts<T>; BUCKETS];
 /// Requests with an id that was used before, and answers to what was answered before, as an index.
 const REPEATED: usize = 0;
 const DUPLICATE: usize = 1;
@@ -35,7 +35,7 @@ const DUPLICATE: usize = 1;
 /// Sees every call that has ended, and tells how the watched system is doing. What a fault touched is told apart.
 ///
 /// To be given to the probes ([`mcpscope_hooks::Parts::observer`]) and to the engine
-/// ([`mcpscope_chaos::Parts::steady_state`]). Recording takes no memory and waits for nobody.
+/// ([`mcpscope_chaos::Parts::steady_state`]). Recording waits for nobody, and takes memory only for what faults touch.
 #[derive(Debug)]
 pub struct Calls {
     start: Instant,
@@ -53,7 +53,9 @@ struct Shard(Vec<Dense>);
 #[derive(Clone, Debug)]
 struct Dense {
     number: u64,
-    buckets: [Counts<u16>; BUCKETS],
+    buckets: Buckets<u16>,
+    /// Those that faults touched: as many as there are faults at a time.
+    touched: Vec<(FaultId, Box<Buckets<u16>>)>,
     again: [u32; 2],
     is_empty: bool,
 }
@@ -65,8 +67,19 @@ struct Gathered(VecDeque<Slice>);
 #[derive(Debug)]
 struct Slice {
     number: u64,
-    /// Those with a call, in order.
-    buckets: Vec<(u16, Counts<u32>)>,
+    buckets: Sparse,
+    touched: Vec<(FaultId, Sparse)>,
+    again: [u64; 2],
+}
+
+/// Buckets with a call, in order.
+#[derive(Debug, Default)]
+struct Sparse(Vec<(u16, Counts<u32>)>);
+
+/// What there was in some time, by bucket.
+struct Found {
+    untouched: Vec<Counts<u64>>,
+    touched: Vec<Counts<u64>>,
     again: [u64; 2],
 }
 
@@ -74,7 +87,7 @@ impl Calls {
     /// Counts from `start`; `health` tells how much is healthy.
     #[must_use]
     pub fn new(start: Instant, health: View) -> Self {
-        let empty = Dense { number: 0, buckets: [[0; ENDS]; BUCKETS], again: [0; 2], is_empty: true };
+        let empty = Dense { number: 0, buckets: [[0; 2]; BUCKETS], touched: Vec::new(), again: [0; 2], is_empty: true };
         let shard = || Mutex::new(Shard(vec![empty.clone(); WAITING]));
         Self {
             start,
@@ -101,8 +114,8 @@ impl Calls {
         u64::try_from(since.as_nanos() / SLICE.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn record(&self, ended: Instant, duration: Duration, end: usize) {
-        self.count(ended, |slice| slice.call(bucket(duration), end));
+    fn record(&self, ended: Instant, duration: Duration, end: usize, by: Option<FaultId>) {
+        self.count(ended, |slice| slice.call(bucket(duration), end, by));
     }
 
     /// Counts something in the slice of this time, if there is a place for it.
@@ -127,9 +140,10 @@ impl Calls {
         gathered
     }
 
-    /// The calls of a window, by bucket, and how many requests and answers came again.
-    fn within(&self, window: &Window) -> (Vec<Counts<u64>>, [u64; 2]) {
-        let (mut buckets, mut again) = (vec![[0; ENDS]; BUCKETS], [0; 2]);
+    /// The calls of a window, and how many requests and answers came again.
+    fn within(&self, window: &Window) -> Found {
+        let none = || vec![[0; 2]; BUCKETS];
+        let mut found = Found { untouched: none(), touched: none(), again: [0; 2] };
         let gathered = self.gathered();
         for slice in &gathered.0 {
             let begin = self.start + SLICE * u32::try_from(slice.number).unwrap_or(u32::MAX);
@@ -137,20 +151,15 @@ impl Calls {
             if middle <= window.from || middle > window.until {
                 continue;
             }
-            again.iter_mut().zip(slice.again).for_each(|(all, count)| *all += count);
+            found.again.iter_mut().zip(slice.again).for_each(|(all, count)| *all += count);
             // A call that took no longer than this began after that time, for certain.
             let longest = window.began_since.map(|since| begin.checked_duration_since(since));
-            for (bucket, counts) in &slice.buckets {
-                let is_taken = match longest {
-                    None => true,
-                    Some(longest) => longest.is_some_and(|longest| bounds(usize::from(*bucket)).1 <= longest),
-                };
-                if let Some(all) = buckets.get_mut(usize::from(*bucket)).filter(|_| is_taken) {
-                    all.iter_mut().zip(counts).for_each(|(all, count)| *all += u64::from(*count));
-                }
+            slice.buckets.add_to(&mut found.untouched, longest);
+            for (_, touched) in slice.touched.iter().filter(|(by, _)| window.touched_by.is_none_or(|one| one == *by)) {
+                touched.add_to(&mut found.touched, longest);
             }
         }
-        (buckets, again)
+        found
     }
 }
 
@@ -158,17 +167,18 @@ impl Observer for Calls {
     fn on_call(&self, record: &CallRecord) {
         let call = &record.call;
         let is_counted = call.direction == Direction::ToServer && call.id.is_some() && !call.method.is_long_lived();
-        let end = match (&record.outcome, record.injected) {
+        let is_bad = match (&record.outcome, record.injected) {
             // A result that asks for more input is none.
             (Outcome::InputRequired, None) => return,
             // What was given up says nothing of the server, but much of a fault.
             (Outcome::Cancelled, None) => return,
-            (Outcome::Cancelled, Some(_)) => TOUCHED + BAD,
-            (outcome, None) => GOOD + usize::from(outcome.server_error().is_some()),
-            (outcome, Some(_)) => TOUCHED + usize::from(outcome.any_error().is_some()),
+            (Outcome::Cancelled, Some(_)) => true,
+            (outcome, None) => outcome.server_error().is_some(),
+            (outcome, Some(_)) => outcome.any_error().is_some(),
         };
         if is_counted {
-            self.record(record.started + record.duration, record.duration, end);
+            let end = if is_bad { BAD } else { GOOD };
+            self.record(record.started + record.duration, record.duration, end, record.injected);
         }
     }
 
@@ -183,9 +193,9 @@ impl Observer for Calls {
 
 impl SteadyState for Calls {
     fn sample(&self, window: &Window) -> Sample {
-        let (buckets, [repeated, duplicates]) = self.within(window);
-        let (calls, errors, [p50_ms, p95_ms, p99_ms]) = figures(&buckets, 0);
-        let touched = match figures(&buckets, TOUCHED) {
+        let Found { untouched, touched, again: [repeated, duplicates] } = self.within(window);
+        let (calls, errors, [p50_ms, p95_ms, p99_ms]) = figures(&untouched);
+        let touched = match figures(&touched) {
             (0, ..) => None,
             (calls, errors, [p50_ms, p95_ms, p99_ms]) => Some(Touched { calls, errors, p50_ms, p95_ms, p99_ms }),
         };
@@ -195,14 +205,12 @@ impl SteadyState for Calls {
     }
 }
 
-/// Of the calls that no fault touched, or those that one did: how many, how many of them failed, and percentiles of how long
-/// they took in ms.
-fn figures(buckets: &[Counts<u64>], from: usize) -> (u64, u64, [Option<f64>; 3]) {
-    let of = |end: usize| move |counts: &Counts<u64>| counts.get(from + end).copied().unwrap_or_default();
-    let calls = |counts: &Counts<u64>| of(GOOD)(counts) + of(BAD)(counts);
+/// Of calls: how many, how many of them failed, and percentiles of how long they took in ms.
+fn figures(buckets: &[Counts<u64>]) -> (u64, u64, [Option<f64>; 3]) {
+    let calls = |counts: &Counts<u64>| counts[GOOD] + counts[BAD];
     let all = buckets.iter().map(calls).sum();
     let percentile = |share| percentile_ms(buckets.iter().map(calls), all, share);
-    (all, buckets.iter().map(of(BAD)).sum(), [0.50, 0.95, 0.99].map(percentile))
+    (all, buckets.iter().map(|counts| counts[BAD]).sum(), [0.50, 0.95, 0.99].map(percentile))
 }
 
 impl Shard {
@@ -223,7 +231,8 @@ impl Shard {
     fn empty_into(&mut self, gathered: &mut Gathered) {
         for slice in self.0.iter_mut().filter(|slice| !slice.is_empty) {
             gathered.add(slice);
-            slice.buckets.fill([0; ENDS]);
+            slice.buckets.fill([0; 2]);
+            slice.touched.clear();
             slice.again = [0; 2];
             slice.is_empty = true;
         }
@@ -231,8 +240,19 @@ impl Shard {
 }
 
 impl Dense {
-    fn call(&mut self, bucket: usize, end: usize) -> Option<()> {
-        let count = self.buckets.get_mut(bucket)?.get_mut(end)?;
+    fn call(&mut self, bucket: usize, end: usize, by: Option<FaultId>) -> Option<()> {
+        let buckets = match by {
+            None => &mut self.buckets,
+            Some(by) => {
+                let there = self.touched.iter().position(|(fault, _)| *fault == by);
+                let at = there.unwrap_or_else(|| {
+                    self.touched.push((by, Box::new([[0; 2]; BUCKETS])));
+                    self.touched.len() - 1
+                });
+                &mut self.touched.get_mut(at)?.1
+            }
+        };
+        let count = buckets.get_mut(bucket)?.get_mut(end)?;
         *count = count.checked_add(1)?;
         Some(())
     }
@@ -248,22 +268,52 @@ impl Gathered {
     fn add(&mut self, dense: &Dense) {
         let at = self.0.partition_point(|slice| slice.number < dense.number);
         if self.0.get(at).is_none_or(|slice| slice.number != dense.number) {
-            self.0.insert(at, Slice { number: dense.number, buckets: Vec::new(), again: [0; 2] });
+            let (number, buckets) = (dense.number, Sparse::default());
+            self.0.insert(at, Slice { number, buckets, touched: Vec::new(), again: [0; 2] });
         }
         let Some(slice) = self.0.get_mut(at) else { return };
         slice.again.iter_mut().zip(dense.again).for_each(|(all, count)| *all += u64::from(count));
-        for (bucket, counts) in (0..).zip(&dense.buckets).filter(|(_, counts)| **counts != [0; ENDS]) {
-            let at = slice.buckets.partition_point(|(there, _)| *there < bucket);
-            if slice.buckets.get(at).is_none_or(|(there, _)| *there != bucket) {
-                slice.buckets.insert(at, (bucket, [0; ENDS]));
+        slice.buckets.add(&dense.buckets);
+        for (by, buckets) in &dense.touched {
+            match slice.touched.iter_mut().find(|(fault, _)| fault == by) {
+                Some((_, there)) => there.add(buckets),
+                None => {
+                    let mut there = Sparse::default();
+                    there.add(buckets);
+                    slice.touched.push((*by, there));
+                }
             }
-            if let Some((_, all)) = slice.buckets.get_mut(at) {
+        }
+        while self.0.len() > KEPT {
+            self.0.pop_front();
+        }
+    }
+}
+
+impl Sparse {
+    fn add(&mut self, dense: &Buckets<u16>) {
+        for (bucket, counts) in (0..).zip(dense).filter(|(_, counts)| **counts != [0; 2]) {
+            let at = self.0.partition_point(|(there, _)| *there < bucket);
+            if self.0.get(at).is_none_or(|(there, _)| *there != bucket) {
+                self.0.insert(at, (bucket, [0; 2]));
+            }
+            if let Some((_, all)) = self.0.get_mut(at) {
                 all.iter_mut().zip(counts).for_each(|(all, count)| *all += u32::from(*count));
             }
         }
-        slice.buckets.shrink_to_fit();
-        while self.0.len() > KEPT {
-            self.0.pop_front();
+        self.0.shrink_to_fit();
+    }
+
+    /// Adds those that took no longer than this, where it matters; no time at all is none of them.
+    fn add_to(&self, found: &mut [Counts<u64>], longest: Option<Option<Duration>>) {
+        for (bucket, counts) in &self.0 {
+            let is_taken = match longest {
+                None => true,
+                Some(longest) => longest.is_some_and(|longest| bounds(usize::from(*bucket)).1 <= longest),
+            };
+            if let Some(all) = found.get_mut(usize::from(*bucket)).filter(|_| is_taken) {
+                all.iter_mut().zip(counts).for_each(|(all, count)| *all += u64::from(*count));
+            }
         }
     }
 }
@@ -309,7 +359,7 @@ mod tests {
     }
 
     fn sample(calls: &Calls, from: Instant, until: Instant, began_since: Option<Instant>) -> Sample {
-        calls.sample(&Window { from, until, began_since })
+        calls.sample(&Window { from, until, began_since, touched_by: None })
     }
 
     #[test]
@@ -333,7 +383,7 @@ mod tests {
         for second in 0..10 {
             for n in 0..100 {
                 let ended = start + 1000 * MS * second + 10 * MS * n;
-                calls.record(ended, MS * (n + 1), usize::from(second == 7 && n < 30));
+                calls.record(ended, MS * (n + 1), usize::from(second == 7 && n < 30), None);
             }
             calls.gather();
         }
@@ -357,9 +407,9 @@ mod tests {
         let (calls, start) = calls();
         let since = start + 1000 * MS;
         // Began before, ended after.
-        calls.record(start + 1150 * MS, 400 * MS, BAD);
+        calls.record(start + 1150 * MS, 400 * MS, BAD, None);
         // Began after, as far as can be told.
-        calls.record(start + 1450 * MS, 200 * MS, GOOD);
+        calls.record(start + 1450 * MS, 200 * MS, GOOD, None);
         let all = sample(&calls, since, start + 2000 * MS, None);
         let after = sample(&calls, since, start + 2000 * MS, Some(since));
         assert_eq!((all.calls, all.errors, after.calls, after.errors), (2, 1, 1, 0));
@@ -368,13 +418,27 @@ mod tests {
     #[test]
     fn what_a_fault_touched_is_told_apart() {
         let (calls, start) = calls();
-        (0..3).for_each(|_| calls.record(start + 100 * MS, 10 * MS, GOOD));
-        calls.record(start + 100 * MS, 500 * MS, TOUCHED + BAD);
-        calls.record(start + 100 * MS, 500 * MS, TOUCHED + GOOD);
+        (0..3).for_each(|_| calls.record(start + 100 * MS, 10 * MS, GOOD, None));
+        let [one, other] = [FaultId(1), FaultId(2)];
+        calls.record(start + 100 * MS, 500 * MS, BAD, Some(one));
+        calls.record(start + 100 * MS, 500 * MS, GOOD, Some(one));
         let sample = sample(&calls, start, start + 1000 * MS, None);
         let touched = sample.touched.unwrap();
         assert_eq!((sample.calls, sample.errors, touched.calls, touched.errors), (3, 0, 2, 1));
         assert!(sample.p99_ms.unwrap() < 11.0 && touched.p50_ms.unwrap() > 480.0);
+        // And of each fault by itself.
+        calls.gather();
+        calls.record(start + 110 * MS, 700 * MS, BAD, Some(other));
+        calls.record(start + 110 * MS, 700 * MS, BAD, Some(one));
+        let by = |touched_by| {
+            let window = Window { from: start, until: start + 1000 * MS, began_since: None, touched_by };
+            let sample = calls.sample(&window);
+            (sample.calls, sample.touched.map(|touched| (touched.calls, touched.errors)))
+        };
+        assert_eq!(by(None), (3, Some((4, 3))));
+        assert_eq!(by(Some(one)), (3, Some((3, 2))));
+        assert_eq!(by(Some(other)), (3, Some((1, 1))));
+        assert_eq!(by(Some(FaultId(3))), (3, None));
     }
 
     #[test]
@@ -396,12 +460,12 @@ mod tests {
     #[test]
     fn what_is_not_gathered_in_time_is_not_mixed_up_with_what_comes() {
         let (calls, start) = calls();
-        calls.record(start, MS, GOOD);
+        calls.record(start, MS, GOOD, None);
         let round = start + SLICE * u32::try_from(WAITING).unwrap();
-        calls.record(round, MS, BAD);
+        calls.record(round, MS, BAD, None);
         assert_eq!(calls.lost(), 1);
         calls.gather();
-        calls.record(round, MS, BAD);
+        calls.record(round, MS, BAD, None);
         assert_eq!(calls.lost(), 1);
         assert_eq!(sample(&calls, start, start + 10_000 * MS, None).calls, 2);
     }
@@ -410,7 +474,7 @@ mod tests {
     fn no_more_slices_are_kept_than_a_fault_can_last() {
         let (calls, start) = calls();
         for number in 0..u32::try_from(KEPT + 10).unwrap() {
-            calls.record(start + SLICE * number, MS, GOOD);
+            calls.record(start + SLICE * number, MS, GOOD, None);
             if number % 10 == 0 {
                 calls.gather();
             }
