@@ -122,7 +122,7 @@ impl Call {
 pub struct CallRecord {
     /// The call.
     pub call: Call,
-    /// When its message was first seen.
+    /// When its message was first seen, or began to wait to be because there was no server for it.
     pub started: Instant,
     /// From then until its answer was seen; zero for a notification.
     pub duration: Duration,

@@ -1,6 +1,6 @@
 //! A call between its request and its answer.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mcpscope_chaos::{Message, MessageKind};
 use mcpscope_core::{Call, CallEvent, CallRecord, Direction, FaultId, Method, Outcome, Protocol, SpanId, TraceContext};
@@ -25,6 +25,8 @@ pub struct InFlight(Box<Flight>);
 struct Flight {
     probe: Probe,
     root: Option<Root>,
+    /// How long it had waited when its message was seen.
+    held_up: Duration,
     /// The span of the call from here on, and when it left.
     forward: Option<(SpanId, Departure)>,
     has_ended: bool,
@@ -33,9 +35,11 @@ struct Flight {
 }
 
 impl InFlight {
-    pub(crate) fn new(probe: &Probe, root: Option<Root>, call: Call, at: Instant) -> Self {
-        let record = record(call, at, at, root.unwrap_or(NO_TRACE), Outcome::Ok, 0);
-        Self(Box::new(Flight { probe: probe.clone(), root, forward: None, has_ended: false, record }))
+    /// A call whose message was seen at `at`, and had waited since `since` for that.
+    pub(crate) fn new(probe: &Probe, root: Option<Root>, call: Call, since: Instant, at: Instant) -> Self {
+        let record = record(call, since, since, root.unwrap_or(NO_TRACE), Outcome::Ok, 0);
+        let held_up = at.saturating_duration_since(since);
+        Self(Box::new(Flight { probe: probe.clone(), root, held_up, forward: None, has_ended: false, record }))
     }
 
     /// The call.
@@ -110,7 +114,7 @@ impl InFlight {
     }
 
     fn end(&mut self, outcome: Outcome, response_bytes: u64, at: Instant) {
-        let Flight { probe, root, forward, has_ended, record } = &mut *self.0;
+        let Flight { probe, root, held_up, forward, has_ended, record } = &mut *self.0;
         *has_ended = true;
         record.duration = at.saturating_duration_since(record.started);
         record.outcome = outcome;
@@ -119,6 +123,10 @@ impl InFlight {
         let answered = response_bytes > 0;
         record.forwarded =
             forward.as_ref().and_then(|(span_id, departure)| departure.forwarded(*span_id, at, answered));
+        if let Some(forwarded) = record.forwarded.as_mut().filter(|_| !held_up.is_zero()) {
+            // What it waited before is time in a queue, and none that anybody worked on it.
+            forwarded.queued = forwarded.queued.checked_sub(*held_up).unwrap_or(record.started).max(record.started);
+        }
         probe.end(record, root.unwrap_or(NO_TRACE));
     }
 }

@@ -293,11 +293,17 @@ impl Probe {
 
     /// Begins a call whose message was first seen at `at`.
     pub fn begin(&self, call: Call, at: Instant) -> InFlight {
+        self.begin_held_up(call, at, at)
+    }
+
+    /// The same of a message that had waited `since` then until it was seen at `at`, because there was nobody to pass it on to:
+    /// the call began then, and was in a queue for so long.
+    pub fn begin_held_up(&self, call: Call, since: Instant, at: Instant) -> InFlight {
         let root = self.guarded(|| {
             self.count_registry_operation(&call, at);
             self.0.tracer.as_ref().map(|tracer| tracer.start(Component::JsonRpc, call.context))
         });
-        InFlight::new(self, root.flatten(), call, at)
+        InFlight::new(self, root.flatten(), call, since, at)
     }
 
     /// Takes note of a notification.

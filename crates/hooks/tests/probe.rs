@@ -328,6 +328,25 @@ fn a_call_that_goes_on_has_a_span_for_that() {
 }
 
 #[test]
+fn what_a_message_waited_before_it_was_seen_is_part_of_its_call_and_no_work_on_it() {
+    let bench = bench();
+    let probe = Probe::new(bench.parts.clone());
+    let ms = |n| bench.now + Duration::from_millis(n);
+    let mut lane = Lane::default();
+    let mut in_flight = probe.begin_held_up(call("ping", None), ms(0), ms(800));
+    let trace = in_flight.forward(&mut lane).unwrap().trace_id;
+    let departure = lane.depart().unwrap();
+    departure.queued(ms(801));
+    departure.sent(ms(810));
+    in_flight.finish(Outcome::Ok, 1, ms(850));
+    let trace = bench.tracer.trace(trace).unwrap();
+    let detail = |name: &str| trace.details.iter().find(|(key, _)| &**key == name).map(|(_, value)| value.clone());
+    assert_eq!(trace.duration, Duration::from_millis(850));
+    let micros = |n| Some(mcpscope_tracing::Value::Int(n));
+    assert_eq!(["proxy_us", "queue_us", "server_us"].map(detail), [micros(1_000), micros(809_000), micros(40_000)]);
+}
+
+#[test]
 fn of_the_events_of_a_call_the_first_are_kept_and_the_others_counted() {
     let bench = bench();
     let probe = Probe::new(bench.parts.clone());

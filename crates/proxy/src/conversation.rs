@@ -66,12 +66,30 @@ pub(crate) enum Ending {
     Left,
 }
 
+/// When something came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    /// When it was seen.
+    pub(crate) at: Instant,
+    /// Since when it waited to be: earlier if there was no server for it, else the same.
+    pub(crate) since: Instant,
+}
+
+impl Arrival {
+    /// Of what waited for nothing.
+    pub(crate) fn now(at: Instant) -> Self {
+        Self { at, since: at }
+    }
+}
+
 /// How the message travels.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Travel<'a> {
     pub(crate) direction: Direction,
     /// When the message was first seen.
     pub(crate) at: Instant,
+    /// Since when it waited to be: that is when its call began.
+    pub(crate) since: Instant,
     /// The revision that the transport names, where it does.
     pub(crate) protocol: Option<Protocol>,
     /// The trace context that the transport carries; that of the message itself wins.
@@ -82,6 +100,14 @@ pub(crate) struct Travel<'a> {
     pub(crate) is_early: bool,
     /// Whether all of it is held, so that a fault can touch it.
     pub(crate) is_held: bool,
+}
+
+impl Travel<'_> {
+    /// Of a message of which the transport says nothing.
+    pub(crate) fn new(direction: Direction, came: Arrival) -> Self {
+        let Arrival { at, since } = came;
+        Self { direction, at, since, protocol: None, context: None, tracestate: None, is_early: false, is_held: false }
+    }
 }
 
 /// The ids of requests: nearly always one.
@@ -304,7 +330,7 @@ impl Conversation {
         let client =
             (stateless && travel.direction == Direction::ToServer).then(|| params.client.take().unwrap_or_default());
         let starts_over = call.method.as_str() == "initialize";
-        let mut in_flight = self.relay.probe.begin(call, travel.at);
+        let mut in_flight = self.relay.probe.begin_held_up(call, travel.since, travel.at);
         let passage =
             if travel.is_held { in_flight.admit(&self.link, travel.direction, travel.at) } else { Passage::Now };
         let onward = in_flight.forward(lane).filter(|_| self.relay.probe.propagates()).map(|context| {

@@ -18,7 +18,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Bench, SERVER, dropped, ended, errors, operations, sessions, tool_calls};
 use mcpscope_core::Transport;
@@ -27,6 +27,7 @@ use mcpscope_metrics::desc;
 use mcpscope_proxy::stdio::{ChildHandle, ClientEnd, spawn_supervised};
 use mcpscope_proxy::{Limits, RestartPolicy, ServerState};
 use mcpscope_test_support::{StdioClient, eventually, within};
+use mcpscope_tracing::Filter;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -42,6 +43,7 @@ while IFS= read -r line; do
     *'"result"'*) ;;
     *'"initialize"'*) [ -e "$LOG.mute" ] && { rm "$LOG.mute"; kill -9 $$; }
       [ -e "$LOG.hang" ] && { rm "$LOG.hang"; continue; }
+      while [ -e "$LOG.slow" ]; do sleep 0.01; done
       echo '{"jsonrpc":"2.0","id":'$id',"result":{"protocolVersion":"2025-06-18","capabilities":{}}}';;
     *notifications/*) ;;
     *'"die"'*) kill -9 $$;;
@@ -425,6 +427,64 @@ async fn a_signal_to_end_while_there_is_no_server_ends_the_wait_for_one() {
     session.child.signal(Signal::TERM);
     assert_eq!(within(&mut session.ended).await.unwrap().unwrap().code(), Some(3));
     assert_eq!(session.line().await, None);
+}
+
+/// After a while, in which clients write.
+const SLOW: RestartPolicy =
+    RestartPolicy { backoff_min: Duration::from_millis(1200), backoff_max: Duration::from_millis(1200), ..EAGER };
+
+/// How much longer a call waits than the next one, and how much of that is seen for sure.
+const WAITED: Duration = Duration::from_millis(400);
+const SEEN: Duration = Duration::from_millis(200);
+
+/// Sends a call, another one a while later, and lets the server be there then.
+async fn calls_that_wait(session: &mut Session, is_there: impl FnOnce()) -> Duration {
+    let begun = Instant::now();
+    session.send(&call(2, "early"));
+    tokio::time::sleep(WAITED).await;
+    session.send(&call(3, "late"));
+    is_there();
+    for id in [2, 3] {
+        assert_eq!(session.answer().await, json!({"jsonrpc": "2.0", "id": id, "result": {"ok": true}}));
+    }
+    begun.elapsed()
+}
+
+async fn took(bench: &Bench, tool: &str) -> Duration {
+    let seconds = bench.records(&desc::TOOL_CALLS, &[("tool", tool), ("outcome", "ok")], 1).await;
+    Duration::from_secs_f64(seconds)
+}
+
+#[tokio::test]
+async fn what_waits_for_the_next_server_counts_from_when_it_was_written() {
+    let bench = Bench::new();
+    let mut session = Session::begin(&bench.probe(Transport::Stdio), SLOW).await;
+    session.calls(1).await;
+    let mut state = session.state.clone();
+    session.child.signal(Signal::KILL);
+    within(state.wait_for(|state| matches!(state, ServerState::Restarting { .. }))).await.unwrap();
+    let longest = calls_that_wait(&mut session, || ()).await;
+    let (early, late) = (took(&bench, "early").await, took(&bench, "late").await);
+    assert!(early >= SEEN + late && early <= longest, "{early:?} {late:?} {longest:?}");
+    // It was in a queue, and nothing was done with it.
+    let traces = bench.tracer.traces(&Filter { tool: Some("early".into()), ..Filter::default() });
+    let queued = traces[0].details.iter().find(|(name, _)| &**name == "queue_us").map(|(_, value)| value.clone());
+    assert!(matches!(queued, Some(mcpscope_tracing::Value::Int(us)) if us >= SEEN.as_micros() as i64), "{queued:?}");
+    assert_eq!(session.ends().await.0.code(), Some(0));
+}
+
+#[tokio::test]
+async fn what_waits_for_the_replayed_handshake_counts_from_when_it_was_written() {
+    let bench = Bench::new();
+    let mut session = Session::begin(&bench.probe(Transport::Stdio), EAGER).await;
+    let slow = session.log.with_extension("slow");
+    fs::write(&slow, "").unwrap();
+    session.child.signal(Signal::KILL);
+    session.started(2).await;
+    let longest = calls_that_wait(&mut session, || fs::remove_file(&slow).unwrap()).await;
+    let (early, late) = (took(&bench, "early").await, took(&bench, "late").await);
+    assert!(early >= SEEN + late && early <= longest, "{early:?} {late:?} {longest:?}");
+    assert_eq!(session.ends().await.0.code(), Some(0));
 }
 
 #[tokio::test]

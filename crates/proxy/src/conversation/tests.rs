@@ -46,8 +46,7 @@ impl Bench {
     }
 
     fn message_at(&self, direction: Direction, json: &str, at: Instant) -> Observed {
-        let travel =
-            Travel { direction, at, protocol: None, context: None, tracestate: None, is_early: false, is_held: false };
+        let travel = Travel::new(direction, Arrival::now(at));
         self.conversation.observe(json.as_bytes(), travel, &mut Lane::default())
     }
 
@@ -176,16 +175,7 @@ fn a_session_that_was_left_has_lasted_until_it_was_last_used() {
     bench.client(r#"{"id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#);
     bench.server(r#"{"id":0,"result":{"protocolVersion":"2025-11-25"}}"#);
     let at = bench.now + Duration::from_secs(10);
-    let travel = Travel {
-        direction: Direction::ToServer,
-        at,
-        protocol: None,
-        context: None,
-        tracestate: None,
-        is_early: false,
-        is_held: false,
-    };
-    bench.conversation.observe(br#"{"id":5,"result":{}}"#, travel, &mut Lane::default());
+    bench.message_at(Direction::ToServer, r#"{"id":5,"result":{}}"#, at);
     bench.conversation.close(Ending::Left, bench.now + Duration::from_secs(1800));
     let text = bench.metrics.snapshot(bench.now).to_prometheus();
     let sum = text.lines().find_map(|line| {

@@ -24,6 +24,7 @@ use super::rarely;
 use super::stream::Source;
 use super::wire::{Input, write};
 use crate::MAX_HOLD;
+use crate::conversation::Arrival;
 use crate::framing::{Fate, Framing, Judgement, Part, Seen, Tap};
 use crate::item::Item;
 use crate::queue::{Queue, Waiting};
@@ -76,6 +77,8 @@ pub(super) struct Body {
     propagates: bool,
     /// Whether it goes on message by message, and not as it came.
     is_parted: bool,
+    /// Since when what is read next has waited for a connection, and whether more than what has come by now did.
+    waited: Option<(Instant, bool)>,
     /// Since when the beginning of a message is held.
     held_since: Option<Instant>,
     /// What is held, in order.
@@ -125,6 +128,7 @@ impl Body {
             tap_framing: framing,
             propagates,
             is_parted: false,
+            waited: None,
             held_since: None,
             due: Backlog::default(),
             next: None,
@@ -157,6 +161,17 @@ impl Body {
             }
             self.fill(from, input, || usize::MAX).await?;
         }
+    }
+
+    /// What is there of it has waited for a connection since then; if `is_cut`, so has what is not.
+    pub(super) fn has_waited(&mut self, (since, is_cut): (Instant, bool)) {
+        self.waited = Some((since, is_cut));
+    }
+
+    /// Looks at what has come of it, of which nothing goes on.
+    pub(super) fn gone(&mut self, input: &Input) {
+        // What is no body is nobody's call.
+        let _ = self.look(input.bytes());
     }
 
     /// Lets what is held of the body go on, and the rest as it comes; a fault may still hold it.
@@ -289,6 +304,7 @@ impl Body {
             return Ok(0);
         }
         if bytes.is_empty() {
+            self.waited = None;
             return Ok(0);
         }
         let at = Instant::now();
@@ -323,6 +339,9 @@ impl Body {
             messages += self.finish(at);
         }
         self.queue(messages, at);
+        if taken == bytes.len() {
+            self.waited = self.waited.filter(|(_, is_cut)| *is_cut);
+        }
         Ok(taken)
     }
 
@@ -393,7 +412,8 @@ impl Body {
 
     fn judge(&mut self, seen: (Seen<'_>, bool), hold: bool, at: Instant, messages: &mut usize) -> Judgement {
         let Some(exchange) = &self.exchange else { return Passage::Now.into() };
-        let (passage, splices, subject) = exchange.observe(seen, self.direction, &mut self.lane, at);
+        let came = Arrival { at, since: self.waited.map_or(at, |(since, _)| since) };
+        let (passage, splices, subject) = exchange.observe(seen, self.direction, &mut self.lane, came);
         *messages += usize::from(passage == Passage::Now);
         let splices = if self.propagates { splices } else { Vec::new() };
         Judgement { passage, splices, departure: if hold { self.lane.depart() } else { None }, subject }

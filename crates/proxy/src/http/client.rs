@@ -268,10 +268,17 @@ impl Client {
         }
         if self.upstream.is_none() {
             let Peer { stream, input } = &mut self.peer;
+            let waits = std::time::Instant::now();
             let connected = tokio::select! {
                 biased;
-                connected = rarely(reach(config, &self.shared.retries)) => connected,
-                _ = input.gone(stream) => return Next::Close,
+                connected = rarely(reach(config, &self.shared.retries)) => Some(connected),
+                _ = input.gone(stream) => None,
+            };
+            asked.body.has_waited(input.waited(waits));
+            let Some(connected) = connected else {
+                // So that calls which are given up while there is no server are seen.
+                asked.body.gone(input);
+                return Next::Close;
             };
             match connected {
                 Ok(stream) => self.upstream = Some(Peer::new(stream)),

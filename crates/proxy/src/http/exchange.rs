@@ -13,7 +13,7 @@ use super::body::End;
 use super::facts::{AnswerFacts, Kind, MAX_SESSION_BYTES, RequestFacts};
 use super::sessions::Outside;
 use crate::bell::{Held, Rung};
-use crate::conversation::{Begun, Conversation, Ending, Observed, Response, Travel};
+use crate::conversation::{Arrival, Begun, Conversation, Ending, Observed, Response, Travel};
 use crate::framing::{Framing, Part, Seen, Tap};
 use crate::inject::Splice;
 use crate::item::{Item, Pace, Subject};
@@ -135,9 +135,9 @@ impl Exchange {
         (seen, is_held): (Seen<'_>, bool),
         direction: Direction,
         lane: &mut Lane,
-        at: Instant,
+        came: Arrival,
     ) -> (Passage, Vec<Splice>, Option<Box<Subject>>) {
-        let probe = &self.shared.relay.probe;
+        let (probe, Arrival { at, since }) = (&self.shared.relay.probe, came);
         let observe = || match seen {
             Seen::Oversized => {
                 probe.lost(Loss::OversizedMessage, at);
@@ -151,7 +151,7 @@ impl Exchange {
                 let RequestFacts { protocol, context, ref tracestate, .. } = *self.facts;
                 let tracestate = tracestate.as_deref();
                 let is_early = direction == Direction::ToClient && self.is_asking.load(Ordering::Relaxed);
-                let travel = Travel { direction, at, protocol, context, tracestate, is_early, is_held };
+                let travel = Travel { direction, at, since, protocol, context, tracestate, is_early, is_held };
                 self.conversation.observe(bytes, travel, lane)
             }
         };

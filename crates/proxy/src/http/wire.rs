@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::task::{Poll, ready};
+use std::time::Instant;
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -25,17 +26,25 @@ pub(super) struct Input {
     allocated: usize,
     /// How much is read at once.
     room: usize,
+    /// When something last came while its sender was only watched for its end.
+    last_ahead: Option<Instant>,
 }
 
 impl Default for Input {
     fn default() -> Self {
-        Self { bytes: BytesMut::new(), allocated: 0, room: READ_BYTES }
+        Self { bytes: BytesMut::new(), allocated: 0, room: READ_BYTES, last_ahead: None }
     }
 }
 
 impl Input {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Since when what is here has waited, of a sender who was only watched for its end from `begun` on; and whether more of it
+    /// did, for which there was no room.
+    pub(super) fn waited(&self, begun: Instant) -> (Instant, bool) {
+        (self.last_ahead.map_or(begun, |at| at.max(begun)), self.bytes.len() >= MAX_AHEAD_BYTES)
     }
 
     /// So many bytes are done with.
@@ -79,7 +88,7 @@ impl Input {
             let most = MAX_AHEAD_BYTES - self.bytes.len();
             match self.read_some(from, || most).await {
                 Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
-                Ok(_) => {}
+                Ok(_) => self.last_ahead = Some(Instant::now()),
                 Err(error) => return error,
             }
         }

@@ -30,7 +30,7 @@ pub(super) enum Order {
 pub(super) enum Report {
     /// The client writes no more.
     InputEnded,
-    /// Nothing of what the client writes is read until there is another child.
+    /// Nothing of what the client writes goes on until there is another child.
     Parked,
     /// All that the child wrote is passed on; or the client reads no more.
     OutputEnded { client_gone: bool },
@@ -146,7 +146,7 @@ impl Input {
                 Some(_) => Watched::WhileEmpty,
                 None => Watched::ForItsEnd,
             };
-            match self.wait(watched) {
+            match self.wait(watched, &mut side) {
                 Woken::Order(Order::Serve(stdin)) => server = Some(stdin),
                 Woken::Order(Order::Write(bytes)) => {
                     // Of a child that reads no more we hear by its end.
@@ -179,10 +179,11 @@ impl Input {
         }
     }
 
-    /// Waits for an order. A client that leaves in the meantime is seen, what it writes is left where it is: for the server
-    /// that is there, or else for the next, if the client stays.
-    fn wait(&self, watched: Watched) -> Woken {
+    /// Waits for an order. A client that leaves in the meantime is seen, what it writes is read ahead: for the server that is
+    /// there, or else for the next, if the client stays.
+    fn wait(&self, watched: Watched, side: &mut Option<Side<'_>>) -> Woken {
         let mut wanted = PollFlags::IN;
+        let has_none = |side: &Option<Side<'_>>| side.as_ref().is_none_or(|side| side.ahead.is_empty());
         loop {
             let mut fds = [PollFd::new(&self.ordered.wake, PollFlags::IN), PollFd::new(&self.input, wanted)];
             let fds = if watched == Watched::No { fds.split_at_mut(1).0 } else { &mut fds };
@@ -195,13 +196,25 @@ impl Input {
             }
             let Some(input) = seen.get(1).filter(|input| !input.is_empty()) else { continue };
             let has_left = input.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL);
-            if rustix::io::ioctl_fionread(&self.input) == Ok(0) || (has_left && watched == Watched::ForItsEnd) {
+            if has_left && watched == Watched::ForItsEnd {
                 return Woken::InputEnded;
+            }
+            match rustix::io::ioctl_fionread(&self.input) {
+                Ok(0) if watched == Watched::ForItsEnd || has_none(side) => {
+                    return Woken::InputEnded;
+                }
+                Ok(there) => {
+                    let read = side.as_mut().map_or(Ok(0), |side| side.ahead.read(&self.input, there));
+                    if read.is_ok_and(|read| read > 0) {
+                        continue;
+                    }
+                }
+                Err(_) => {}
             }
             // It is told of its end even so.
             wanted = PollFlags::empty();
             if watched == Watched::WhileEmpty {
-                return self.wait(Watched::No);
+                return self.wait(Watched::No, side);
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Threads and blocking descriptors rather than the runtime: `O_NONBLOCK` on an inherited descriptor would change it for
 //! every process that shares it, and `tokio::io::stdin` is many times slower.
 
+mod ahead;
 mod ends;
 mod ledger;
 mod observe;
@@ -126,7 +127,7 @@ pub fn spawn(
 ///
 /// Requests that the crashed server leaves unanswered are answered with a JSON-RPC error. A session that began with
 /// `initialize` goes on: the new server gets that request again, and its answer is kept from the client, which has one.
-/// Meanwhile what the client writes waits where it is. Nothing else is ever sent twice.
+/// Meanwhile what the client writes waits. Nothing else is ever sent twice.
 ///
 /// # Errors
 /// As of [`spawn`]: only a server that could be started once is started again.

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::ends::Report;
 use super::ledger::{Ledger, Noted};
-use crate::conversation::{Conversation, Observed, Travel};
+use crate::conversation::{Arrival, Conversation, Observed, Travel};
 use crate::framing::Seen;
 use crate::relay::Relay;
 use crate::scan::{Message, scan};
@@ -113,7 +113,7 @@ impl Watch {
         (seen, is_held): (Seen<'_>, bool),
         direction: Direction,
         lane: &mut Lane,
-        at: Instant,
+        came: Arrival,
     ) -> Observed {
         let observe = || match seen {
             Seen::Message(bytes) | Seen::Endpoint(bytes) => {
@@ -121,15 +121,14 @@ impl Watch {
                 if !self.is_for_the_other_side(direction, bytes, scanned.as_deref().unwrap_or_default()) {
                     return Observed { passage: Passage::Never, ..Observed::NOTHING };
                 }
-                let travel =
-                    Travel { direction, at, protocol: None, context: None, tracestate: None, is_early: false, is_held };
+                let travel = Travel { is_held, ..Travel::new(direction, came) };
                 self.conversation.follow(scanned, bytes.len(), travel, lane)
             }
             Seen::Oversized => {
                 if let Some(supervised) = self.supervised.as_ref().filter(|it| it.ledger.overlooked(direction)) {
                     supervised.greeted();
                 }
-                self.relay.probe.lost(Loss::OversizedMessage, at);
+                self.relay.probe.lost(Loss::OversizedMessage, came.at);
                 Observed::NOTHING
             }
         };

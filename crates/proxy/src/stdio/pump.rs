@@ -9,9 +9,10 @@ use mcpscope_hooks::{Backlog, Lane, Next, Passage, Place, Queued};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smallvec::SmallVec;
 
+use super::ahead::Ahead;
 use super::observe::Watch;
 use crate::MAX_HOLD;
-use crate::conversation::Observed;
+use crate::conversation::{Arrival, Observed};
 use crate::framing::{Fate, Framing, Judgement, Part, Seen, Tap};
 use crate::item::{Item, Pace};
 
@@ -77,10 +78,14 @@ impl Pump<'_> {
         let mut left = None;
         loop {
             let mut wait = Wait { input: true, limit: None };
-            let mut patience = None;
+            let (mut patience, mut goes_first) = (None, false);
             if let Some(side) = side {
                 (patience, wait) = (side.patience(), self.go_on(side, left.is_some())?);
                 wait.limit = sooner(wait.limit, patience);
+                goes_first = wait.input && !side.ahead.is_empty();
+                if goes_first {
+                    wait = Wait { input: false, limit: Some(Duration::ZERO) };
+                }
             }
             let ready = self.ready(wait, side.as_ref())?;
             if ready.stopped && left.is_none() {
@@ -94,12 +99,18 @@ impl Pump<'_> {
             if ready.nobody_reads {
                 return Ok(End::NobodyReads);
             }
+            if let Some(side) = side.as_mut().filter(|_| goes_first)
+                && let Some(piece) = side.ahead.next()
+            {
+                self.relay_observed(side, &piece.bytes, Some(piece.at))?;
+                continue;
+            }
             if (left.is_some() && !ready.input && wait.input) || left == Some(0) {
                 return Ok(End::Stopped);
             }
             if !ready.input {
                 if let Some(side) = side.as_mut().filter(|_| patience.is_some()) {
-                    self.relay_observed(side, &[])?;
+                    self.relay_observed(side, &[], None)?;
                 }
                 continue;
             }
@@ -116,15 +127,17 @@ impl Pump<'_> {
             left = left.map(|left| left.saturating_sub(read));
             let chunk = buffer.get(..read).unwrap_or_default();
             match side {
-                Some(side) => self.relay_observed(side, chunk)?,
+                Some(side) => self.relay_observed(side, chunk, None)?,
                 None => write_all(self.to, &mut [IoSlice::new(chunk)])?,
             }
         }
     }
 
-    fn relay_observed(&self, side: &mut Side<'_>, chunk: &[u8]) -> io::Result<()> {
+    /// Looks at what was read, and passes it on. It was read at `ahead` if that was before there was a server for it.
+    fn relay_observed(&self, side: &mut Side<'_>, chunk: &[u8], ahead: Option<Instant>) -> io::Result<()> {
         let chunk = side.after_remains(chunk);
         let at = Instant::now();
+        let came = Arrival { at, since: ahead.unwrap_or(at) };
         let (watch, direction) = (side.watch, side.direction);
         let (probe, backlog) = (&watch.relay.probe, (side.backlog.messages(), side.backlog.bytes()));
         // No input: what is held has waited long enough for its end.
@@ -133,7 +146,7 @@ impl Pump<'_> {
         let mut messages = 0;
         let Side { tap, lane, .. } = side;
         let fate = tap.feed(chunk, hold, |seen, is_held| {
-            let Observed { passage, splices, subject, .. } = watch.observe((seen, is_held), direction, lane, at);
+            let Observed { passage, splices, subject, .. } = watch.observe((seen, is_held), direction, lane, came);
             messages += usize::from(passage == Passage::Now);
             Judgement { passage, splices, departure: if hold { lane.depart() } else { None }, subject }
         });
@@ -272,7 +285,8 @@ impl Pump<'_> {
         if !(tap.is_holding() && watch.holds(*direction)) {
             let mut messages = 0;
             let parts = tap.end(|seen, is_held| {
-                let Observed { passage, splices, subject, .. } = watch.observe((seen, is_held), *direction, lane, at);
+                let came = Arrival::now(at);
+                let Observed { passage, splices, subject, .. } = watch.observe((seen, is_held), *direction, lane, came);
                 messages += usize::from(passage == Passage::Now);
                 Judgement { passage, splices, departure: lane.depart(), subject }
             });
@@ -357,6 +371,8 @@ pub(super) struct Side<'a> {
     backlog: Backlog<Item>,
     /// Can be read when faults begin or end; only where there can be any.
     bell: Option<PipeReader>,
+    /// What was read while it could not go on yet: it goes before what is read next.
+    pub(super) ahead: Ahead,
     /// What was written last is not the end of a line.
     pub(super) mid_line: bool,
     /// The next bytes are the end of a message that went to a child that is gone, and of which nothing was kept.
@@ -371,8 +387,8 @@ impl<'a> Side<'a> {
             bell.inspect_err(|error| tracing::warn!(%error, "faults that end are seen late: no pipe to be told by"))
                 .ok()
         });
-        let backlog = Backlog::default();
-        Self { watch, direction, tap, lane: Lane::default(), backlog, bell, mid_line: false, remains: false }
+        let (lane, backlog, ahead) = (Lane::default(), Backlog::default(), Ahead::default());
+        Self { watch, direction, tap, lane, backlog, bell, ahead, mid_line: false, remains: false }
     }
 
     /// How long to wait for more of a message that is held to put trace context into it: nobody knows that it is one, or
@@ -391,14 +407,18 @@ impl<'a> Side<'a> {
 
     /// Looks at what a client that has left wrote last, and passes nothing on.
     pub(super) fn take_rest(&mut self, from: &OwnedFd) {
-        let Self { watch, direction, tap, lane, .. } = self;
+        let Self { watch, direction, tap, lane, ahead, .. } = self;
         let (at, mut buffer) = (Instant::now(), vec![0; CHUNK_BYTES]);
-        let mut look =
-            |seen: Seen<'_>, _: bool| Judgement::from(watch.observe((seen, false), *direction, lane, at).passage);
-        while let Ok(read @ 1..) = retried(|| rustix::io::read(from, &mut buffer)) {
-            tap.feed(buffer.get(..read).unwrap_or_default(), false, &mut look);
+        let mut look = |seen: Seen<'_>, since| {
+            Judgement::from(watch.observe((seen, false), *direction, lane, Arrival { at, since }).passage)
+        };
+        while let Some(piece) = ahead.next() {
+            tap.feed(&piece.bytes, false, |seen, _| look(seen, piece.at));
         }
-        tap.end(look);
+        while let Ok(read @ 1..) = retried(|| rustix::io::read(from, &mut buffer)) {
+            tap.feed(buffer.get(..read).unwrap_or_default(), false, |seen, _| look(seen, at));
+        }
+        tap.end(|seen, _| look(seen, at));
     }
 
     /// The bytes behind the end of a message that no child can make sense of.

@@ -1,13 +1,14 @@
 //! A server that we start beside the relay.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mcpscope_core::Transport;
 use mcpscope_metrics::desc;
 use mcpscope_proxy::http::{Config, ServerProcess};
 use mcpscope_proxy::{RestartPolicy, ServerState};
 use mcpscope_test_support::{Listener, http, within};
+use mcpscope_tracing::{Filter, Value};
 use tokio::sync::{oneshot, watch};
 
 use rustix::process::Signal;
@@ -185,4 +186,71 @@ async fn sessions_of_a_process_that_ends_well_end_well() {
     stage.bench.becomes(&sessions("2025-06-18"), 0).await;
     stage.bench.records(&desc::SERVER_SESSIONS, &ended("2025-06-18", "tcp", ""), 1).await;
     running.abort();
+}
+
+/// How long a request waits for a server, and how much of that is seen for sure.
+const WAITED: Duration = Duration::from_millis(400);
+const SEEN: Duration = Duration::from_millis(200);
+
+/// A relay to a server that is being started again.
+async fn awaiting(change: impl FnOnce(&mut Config)) -> (Stage, watch::Sender<ServerState>) {
+    let (bench, upstream) = (Bench::new(), Listener::bind().await);
+    let (process, state) = watch::channel(ServerState::Restarting { attempt: 1 });
+    let with_server = |config: &mut Config| {
+        config.server = Some(state);
+        change(config);
+    };
+    let proxy = Proxy::start_with(upstream.address(), bench.probe(Transport::Http), with_server).await;
+    (Stage { bench, proxy, upstream }, process)
+}
+
+async fn took(stage: &Stage, outcome: &str) -> Duration {
+    let labels = [("tool", "echo"), ("outcome", outcome)];
+    Duration::from_secs_f64(stage.bench.records(&desc::TOOL_CALLS, &labels, 1).await)
+}
+
+#[tokio::test]
+async fn what_waits_for_a_server_counts_from_when_all_of_it_had_come() {
+    let request = post(&[], &call(1, "echo"));
+    let (most, last) = request.split_at(request.len() - 1);
+    for is_late in [false, true] {
+        let (stage, process) = awaiting(|_| ()).await;
+        let mut client = stage.proxy.connect().await;
+        let mut begun = Instant::now();
+        client.write(if is_late { most } else { &request }).await.unwrap();
+        tokio::time::sleep(WAITED).await;
+        if is_late {
+            begun = Instant::now();
+            client.write(last).await.unwrap();
+            tokio::time::sleep(WAITED).await;
+        }
+        process.send_replace(ServerState::Serving(Some(1)));
+        let mut server = stage.upstream.accept().await;
+        server.reader.message().await.unwrap().unwrap();
+        server.write(&json(&[], &result(1))).await.unwrap();
+        client.reader.message().await.unwrap().unwrap();
+        let (took, longest) = (took(&stage, "ok").await, begun.elapsed());
+        assert!(took >= SEEN && took <= longest, "{took:?} {longest:?}");
+        let trace = stage.bench.tracer.traces(&Filter::default()).remove(0);
+        let queued = trace.details.iter().find(|(name, _)| &**name == "queue_us").map(|(_, value)| value.clone());
+        assert!(matches!(queued, Some(Value::Int(us)) if us >= SEEN.as_micros() as i64), "{:?}", trace.details);
+    }
+}
+
+#[tokio::test]
+async fn what_waits_for_a_server_in_vain_has_waited() {
+    let (stage, _process) = awaiting(|config| config.connect_timeout = SEEN).await;
+    let mut client = stage.proxy.connect().await;
+    client.write(&post(&[], &call(1, "echo"))).await.unwrap();
+    assert_eq!(client.reader.message().await.unwrap().unwrap().head.status(), 502);
+    assert!(took(&stage, "error").await >= SEEN);
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_while_it_waits_for_a_server_is_one() {
+    let (stage, _process) = awaiting(|_| ()).await;
+    let mut client = stage.proxy.connect().await;
+    client.write(&post(&[], &call(1, "echo"))).await.unwrap();
+    drop(client);
+    stage.bench.becomes(&tool_calls("echo", "cancelled"), 1).await;
 }
