@@ -141,6 +141,13 @@ impl Outage {
         Judged::TooLong(why)
     }
 
+    /// How long after the end of the fault, or of the process if that came later, a call first ended well again. Nothing if none did.
+    pub(crate) fn over_after(&self, fault_end: Instant) -> Option<Duration> {
+        let Times { ended, good, .. } = *self.times();
+        let (ended, (_, good)) = (ended?, good?);
+        Some(good.saturating_duration_since(ended.max(fault_end)))
+    }
+
     /// As a report has it; nothing if the process has not ended. `started` is when the fault began.
     #[must_use]
     pub fn report(&self, started: Instant) -> Option<OutageReport> {

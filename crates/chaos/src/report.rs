@@ -175,7 +175,8 @@ pub struct Injected {
 pub struct RecoveryReport {
     /// Within which time it was to be well again.
     pub limit: u64,
-    /// How long it took; none if it did not, or if it was not observed.
+    /// How long it took, from the end of the fault until the steady state held and of each process that was ended a call had ended
+    /// well (from the end of the process, if that came later). None if it did not in time, or if it was not observed.
     pub time: Option<u64>,
     /// Whether there were enough calls to judge by.
     pub observed: bool,

@@ -384,6 +384,7 @@ impl Run {
             let limit = humantime::format_duration(limit);
             self.set(Status::Failed, Some(format!("not well again within {limit}")), now);
         } else if let Some(why) = too_long {
+            self.recovered = Some(Recovered::TooLate);
             self.set(Status::Failed, Some(why.clone()), now);
         } else if !judged.contains(&Judged::Open) {
             self.set(Status::Completed, None, now);
@@ -420,11 +421,14 @@ impl Run {
         injected
     }
 
+    /// How long after the end of the fault all was well again: the steady state held from then on, and of each process that was
+    /// ended, and whose server was called, a call had ended well.
+    fn well_again(&self) -> Option<Duration> {
+        let (Some(Recovered::After(held)), Some(end)) = (self.recovered, self.fault_end) else { return None };
+        Some(self.outages.iter().filter_map(|outage| outage.over_after(end)).fold(held, Duration::max))
+    }
+
     pub(crate) fn report(&self, clock: &ClockAnchor) -> Report {
-        let time = match self.recovered {
-            Some(Recovered::After(time)) => Some(millis(time)),
-            _ => None,
-        };
         let injection = self.injection();
         let can_be_replayed = self.lease.is_some() && injection.unjournalled == 0;
         Report {
@@ -447,7 +451,7 @@ impl Run {
             time_to_detect: self.detected.map(millis),
             recovery: RecoveryReport {
                 limit: millis(self.experiment.recovery_time),
-                time,
+                time: self.well_again().map(millis),
                 observed: matches!(self.recovered, Some(Recovered::After(_) | Recovered::TooLate)),
             },
             outages: self.outages.iter().filter_map(|outage| outage.report(self.started())).collect(),

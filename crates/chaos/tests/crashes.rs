@@ -313,6 +313,47 @@ fn what_follows_a_crash_is_timed() {
 }
 
 #[test]
+fn all_is_well_again_no_sooner_than_the_process_that_was_ended() {
+    // How long the fault takes, when the process ends and when its first call ends well, and when all is well.
+    for (lasts, ended, good, well, verdict) in [
+        (
+            "1ms",
+            0,
+            856,
+            855,
+            "all was well again 855ms after the fault (limit 5s); a call ended well 856ms after the crash.",
+        ),
+        (
+            "1s",
+            1500,
+            3500,
+            2000,
+            "all was well again 2s after the fault (limit 5s); a call ended well 2s after the crash.",
+        ),
+        (
+            "1s",
+            100,
+            900,
+            0,
+            "all was well from the end of the fault on (limit 5s); a call ended well 800ms after the crash.",
+        ),
+    ] {
+        let mut stage = one_process();
+        let lasts = format!("duration={lasts}");
+        let id = stage.world.start("process_crash", &[&lasts, "recovery_time=5s"]);
+        let (outage, start) = (stage.outage(), stage.world.now);
+        outage.ended(start + ended * MS);
+        outage.restarted(start + ended * MS);
+        outage.ready(start + ended * MS);
+        stage.world.endpoint.call_ended(true, start + good * MS, start + good * MS);
+        stage.world.pass(20 * SECOND);
+        let report = stage.report(id);
+        assert_eq!((report.status, report.recovery.time), (Status::Completed, Some(well)));
+        assert_eq!(report.verdict(), format!("It held: {verdict}"));
+    }
+}
+
+#[test]
 fn who_is_not_of_use_again_in_time_has_failed_and_is_waited_for_until_then() {
     let mut stage = one_process();
     let id = stage.world.start("process_crash", &["duration=1s", "recovery_time=8s"]);
@@ -325,6 +366,7 @@ fn who_is_not_of_use_again_in_time_has_failed_and_is_waited_for_until_then() {
     assert_eq!(report.error.as_deref(), Some("demo was not started again within 8s"));
     assert_eq!(report.held(), Some(false));
     assert_eq!(report.outages[0].restarted_after, None);
+    assert_eq!((report.recovery.time, report.recovery.observed), (None, true), "it was not well again in time");
 }
 
 #[test]

@@ -307,6 +307,25 @@ def test_what_becomes_of_calls_over_http_while_one_stands_still_is_not_its_own_d
     assert {trace["tool"] for trace in traces} == {"given up", "late"}
 
 
+def test_what_clients_waited_for_a_server_is_in_figures_and_verdict(serve, instances):
+    instance = serve(started("one"), supervision=AT_ONCE | {"backoff_min": "1500ms", "backoff_max": "1500ms"})
+    pid_of(instance, "one")
+    chaos = Chaos(instance)
+    id = chaos.start("process_crash", duration="100ms", recovery_time="60s")
+    while id not in {test["id"] for test in chaos.history()}:
+        # One that meets it just as it crashes is lost.
+        post(instance, "one", call("pid"))
+    report = chaos.ended(id)
+    (outage,) = report["outages"]
+    back = outage["at"] + outage["first_good_call_after"] - (report["end_time"] - report["start_time"])
+    assert report["status"] == "completed" and abs(report["recovery"]["time"] - back) <= 5, report
+    waited = instance.metrics().sum("mcpscope_tool_call_duration_seconds_sum", tool="pid", outcome="ok")
+    # Whoever asked first has waited for most of it.
+    assert waited >= outage["ready_after"] / 1000 - 0.5 > 0.5
+    longest = max(trace["duration_ms"] for trace in instance.get("api/v1/traces?tool=pid&limit=1000").json())
+    assert longest <= outage["first_good_call_after"] + 500
+
+
 def test_one_that_is_away_for_too_long_has_failed(serve, instances):
     instance = serve(started("one"), supervision=NEVER)
     pid_of(instance, "one")
