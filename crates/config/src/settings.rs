@@ -327,6 +327,9 @@ pub struct Supervision {
     /// 1 ms to 365 days. Default: 60 s.
     #[serde(with = "Period")]
     pub give_up_window: Duration,
+    /// How long after its start a server over HTTP may take to accept connections, 1 ms to 365 days. Default: 90 s.
+    #[serde(with = "Period")]
+    pub start_timeout: Duration,
 }
 
 /// TLS of the proxy's listener, in PEM files, each from where the configuration file is that names it. Without a certificate it
@@ -567,6 +570,7 @@ impl Default for Supervision {
             healthy_after: Duration::from_secs(60),
             give_up: 5,
             give_up_window: Duration::from_secs(60),
+            start_timeout: Duration::from_secs(90),
         }
     }
 }

@@ -58,6 +58,8 @@ struct ChildState {
     standstills: Standstills,
     /// Its input is to be closed.
     closing: Notify,
+    /// It accepts connections.
+    accepting: Notify,
     /// Someone asked the child to end, so that its end is no crash.
     asked_to_end: AtomicBool,
     /// The signals that were passed on, as bits.
@@ -76,6 +78,8 @@ struct Current {
     /// Before when there was no child.
     started: Option<Instant>,
     guardian: Option<Guardian>,
+    /// Whether it was seen to accept connections.
+    accepts: bool,
     /// What it was made to end by.
     crashed_by: Option<FaultId>,
     /// When that was over, though the child was there.
@@ -173,6 +177,7 @@ impl ChildHandle {
             crashes: Crashes::default(),
             standstills: Standstills::new(Instant::now()),
             closing: Notify::new(),
+            accepting: Notify::new(),
             asked_to_end: AtomicBool::new(false),
             signals: AtomicU64::new(0),
             is_abandoned: AtomicBool::new(false),
@@ -356,8 +361,30 @@ impl ChildHandle {
         self.0.standstills.within(began, ended)
     }
 
+    /// The child that runs accepts connections, whatever becomes of them.
+    pub(crate) fn accepts(&self) {
+        self.lock().accepts = true;
+        self.0.accepting.notify_one();
+    }
+
+    /// Waits until it does.
+    pub(crate) async fn accepting(&self) {
+        while !self.lock().accepts {
+            self.0.accepting.notified().await;
+        }
+    }
+
+    /// Asks the child that runs to end, so that another can be started.
+    pub(crate) fn ask_to_end(&self) {
+        if let Some(pid) = self.lock().pid {
+            // There is no error but that nobody is left.
+            let _ = kill_process_group(pid, Signal::TERM);
+        }
+    }
+
     /// The child that runs can be called.
     pub(crate) fn ready(&self) {
+        self.accepts();
         self.0.crashes.ready(Instant::now());
     }
 

@@ -19,6 +19,8 @@ pub enum ServerState {
     Restarting {
         /// From 1.
         attempt: u32,
+        /// If the process was ended because it accepted no connections: how long it had been given.
+        start_timeout: Option<Duration>,
     },
     /// It was crashed by `process_crash`, and is started again.
     RestartingAfter {
@@ -29,8 +31,10 @@ pub enum ServerState {
     GivenUp {
         /// How often.
         crashes: usize,
-        /// Within what time.
+        /// Within what time, without that in which it was only waited for a process to accept connections.
         within: Duration,
+        /// If the last process was ended because it accepted no connections: how long it had been given.
+        start_timeout: Option<Duration>,
     },
     /// It ended and is not started again: it ended well, or crashes are none of our business.
     Ended {
@@ -44,16 +48,32 @@ impl fmt::Display for ServerState {
         match self {
             Self::Starting => f.write_str("server starting"),
             Self::Serving(_) => f.write_str("server running"),
-            Self::Restarting { attempt } => write!(f, "server restarting, attempt {attempt}"),
+            Self::Restarting { attempt, start_timeout } => {
+                write!(f, "server restarting, attempt {attempt}")?;
+                let waited = start_timeout.map(NotListening);
+                waited.map_or(Ok(()), |waited| write!(f, " ({waited})"))
+            }
             Self::RestartingAfter { fault } => {
                 write!(f, "server restarting after process_crash of experiment {}", fault.0)
             }
-            Self::GivenUp { crashes, within } => {
+            Self::GivenUp { crashes, within, start_timeout: None } => {
                 write!(f, "server given up after {crashes} crashes in {} s", within.as_secs_f64())
+            }
+            Self::GivenUp { crashes, start_timeout: Some(limit), .. } => {
+                write!(f, "server given up after {crashes} crashes (the last: {})", NotListening(*limit))
             }
             Self::Ended { status: Some(status) } => write!(f, "server ended ({status})"),
             Self::Ended { status: None } => f.write_str("server cannot be started"),
         }
+    }
+}
+
+/// Why a process that ran was ended: how long it had been given.
+pub(crate) struct NotListening(pub(crate) Duration);
+
+impl fmt::Display for NotListening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "accepted no connections within {} s", self.0.as_secs_f64())
     }
 }
 
@@ -87,11 +107,17 @@ impl Default for RestartPolicy {
 }
 
 /// Tells of the end of a server that was not wanted, and of what follows it.
-pub(crate) fn tell(server: &str, command: &OsStr, why: &dyn fmt::Display, decision: Option<Decision>) {
+pub(crate) fn tell(
+    server: &str,
+    command: &OsStr,
+    why: &dyn fmt::Display,
+    decision: Option<Decision>,
+    start_timeout: Option<Duration>,
+) {
     match decision {
         None => tracing::warn!(server, ?command, %why, "the server ended and is not started again"),
         Some(Decision::GiveUp { crashes, within }) => {
-            tracing::warn!(server, ?command, %why, "{}", ServerState::GivenUp { crashes, within });
+            tracing::warn!(server, ?command, %why, "{}", ServerState::GivenUp { crashes, within, start_timeout });
         }
         Some(Decision::Restart { attempt, after }) => {
             tracing::warn!(server, ?command, %why, attempt, ?after, "the server crashed and will be started again");
@@ -118,12 +144,13 @@ pub(crate) enum Decision {
 }
 
 impl Decision {
-    /// How the server is then, and how long until it is started again, if it is.
-    pub(crate) const fn outcome(self) -> (ServerState, Option<Duration>) {
+    /// How the server is then, and how long until it is started again, if it is. `start_timeout` is how long it had been given if it
+    /// was ended because it accepted no connections.
+    pub(crate) const fn outcome(self, start_timeout: Option<Duration>) -> (ServerState, Option<Duration>) {
         match self {
-            Self::Restart { attempt, after } => (ServerState::Restarting { attempt }, Some(after)),
+            Self::Restart { attempt, after } => (ServerState::Restarting { attempt, start_timeout }, Some(after)),
             Self::RestartAfter { fault, after } => (ServerState::RestartingAfter { fault }, Some(after)),
-            Self::GiveUp { crashes, within } => (ServerState::GivenUp { crashes, within }, None),
+            Self::GiveUp { crashes, within } => (ServerState::GivenUp { crashes, within, start_timeout }, None),
         }
     }
 }
@@ -142,6 +169,16 @@ pub(crate) struct Restarts {
 impl Restarts {
     pub(crate) fn new(policy: RestartPolicy) -> Self {
         Self { policy, wait: policy.backoff_min, attempt: 0, crashes: VecDeque::new() }
+    }
+
+    /// The server that was `started` then accepted no connections, and has been ended for that `now`. It was not healthy, however
+    /// long it ran; and as nothing else could become of it in that time, the crashes before are no longer ago than when it was started.
+    pub(crate) fn did_not_listen(&mut self, started: Instant, by: Option<FaultId>, now: Instant) -> Decision {
+        let waited = now.saturating_duration_since(started);
+        for crash in &mut self.crashes {
+            *crash = crash.checked_add(waited).unwrap_or(now);
+        }
+        self.crashed(now, by, now)
     }
 
     /// The server that was `started` then has crashed `now`, by itself or by a fault; one that could not be started crashed
@@ -212,6 +249,54 @@ mod tests {
     fn a_server_that_was_healthy_begins_anew() {
         let found = decisions(RestartPolicy::default(), &[0, 59_999, 60_000, 0]);
         assert_eq!(found, [restart(1, 200), restart(2, 400), restart(1, 200), restart(2, 400)]);
+    }
+
+    #[test]
+    fn who_never_listens_is_given_up_however_long_it_was_waited_for() {
+        let mut restarts = Restarts::new(RestartPolicy::default());
+        let mut now = Instant::now();
+        for (attempt, wait) in [(1, 200), (2, 400), (3, 800), (4, 1600)] {
+            // Longer than it takes to be healthy, and than crashes count.
+            let started = now;
+            now += Duration::from_secs(90);
+            assert_eq!(restarts.did_not_listen(started, None, now), restart(attempt, wait));
+            now += Duration::from_millis(wait);
+        }
+        let give_up = Decision::GiveUp { crashes: 5, within: Duration::from_secs(60) };
+        assert_eq!(restarts.did_not_listen(now, None, now + Duration::from_secs(90)), give_up);
+    }
+
+    #[test]
+    fn what_could_be_called_in_between_lets_the_crashes_before_be_over() {
+        let policy = RestartPolicy { give_up: 2, ..RestartPolicy::default() };
+        let (mut restarts, start) = (Restarts::new(policy), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(restarts.did_not_listen(at(0), None, at(90)), restart(1, 200));
+        assert_eq!(restarts.crashed(at(90), None, at(150)), restart(1, 200));
+        let give_up = Decision::GiveUp { crashes: 2, within: Duration::from_secs(60) };
+        assert_eq!(restarts.did_not_listen(at(150), None, at(240)), give_up);
+    }
+
+    #[test]
+    fn a_state_says_why_in_plain_words() {
+        let (start_timeout, within) = (Some(Duration::from_secs(90)), Duration::from_secs(60));
+        for (state, said) in [
+            (ServerState::Restarting { attempt: 2, start_timeout: None }, "server restarting, attempt 2"),
+            (
+                ServerState::Restarting { attempt: 2, start_timeout },
+                "server restarting, attempt 2 (accepted no connections within 90 s)",
+            ),
+            (
+                ServerState::GivenUp { crashes: 5, within, start_timeout: None },
+                "server given up after 5 crashes in 60 s",
+            ),
+            (
+                ServerState::GivenUp { crashes: 5, within, start_timeout },
+                "server given up after 5 crashes (the last: accepted no connections within 90 s)",
+            ),
+        ] {
+            assert_eq!(state.to_string(), said);
+        }
     }
 
     #[test]

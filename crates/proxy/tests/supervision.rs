@@ -196,7 +196,9 @@ async fn a_server_killed_while_idle_is_replaced_and_the_session_goes_on() {
     let first = session.child.id();
     session.child.signal(Signal::KILL);
     // The server is not there: what is sent now waits for the next one.
-    within(session.state.wait_for(|state| *state == ServerState::Restarting { attempt: 1 })).await.unwrap();
+    within(session.state.wait_for(|state| *state == ServerState::Restarting { attempt: 1, start_timeout: None }))
+        .await
+        .unwrap();
     session.calls(2).await;
     assert_ne!(session.child.id(), first);
     let expected = [
@@ -406,7 +408,9 @@ async fn a_client_that_leaves_while_there_is_no_server_has_an_answer_to_all_it_s
     let mut session = Session::begin(&bench.probe(Transport::Stdio), policy).await;
     session.send(&call(1, "exit"));
     session.loses(1).await;
-    within(session.state.wait_for(|state| *state == ServerState::Restarting { attempt: 1 })).await.unwrap();
+    within(session.state.wait_for(|state| *state == ServerState::Restarting { attempt: 1, start_timeout: None }))
+        .await
+        .unwrap();
     session.send(&call(2, "echo"));
     write!(session.writer.take().unwrap(), "{}", call(3, "echo")).unwrap();
     session.loses(2).await;
@@ -423,7 +427,9 @@ async fn a_signal_to_end_while_there_is_no_server_ends_the_wait_for_one() {
     let mut session = Session::begin(&Bench::new().probe(Transport::Stdio), policy).await;
     session.send(&call(1, "exit"));
     session.loses(1).await;
-    within(session.state.wait_for(|state| *state == ServerState::Restarting { attempt: 1 })).await.unwrap();
+    within(session.state.wait_for(|state| *state == ServerState::Restarting { attempt: 1, start_timeout: None }))
+        .await
+        .unwrap();
     session.child.signal(Signal::TERM);
     assert_eq!(within(&mut session.ended).await.unwrap().unwrap().code(), Some(3));
     assert_eq!(session.line().await, None);

@@ -104,6 +104,7 @@ fn defaults_are_those_of_the_specification() {
     assert_eq!((supervision.restart, supervision.give_up), (None, 5));
     assert_eq!((supervision.backoff_min.as_millis(), supervision.backoff_max.as_secs()), (200, 30));
     assert_eq!((supervision.healthy_after.as_secs(), supervision.give_up_window.as_secs()), (60, 60));
+    assert_eq!(supervision.start_timeout.as_secs(), 90);
     for list in [dashboard.allowed_hosts, dashboard.allowed_origins, proxy.allowed_hosts, proxy.allowed_origins] {
         assert!(list.is_empty());
     }
@@ -204,7 +205,7 @@ fn what_is_no_host_and_no_origin() {
 fn every_key_has_a_variable_of_its_own() {
     let tree = Tree::<Settings>::new();
     let leaves = tree.leaves();
-    assert_eq!(leaves.len(), 61);
+    assert_eq!(leaves.len(), 62);
     let names: BTreeSet<String> = leaves.iter().map(|path| variable(path)).collect();
     assert_eq!(names.len(), leaves.len(), "{names:?}");
     for path in &leaves {

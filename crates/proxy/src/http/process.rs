@@ -1,5 +1,6 @@
 //! A server that we start and that serves HTTP itself.
 
+use std::future::pending;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::pin::{Pin, pin};
@@ -12,7 +13,7 @@ use rustix::process::Signal;
 use tokio::sync::watch;
 
 use crate::child::{ChildHandle, CleanUp, Program, Started};
-use crate::restarts::{Decision, RestartPolicy, Restarts, ServerState, tell};
+use crate::restarts::{NotListening, RestartPolicy, Restarts, ServerState, tell};
 
 /// A server process beside a relay: it is started, started again when it crashes, and ended.
 #[derive(Debug)]
@@ -20,8 +21,16 @@ pub struct ServerProcess {
     command: Command,
     child: ChildHandle,
     restarts: Option<Restarts>,
+    start_timeout: Option<Duration>,
     probe: Probe,
     state: watch::Sender<ServerState>,
+}
+
+/// How a process has ended, or why it could not even be started.
+struct Ended {
+    status: io::Result<ExitStatus>,
+    /// If it was ended because it accepted no connections: how long it had been given.
+    start_timeout: Option<Duration>,
 }
 
 impl ServerProcess {
@@ -35,7 +44,17 @@ impl ServerProcess {
         let Program { mut command, guardians } = program.into();
         command.stdin(Stdio::piped()).process_group(0);
         let (child, restarts) = (ChildHandle::new(guardians, false), policy.map(Restarts::new));
-        Self { command, child, restarts, probe, state: watch::Sender::new(ServerState::Starting) }
+        let state = watch::Sender::new(ServerState::Starting);
+        Self { command, child, restarts, start_timeout: None, probe, state }
+    }
+
+    /// Takes a process that accepts no connections within this time after its start for one that hangs: it is ended, and that is
+    /// a crash. Only if there is a policy, and a relay in front of it to tell ([`Config::child`](super::Config::child)). Default: it is
+    /// waited for without a limit.
+    #[must_use]
+    pub fn with_start_timeout(mut self, limit: Duration) -> Self {
+        self.start_timeout = Some(limit);
+        self
     }
 
     /// How the server is, for the [`Config::server`](super::Config::server) of the relay in front of it and for everyone else.
@@ -63,7 +82,7 @@ impl ServerProcess {
                     None => return,
                 },
                 Ok(None) => return,
-                Err(error) => Err(error),
+                Err(error) => Ended { status: Err(error), start_timeout: None },
             };
             is_first = false;
             let (state, again) = self.after(ended, begun);
@@ -90,45 +109,64 @@ impl ServerProcess {
     }
 
     /// Waits for the end of a process; nothing if it was made to end.
-    async fn live(
-        &self,
-        started: Started<ChildStdin>,
-        stop: Pin<&mut impl Future<Output = ()>>,
-    ) -> Option<io::Result<ExitStatus>> {
+    async fn live(&self, started: Started<ChildStdin>, stop: Pin<&mut impl Future<Output = ()>>) -> Option<Ended> {
         let Started { ends: stdin, mut exited } = started;
         let closing = async {
             self.child.closing().await;
             drop(stdin);
-            std::future::pending().await
+            pending().await
         };
         // It stays open until this returns.
         let mut closing = pin!(closing);
-        tokio::select! {
-            ended = &mut exited => return Some(ended.map_err(io::Error::other).flatten()),
+        let status = |ended: Result<_, _>| ended.map_err(io::Error::other).flatten();
+        let start_timeout = tokio::select! {
+            ended = &mut exited => return Some(Ended { status: status(ended), start_timeout: None }),
             never = &mut closing => match never {},
-            () = stop => {}
+            () = stop => None,
+            limit = self.not_listening() => Some(limit),
+        };
+        match start_timeout {
+            None => self.child.signal(Signal::TERM),
+            Some(_) => self.child.ask_to_end(),
         }
-        self.child.signal(Signal::TERM);
-        tokio::select! {
-            _ = &mut exited => {}
-            () = self.child.kill_after_term() => drop(exited.await),
+        let ended = tokio::select! {
+            ended = &mut exited => ended,
+            () = self.child.kill_after_term() => exited.await,
+        };
+        start_timeout.map(|_| Ended { status: status(ended), start_timeout })
+    }
+
+    /// Waits until the process has had its time to accept connections, and has not; says how long that was.
+    async fn not_listening(&self) -> Duration {
+        let Some(limit) = self.start_timeout.filter(|_| self.restarts.is_some()) else { return pending().await };
+        match tokio::time::timeout(limit, self.child.accepting()).await {
+            Ok(()) => pending().await,
+            Err(_) => limit,
         }
-        None
     }
 
     /// What becomes of a server whose process has ended, or could not be started: how it is then, and how long until it is
     /// started again, if it is.
-    fn after(&mut self, ended: io::Result<ExitStatus>, begun: Instant) -> (ServerState, Option<Duration>) {
+    fn after(&mut self, ended: Ended, begun: Instant) -> (ServerState, Option<Duration>) {
+        let Ended { status: ended, start_timeout } = ended;
         let status = ended.as_ref().ok().copied();
         let fault = self.child.crashed_by();
-        let is_crash = !status.is_some_and(|status| status.success()) || fault.is_some();
+        let ended_well = status.is_some_and(|status| status.success()) && start_timeout.is_none();
+        let is_crash = !ended_well || fault.is_some();
         self.probe.server_ended(is_crash.then_some(ErrorType::Crash), fault, Instant::now());
-        let (server, why) = (&**self.probe.server(), ended.map_or_else(|error| error.to_string(), |it| it.to_string()));
+        let server = &**self.probe.server();
+        let why = match (start_timeout, ended) {
+            (Some(limit), _) => NotListening(limit).to_string(),
+            (None, Ok(status)) => status.to_string(),
+            (None, Err(error)) => error.to_string(),
+        };
         let command = self.command.get_program();
-        let decision =
-            self.restarts.as_mut().filter(|_| is_crash).map(|restarts| restarts.crashed(begun, fault, now()));
-        tell(server, command, &why, decision);
-        decision.map_or((ServerState::Ended { status }, None), Decision::outcome)
+        let decision = self.restarts.as_mut().filter(|_| is_crash).map(|restarts| match start_timeout {
+            None => restarts.crashed(begun, fault, now()),
+            Some(_) => restarts.did_not_listen(begun, fault, now()),
+        });
+        tell(server, command, &why, decision, start_timeout);
+        decision.map_or((ServerState::Ended { status }, None), |decision| decision.outcome(start_timeout))
     }
 }
 

@@ -145,8 +145,11 @@ async fn until_reached(config: &Config, retries: &Retries) {
             }
             // It may at any moment.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => sleep(RETRY).await,
-            // Something else is the matter, which is seldom over at once.
-            Err(_) => sleep(SWEEP).await,
+            // Something else is the matter, which is seldom over at once, and not that it does not listen.
+            Err(_) => {
+                config.child.iter().for_each(ChildHandle::accepts);
+                sleep(SWEEP).await;
+            }
         }
     }
 }

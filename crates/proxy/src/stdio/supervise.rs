@@ -49,8 +49,8 @@ impl StdioRelay {
         let server = self.watch.as_ref().map(|watch| Arc::clone(watch.relay.probe.server())).unwrap_or_default();
         let mut why = status.to_string();
         let started = loop {
-            tell(&server, self.command.get_program(), &why, Some(decision));
-            let (state, again) = decision.outcome();
+            tell(&server, self.command.get_program(), &why, Some(decision), None);
+            let (state, again) = decision.outcome(None);
             self.state.send_replace(state);
             let Some(after) = again else { break None };
             // A client that leaves needs no server.

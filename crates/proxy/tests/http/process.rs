@@ -53,8 +53,101 @@ async fn too_many_crashes_are_the_end() {
     let mut state = process.state();
     let running = tokio::spawn(process.run(std::future::pending()));
     let last = reaches(&mut state, |state| matches!(state, ServerState::GivenUp { .. })).await;
-    assert_eq!(last, ServerState::GivenUp { crashes: 3, within: Duration::from_secs(60) });
+    assert_eq!(last, ServerState::GivenUp { crashes: 3, within: Duration::from_secs(60), start_timeout: None });
     assert!(!running.is_finished(), "it waits to be stopped");
+    running.abort();
+}
+
+const START_TIMEOUT: Duration = Duration::from_secs(90);
+/// Between SIGTERM and SIGKILL.
+const TERM: Duration = Duration::from_secs(10);
+/// More than a timer is late.
+const MOMENT: Duration = Duration::from_millis(5);
+
+/// Lets so much time pass, and everybody do what it is time for.
+async fn advance(time: Duration) {
+    tokio::time::advance(time).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_never_listens_is_ended_and_started_again_until_it_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("tells");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    // One of them has to be killed.
+    for (trap, ignores_term) in [("", false), ("trap '' TERM; ", true)] {
+        let address = Listener::bind().await.address();
+        let script = format!("{trap}echo > {}; sleep 1000 & wait", fifo.display());
+        let process = shell(&script, at_once(3)).with_start_timeout(START_TIMEOUT);
+        let (mut state, child) = (process.state(), process.child());
+        let bench = Bench::new();
+        let change =
+            |config: &mut Config| (config.server, config.child) = (Some(process.state()), Some(process.child()));
+        let _proxy = Proxy::start_with(address, bench.probe(Transport::Http), change).await;
+        let _frozen = Frozen::clock();
+        let running = tokio::spawn(process.run(std::future::pending()));
+        for attempt in 1..=3 {
+            reaches(&mut state, |state| matches!(state, ServerState::Serving(_))).await;
+            let pid = child.id();
+            let fifo = fifo.clone();
+            within(tokio::task::spawn_blocking(|| std::fs::read(fifo))).await.unwrap().unwrap();
+            advance(START_TIMEOUT - MOMENT).await;
+            assert_eq!((child.id(), state.has_changed().unwrap()), (pid, false), "it has its time");
+            advance(MOMENT * 2).await;
+            if ignores_term {
+                advance(TERM - MOMENT * 2).await;
+                assert_eq!((child.id(), state.has_changed().unwrap()), (pid, false), "it has its time to end");
+                advance(MOMENT * 4).await;
+            }
+            let ended = reaches(&mut state, |state| !matches!(state, ServerState::Serving(_))).await;
+            let start_timeout = Some(START_TIMEOUT);
+            let expected = if attempt < 3 {
+                ServerState::Restarting { attempt, start_timeout }
+            } else {
+                ServerState::GivenUp { crashes: 3, within: Duration::from_secs(60), start_timeout }
+            };
+            assert_eq!(ended, expected);
+            advance(MOMENT).await;
+        }
+        running.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_listens_is_left_alone() {
+    let (bench, upstream) = (Bench::new(), Listener::bind().await);
+    let process = shell("sleep 1000", at_once(3)).with_start_timeout(START_TIMEOUT);
+    let (mut state, child) = (process.state(), process.child());
+    let change = |config: &mut Config| (config.server, config.child) = (Some(process.state()), Some(process.child()));
+    let _proxy = Proxy::start_with(upstream.address(), bench.probe(Transport::Http), change).await;
+    let _frozen = Frozen::clock();
+    let running = tokio::spawn(process.run(std::future::pending()));
+    reaches(&mut state, |state| matches!(state, ServerState::Serving(_))).await;
+    upstream.accept().await;
+    advance(Duration::ZERO).await;
+    let pid = child.id();
+    for _ in 0..3 {
+        advance(START_TIMEOUT).await;
+    }
+    assert_eq!((child.id(), state.has_changed().unwrap()), (pid, false));
+    running.abort();
+}
+
+#[tokio::test]
+async fn whoever_is_not_started_again_is_waited_for_without_a_limit() {
+    let process = shell("sleep 1000", None).with_start_timeout(START_TIMEOUT);
+    let (mut state, child) = (process.state(), process.child());
+    let _frozen = Frozen::clock();
+    let running = tokio::spawn(process.run(std::future::pending()));
+    reaches(&mut state, |state| matches!(state, ServerState::Serving(_))).await;
+    let pid = child.id();
+    for _ in 0..3 {
+        advance(START_TIMEOUT).await;
+    }
+    assert_eq!((child.id(), state.has_changed().unwrap()), (pid, false));
     running.abort();
 }
 
@@ -97,7 +190,7 @@ async fn calls_in_flight_on_a_stream_of_2024_get_an_error_each() {
         post_to(&stage, ENDPOINT, &call(id, "echo")).await;
     }
     drop(server);
-    process.send_replace(ServerState::Restarting { attempt: 1 });
+    process.send_replace(ServerState::Restarting { attempt: 1, start_timeout: None });
     for id in [3, 1, 2] {
         let error = within(events.next()).await.unwrap().unwrap();
         let data = error.strip_prefix("event: message\ndata: ").unwrap();

@@ -273,7 +273,8 @@ impl<'a> Fleet<'a> {
         // Its stdout is a log like its stderr: ours may be a console exporter's.
         command.args(arguments).stdout(Stdio::from(io::stderr()));
         let program = Program::from(command).guarded(self.guardians.clone());
-        let process = ServerProcess::new(program, self.policy, probe.clone());
+        let process = ServerProcess::new(program, self.policy, probe.clone())
+            .with_start_timeout(self.instance.settings.supervision.start_timeout);
         self.processes.lock().unwrap_or_else(PoisonError::into_inner).push(process.child());
         Some(process)
     }

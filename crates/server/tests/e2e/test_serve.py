@@ -239,6 +239,20 @@ def test_a_server_that_is_given_up_hurts_no_other(serve, upstream):
     assert readiness(instance) == (200, "")
 
 
+def test_a_server_that_never_listens_is_given_up(serve, upstream):
+    hanging = server("hanging", nowhere(), command=["sleep", "1000"])
+    supervision = AT_ONCE | {"give_up": 3, "start_timeout": "300ms"}
+    instance = serve(server("good", upstream.url), hanging, supervision=supervision)
+    given_up = "server given up after 3 crashes (the last: accepted no connections within 0.3 s)"
+    settles_at(f"hanging: {given_up}", lambda: transports(instance)["message"], within=LONG)
+    assert "accepted no connections within 0.3 s" in instance.stderr()
+    answer = post(instance, "hanging", call(id=4))
+    assert (answer.status_code, answer.json()["id"]) == (502, 4)
+    assert given_up in answer.json()["error"]["message"]
+    assert post(instance, "good", call()).status_code == 200
+    assert instance.metrics().sum("mcpscope_restarts_total", server="hanging") == 2
+
+
 @pytest.mark.parametrize(("tool", "options"), [("leave", ()), ("exit", ("--restart", "never"))])
 def test_what_ends_well_or_is_not_to_be_started_again_stays_ended(serve, tool, options):
     instance = serve(started("one", critical=True), options=options)
