@@ -1,6 +1,8 @@
 //! What listens where, for people and for programs.
 
-use std::io::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -51,15 +53,17 @@ impl Listeners {
 
     /// Makes ready to announce: what can fail, fails before anything is started.
     pub(crate) fn prepare(self, ready_file: Option<&Path>) -> Result<Announcement, Failure> {
-        let file = ready_file.map(|path| self.write(path)).transpose().map_err(Failure::usage)?;
-        Ok(Announcement { listeners: self, ready: file.zip(ready_file.map(Path::to_owned)) })
+        let ready = ready_file.map(|path| self.ready_at(path)).transpose().map_err(Failure::usage)?;
+        Ok(Announcement { listeners: self, ready })
     }
 
-    /// Puts another ready file in the place of the one that was written before these listeners were those there are.
-    pub(crate) fn announce_again(&self, ready_file: Option<&Path>) -> anyhow::Result<()> {
-        let Some(path) = ready_file else { return Ok(()) };
-        let cannot = || format!("cannot write the ready file {}", path.display());
-        self.write(path)?.persist(path).map(drop).with_context(cannot)
+    /// A ready file in the making. None is at its place from here on: what an earlier instance had left there is not this one's.
+    fn ready_at(&self, path: &Path) -> anyhow::Result<(NamedTempFile, PathBuf)> {
+        let file = self.write(path)?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| cannot_write(path)),
+            _ => Ok((file, path.to_owned())),
+        }
     }
 
     fn write(&self, path: &Path) -> anyhow::Result<NamedTempFile> {
@@ -69,11 +73,60 @@ impl Listeners {
             let proxies = self.proxies.iter().map(|(name, url)| (name.clone(), url.as_str().into()));
             ready.insert("proxy".into(), serde_json::Value::Object(proxies.collect()));
         }
-        let cannot = || format!("cannot write the ready file {}", path.display());
+        let cannot = || cannot_write(path);
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut file = NamedTempFile::new_in(folder).with_context(cannot)?;
         writeln!(file, "{}", serde_json::Value::Object(ready)).with_context(cannot)?;
         Ok(file)
+    }
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write the ready file {}", path.display())
+}
+
+/// The file that tells programs that an instance is there, and where. Dropped, it is gone.
+#[derive(Debug)]
+struct ReadyFile {
+    path: PathBuf,
+    /// By which it is known from what another instance has put in its place: device and inode.
+    id: (u64, u64),
+}
+
+impl ReadyFile {
+    /// Puts it in its place in one atomic step.
+    fn publish(file: NamedTempFile, path: PathBuf) -> anyhow::Result<Self> {
+        let found = file.as_file().metadata().with_context(|| cannot_write(&path))?;
+        file.persist(&path).with_context(|| cannot_write(&path))?;
+        Ok(Self { path, id: (found.dev(), found.ino()) })
+    }
+}
+
+impl Drop for ReadyFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.id) {
+            // Nobody is left to be told.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// What was announced, as long as this lives.
+#[derive(Debug)]
+#[must_use = "the instance is found only as long as this lives"]
+pub(crate) struct Announced {
+    _running: Option<Running>,
+    ready: Option<ReadyFile>,
+}
+
+impl Announced {
+    /// Other listeners are there now than were announced: a ready file of those takes the place of the one there is.
+    pub(crate) fn change(&mut self, listeners: &Listeners) -> anyhow::Result<()> {
+        let Some(ready) = &mut self.ready else { return Ok(()) };
+        let changed = ReadyFile::publish(listeners.write(&ready.path)?, ready.path.clone())?;
+        // The one before is not at its place any more.
+        *ready = changed;
+        Ok(())
     }
 }
 
@@ -85,9 +138,9 @@ pub(crate) struct Announcement {
 }
 
 impl Announcement {
-    /// Prints one line per listener, puts the ready file in its place in one atomic step, and makes the instance known to
-    /// the client commands as long as the answer lives.
-    pub(crate) fn publish(self, name: &str, mode: Mode, instance: &Instance) -> Result<Option<Running>, Failure> {
+    /// Prints one line per listener, puts the ready file in its place, and makes the instance known to the client commands: file
+    /// and note are there as long as the answer lives.
+    pub(crate) fn publish(self, name: &str, mode: Mode, instance: &Instance) -> Result<Announced, Failure> {
         let secret = instance.access.secret().filter(|_| instance.has_chaos());
         let entry = Entry {
             name: name.to_owned(),
@@ -111,11 +164,8 @@ impl Announcement {
         {
             say(format_args!("chaos token {secret}"));
         }
-        if let Some((file, path)) = self.ready {
-            let cannot = || format!("cannot write the ready file {}", path.display());
-            file.persist(&path).with_context(cannot).map_err(Failure::usage)?;
-        }
-        Ok(running)
+        let ready = self.ready.map(|(file, path)| ReadyFile::publish(file, path)).transpose();
+        Ok(Announced { _running: running, ready: ready.map_err(Failure::usage)? })
     }
 }
 
@@ -124,5 +174,44 @@ pub(crate) fn say_proxy(url: &str, name: Option<&String>) {
     match name {
         Some(name) => say(format_args!("proxy {url} {}", name.escape_debug())),
         None => say(format_args!("proxy {url}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publish(path: &Path) -> ReadyFile {
+        let (file, path) = Listeners::default().ready_at(path).unwrap();
+        ReadyFile::publish(file, path).unwrap()
+    }
+
+    #[test]
+    fn a_ready_file_is_there_as_long_as_its_instance() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ready.json");
+        fs::write(&path, "of an instance that was killed").unwrap();
+        let (file, _) = Listeners::default().ready_at(&path).unwrap();
+        assert!(!path.exists(), "not ready yet");
+        let ready = ReadyFile::publish(file, path.clone()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n");
+        let mut announced = Announced { _running: None, ready: Some(ready) };
+        let grpc = Some("127.0.0.1:1".to_owned());
+        announced.change(&Listeners { grpc, ..Listeners::default() }).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"grpc\":\"127.0.0.1:1\"}\n");
+        drop(announced);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
+    }
+
+    #[test]
+    fn the_ready_file_of_another_instance_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ready.json");
+        let before = publish(&path);
+        let next = publish(&path);
+        drop(before);
+        assert!(path.exists());
+        drop(next);
+        assert!(!path.exists());
     }
 }

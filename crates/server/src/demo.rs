@@ -79,7 +79,7 @@ pub(crate) async fn demo(args: DemoArgs, entries: Entries) -> Result<ExitCode, F
         seed: args.seed,
     };
     let observing = Observing::start(&instance, bindings, std::io::stdout())?;
-    let _running = announcement.publish(&name, Mode::Demo, &instance)?;
+    let _announced = announcement.publish(&name, Mode::Demo, &instance)?;
     if let Some(url) = metrics_url {
         say(format_args!("metrics {url}"));
     }

@@ -46,7 +46,7 @@ pub(crate) async fn proxy(args: ProxyArgs, entries: Entries) -> Result<ExitCode,
     let config = Config { host_header, tls, ..Config::new(upstream) };
     let relay = relay::only_relay(&instance, &name, config, bound, stop)?;
     let observing = Observing::start(&instance, bindings, std::io::stdout())?;
-    let _running = announcement.publish(&name, Mode::Proxy, &instance)?;
+    let _announced = announcement.publish(&name, Mode::Proxy, &instance)?;
     tokio::select! {
         () = relay => {}
         never = reloads.follow(|changed| follow_plan(observing.chaos.as_ref(), changed)) => match never {},

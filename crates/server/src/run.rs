@@ -51,7 +51,7 @@ pub(crate) async fn run(args: RunArgs, entries: Entries) -> Result<ExitCode, Fai
     })?;
     let relay = relay.telling(Arc::clone(&traffic));
     traffic.works();
-    let _running = announcement.publish(&name, Mode::Run, &instance).inspect_err(Failure::report);
+    let _announced = announcement.publish(&name, Mode::Run, &instance).inspect_err(Failure::report);
 
     let _target = policy.map(|policy| instance.targets().register(&name, false, relay.child(), &policy));
     let chaos = observing.as_ref().and_then(|observing| observing.chaos.clone());

@@ -44,11 +44,10 @@ pub(crate) async fn serve(args: ServeArgs, entries: Entries) -> Result<ExitCode,
     let mut reloads = Reloads::new(&args.common, &instance, AtHangup::Reload)?;
 
     let mut listeners = Listeners { proxies: prepared.urls(), ..Listeners::new(&bindings) };
-    let ready_file = args.common.ready_file.as_deref();
-    let announcement = listeners.clone().prepare(ready_file)?;
+    let announcement = listeners.clone().prepare(args.common.ready_file.as_deref())?;
     fleet.change_to(prepared);
     let observing = Observing::start(&instance, bindings, std::io::stdout())?;
-    let _running = announcement.publish(&name, Mode::Serve, &instance)?;
+    let mut announced = announcement.publish(&name, Mode::Serve, &instance)?;
 
     let work = async {
         loop {
@@ -70,10 +69,10 @@ pub(crate) async fn serve(args: ServeArgs, entries: Entries) -> Result<ExitCode,
                 Ok(changes) => {
                     listeners.proxies = fleet.urls();
                     // Before anything is said: who reads that it is done looks into the file.
-                    let announced = listeners.announce_again(ready_file);
+                    let told = announced.change(&listeners);
                     say(format_args!("mcpscope: servers {changes}"));
                     changes.started().for_each(|(name, url)| say_proxy(url, Some(name)));
-                    if let Err(error) = announced {
+                    if let Err(error) = told {
                         say(format_args!("mcpscope: {error:#}"));
                     }
                 }

@@ -245,7 +245,7 @@ class Instances:
         return self.environment.variables(self.directory)
 
     def spawn(self, *arguments: str, ready: bool = True, grpc: str | None = ANY_PORT, **options) -> Instance:
-        """Starts mcpscope. `ready=False` for command lines that are expected not to get that far.
+        """Starts mcpscope. `ready=False` for command lines that are expected not to get that far, or to end by themselves.
 
         gRPC listens on any free port unless the arguments say otherwise; `grpc=None` for the program's own default.
         """
@@ -264,8 +264,7 @@ class Instances:
         instance = Instance(process, ready_file, stderr_file)
         self.started.append(instance)
         if ready:
-            running = lambda: process.poll() is None or ready_file.exists()  # noqa: E731
-            instance.ready = read_ready_file(ready_file, running, instance.stderr)
+            instance.ready = read_ready_file(ready_file, lambda: process.poll() is None, instance.stderr)
         return instance
 
     def run(self, *options: str, command: list[str], dashboard: str = ANY_PORT, **popen) -> Instance:

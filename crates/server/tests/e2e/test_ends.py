@@ -115,7 +115,7 @@ def test_a_signal_after_the_childs_end_ends_the_relay(instances, ends):
 
 def test_a_grandchild_that_keeps_writing_does_not_keep_it_alive(instances):
     script = "(while echo y; do :; done) & exit 3"
-    instance = instances.run(command=["sh", "-c", script], dashboard="off", stdout=subprocess.DEVNULL)
+    instance = instances.run(command=["sh", "-c", script], dashboard="off", stdout=subprocess.DEVNULL, ready=False)
     assert instance.wait(5) == 3
 
 

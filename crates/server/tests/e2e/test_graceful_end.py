@@ -338,3 +338,17 @@ def test_the_ready_file_has_everything_in_one_step(instances, tmp_path):
     assert ready.read_bytes() == first and list(ready.parent.iterdir()) == [ready], "no other file beside it"
     printed = [f"dashboard {demo.dashboard}", f"grpc {demo.grpc}", f"probe {demo.probe}", f"proxy {demo.proxy}"]
     assert [line for line in demo.stderr().splitlines() if line in printed] == printed
+
+
+def test_the_ready_file_is_gone_with_its_instance(instances, upstream):
+    demo = instances.demo()
+    proxy = instances.proxy(upstream.url)
+    for instance in (demo, proxy):
+        assert instance.ready_file.exists()
+        instance.process.terminate()
+        assert instance.wait(GRACE + OBSERVING) == 0
+        assert not instance.ready_file.exists()
+    run = instances.run(command=["cat"])
+    run.process.stdin.close()
+    assert run.wait(GRACE + OBSERVING) == 0
+    assert not run.ready_file.exists()

@@ -84,7 +84,7 @@ def test_a_server_without_its_guardian_runs_on(environment, instances):
 
 def test_what_a_server_leaves_behind_is_its_own_business(environment, instances):
     """It ended by itself, and mcpscope with it: nobody was killed."""
-    instance = instances.run(command=["sh", "-c", "sleep 1000 > /dev/null 2>&1 & exit 3"])
+    instance = instances.run(command=["sh", "-c", "sleep 1000 > /dev/null 2>&1 & exit 3"], ready=False)
     assert instance.wait(SOON) == 3
     wait_until(lambda: not guardians(environment), within=SOON, what="the end of the guardian")
     (left,) = sleepers(environment)

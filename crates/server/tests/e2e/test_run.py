@@ -59,7 +59,7 @@ def test_exit_code_is_the_childs(instances, script, code):
 
 
 def test_it_ends_with_the_child_even_if_the_client_keeps_stdin_open(instances):
-    instance = instances.run(command=["sh", "-c", "echo last words; exit 3"], dashboard="off")
+    instance = instances.run(command=["sh", "-c", "echo last words; exit 3"], dashboard="off", ready=False)
     assert instance.wait(5) == 3
     assert instance.process.stdout.read() == b"last words\n"
 
@@ -93,9 +93,8 @@ def test_stderr_passes_unchanged(instances):
 
 def test_arguments_directory_and_environment_are_the_clients(instances, tmp_path, environment):
     script = 'pwd; printf "%s|" "$@"; printf "%s" "$E2E_MARK"'
-    instance = instances.run(
-        command=["sh", "-c", script, "sh", "--dashboard", "", "a b", "$HOME", "-x"], dashboard="off", cwd=tmp_path
-    )
+    command = ["sh", "-c", script, "sh", "--dashboard", "", "a b", "$HOME", "-x"]
+    instance = instances.run(command=command, dashboard="off", cwd=tmp_path, ready=False)
     stdout, _ = instance.process.communicate(timeout=10)
     assert stdout.decode() == f"{tmp_path}\n--dashboard||a b|$HOME|-x|{environment.mark}"
 

@@ -119,7 +119,7 @@ def test_a_signal_ends_the_wait_for_the_next_server(environment, instances):
 
 def test_too_many_crashes_end_it_with_the_last_exit_code(instances):
     env = instances.variables() | {"MCPSCOPE_SUPERVISION_GIVE_UP": "3", "MCPSCOPE_SUPERVISION_BACKOFF_MIN": "1ms"}
-    instance = instances.run("--restart", "on-failure", command=["sh", "-c", "echo one; exit 9"], env=env)
+    instance = instances.run("--restart", "on-failure", command=["sh", "-c", "echo one; exit 9"], env=env, ready=False)
     assert instance.wait() == 9
     assert instance.process.stdout.read() == b"one\n" * 3
     assert "server given up after 3 crashes in 60 s" in instance.stderr()
@@ -135,7 +135,7 @@ def test_who_says_whether_it_is_started_again(instances, options, configured, st
         "MCPSCOPE_SUPERVISION_GIVE_UP": "2",
         "MCPSCOPE_SUPERVISION_BACKOFF_MIN": "1ms",
     }
-    instance = instances.run(*options, command=["sh", "-c", "echo one; exit 9"], env=env)
+    instance = instances.run(*options, command=["sh", "-c", "echo one; exit 9"], env=env, ready=False)
     assert (instance.wait(), instance.process.stdout.read()) == (9, b"one\n" * starts)
 
 
