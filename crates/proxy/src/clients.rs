@@ -28,9 +28,13 @@ struct Client {
     _session: Session,
 }
 
-/// When one conversation saw a client last, in nanoseconds from the start: it is written for each answer, and by nobody else.
+/// When one conversation saw a client last, in nanoseconds from the start: it is written for each answer, and by nobody else, until
+/// that is [`FORGOTTEN`].
 #[derive(Debug)]
 struct LastSeen(AtomicI64);
+
+/// Later than any time: what was seen after this counts for nothing.
+const FORGOTTEN: i64 = i64::MAX;
 
 /// The client that a conversation saw last: it is mostly the next one, too.
 #[derive(Debug)]
@@ -58,12 +62,9 @@ impl Clients {
         at: Instant,
     ) {
         let at_ns = self.since_start(at);
-        if let Some(known) = known.as_ref().filter(|known| known.name == name && known.protocol == protocol) {
-            known.last_seen.0.fetch_max(at_ns, Ordering::Relaxed);
-            // Once it counts no more, nobody else has it.
-            if Arc::strong_count(&known.last_seen) > 1 {
-                return;
-            }
+        let is_known = |known: &&Known| known.name == name && known.protocol == protocol;
+        if known.as_ref().filter(is_known).is_some_and(|known| known.last_seen.is_at(at_ns)) {
+            return;
         }
         // The one before is seen by this conversation no more.
         *known = None;
@@ -84,7 +85,8 @@ impl Clients {
         let since = self.since_start(now).saturating_sub(ns(ACTIVE));
         self.lock().retain(|_, client| {
             client.gather();
-            client.seen.iter().any(|seen| seen.when() > since)
+            client.seen.retain(|seen| !seen.forget(since));
+            !client.seen.is_empty()
         });
     }
 
@@ -128,6 +130,17 @@ impl Client {
 }
 
 impl LastSeen {
+    /// The client is seen then; false if it was forgotten before.
+    fn is_at(&self, at_ns: i64) -> bool {
+        self.0.fetch_max(at_ns, Ordering::Relaxed) != FORGOTTEN
+    }
+
+    /// Forgets what was seen by `since`. Whether that was all: if it is seen at the same time, either this knows or whoever sees it.
+    fn forget(&self, since: i64) -> bool {
+        let forgotten = |when| (when <= since).then_some(FORGOTTEN);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, forgotten).is_ok()
+    }
+
     fn when(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -168,6 +181,27 @@ mod tests {
         assert_eq!(count(550), 0);
         see(other, "b", 600);
         assert_eq!((count(899), count(900)), (1, 0), "it was forgotten, and is seen again");
+    }
+
+    #[test]
+    fn a_client_that_is_seen_while_it_is_forgotten_is_not() {
+        let (clients, probe) = (Clients::default(), Probe::new(Parts::new("s", Transport::Http)));
+        let mut known = None;
+        for round in 0..20_000 {
+            // It was last seen long enough ago to be forgotten, and is seen again at the same time.
+            let now = clients.start + ACTIVE * round;
+            let together = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    together.wait();
+                    clients.expire(now);
+                });
+                together.wait();
+                clients.seen(&probe, ("::1", "a".into()), Protocol::V2026_07_28, &mut known, now);
+            });
+            clients.expire(now);
+            assert_eq!(clients.lock().len(), 1, "round {round}");
+        }
     }
 
     #[test]
