@@ -58,6 +58,73 @@ pub struct Swept {
     pub processes: Vec<(u64, String, ProcessId)>,
 }
 
+impl Swept {
+    /// Closes what runs that ended without notice have left unfinished in the folder of a [`Journal`], which nobody has open.
+    ///
+    /// # Errors
+    /// The folder cannot be read or written.
+    pub fn in_folder(folder: &Path) -> Result<Self, JournalError> {
+        let mut swept = Self::default();
+        for (id, rest, path) in files(folder)? {
+            if rest == "running.jsonl" {
+                let closed = swept.close(id, &path);
+                closed.map_err(|source| JournalError { path, what: "swept", source })?;
+            }
+        }
+        swept.ids.sort_unstable();
+        Ok(swept)
+    }
+
+    fn close(&mut self, id: u64, path: &Path) -> io::Result<()> {
+        let text = fs::read(path)?;
+        let records: Vec<Record> =
+            text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        let Some(Record::Experiment(header)) = records.first() else {
+            // Nothing was done before the first line was whole.
+            return fs::remove_file(path);
+        };
+        let (mut open, mut processes) = (Vec::new(), Vec::new());
+        for record in &records {
+            match record {
+                Record::Intent { target, .. } if !open.contains(target) => open.push(target.clone()),
+                Record::Process { target, process, .. } => processes.push((id, target.clone(), *process)),
+                Record::Undone { target, .. } => {
+                    open.retain(|intent| intent != target);
+                    processes.retain(|(_, by, _)| by != target);
+                }
+                _ => {}
+            }
+        }
+        let mut file = OpenOptions::new().append(true).open(path)?;
+        // A line that was cut stays recognisable as one.
+        if !text.ends_with(b"\n") {
+            file.write_all(b"\n")?;
+        }
+        let report = Box::new(unfinished(header, &records));
+        if !matches!(records.last(), Some(Record::End { .. })) {
+            file.write_all(&line(&Record::End { report }))?;
+        }
+        file.sync_data()?;
+        fs::rename(path, path.with_file_name(format!("{id}.jsonl")))?;
+        self.ids.push(id);
+        self.processes.extend(processes);
+        self.intents.extend(open.into_iter().map(|target| (id, target)));
+        Ok(())
+    }
+}
+
+/// The files of experiments in a folder: which one, what follows that in the name, and where it is.
+fn files(folder: &Path) -> Result<Vec<(u64, String, PathBuf)>, JournalError> {
+    let named = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        let (id, rest) = name.to_str()?.split_once('.')?;
+        Some((id.parse().ok()?, rest.to_owned(), entry.path()))
+    };
+    let all = fs::read_dir(folder).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+    let all = all.map_err(|source| JournalError { path: folder.to_owned(), what: "read", source })?;
+    Ok(all.into_iter().filter_map(named).collect())
+}
+
 /// Where experiments are written down. It may touch the disk whenever the controller is driven, never on the data path.
 #[derive(Debug)]
 pub struct Journal {
@@ -117,24 +184,23 @@ impl Journal {
         fs::create_dir_all(folder).map_err(failed("made", folder))?;
         let place = Place::Folder { path: folder.to_owned(), open: BTreeMap::new(), engine: None };
         let mut journal = Self::new(place, limits);
-        for entry in fs::read_dir(folder).map_err(failed("read", folder))? {
-            let path = entry.map_err(failed("read", folder))?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let Some((id, rest)) = name.split_once('.').and_then(|(id, rest)| Some((id.parse().ok()?, rest))) else {
-                continue;
-            };
-            match rest {
-                "running.jsonl" => journal.sweep(id, &path).map_err(failed("swept", &path))?,
-                "jsonl" => {
-                    let bytes = fs::metadata(&path).map_err(failed("read", &path))?.len();
-                    journal.ended.insert(id, bytes);
-                }
-                _ => {}
+        journal.swept = Swept::in_folder(folder)?;
+        for (id, rest, path) in files(folder)? {
+            if rest == "jsonl" {
+                let bytes = fs::metadata(&path).map_err(failed("read", &path))?.len();
+                journal.ended.insert(id, bytes);
             }
         }
-        journal.swept.ids.sort_unstable();
         journal.load_reports();
         Ok(journal)
+    }
+
+    /// The processes that another run of this program had left, with a journal that nobody goes on with, are ended with those that
+    /// this journal's had left: by the targets, once they are registered. Its experiments stay its own.
+    #[must_use]
+    pub fn ending(mut self, left: Swept) -> Self {
+        self.swept.processes.extend(left.processes);
+        self
     }
 
     fn new(place: Place, limits: JournalLimits) -> Self {
@@ -146,46 +212,6 @@ impl Journal {
     #[must_use]
     pub fn swept(&self) -> &Swept {
         &self.swept
-    }
-
-    /// Closes what a run that ended without notice has left.
-    fn sweep(&mut self, id: u64, path: &Path) -> io::Result<()> {
-        let text = fs::read(path)?;
-        let records: Vec<Record> =
-            text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
-        let Some(Record::Experiment(header)) = records.first() else {
-            // Nothing was done before the first line was whole.
-            return fs::remove_file(path);
-        };
-        let (mut open, mut processes) = (Vec::new(), Vec::new());
-        for record in &records {
-            match record {
-                Record::Intent { target, .. } if !open.contains(target) => open.push(target.clone()),
-                Record::Process { target, process, .. } => processes.push((id, target.clone(), *process)),
-                Record::Undone { target, .. } => {
-                    open.retain(|intent| intent != target);
-                    processes.retain(|(_, by, _)| by != target);
-                }
-                _ => {}
-            }
-        }
-        let mut file = OpenOptions::new().append(true).open(path)?;
-        // A line that was cut stays recognisable as one.
-        if !text.ends_with(b"\n") {
-            file.write_all(b"\n")?;
-        }
-        let report = Box::new(unfinished(header, &records));
-        if !matches!(records.last(), Some(Record::End { .. })) {
-            file.write_all(&line(&Record::End { report }))?;
-        }
-        file.sync_data()?;
-        let bytes = file.metadata()?.len();
-        fs::rename(path, path.with_file_name(format!("{id}.jsonl")))?;
-        self.ended.insert(id, bytes);
-        self.swept.ids.push(id);
-        self.swept.processes.extend(processes);
-        self.swept.intents.extend(open.into_iter().map(|target| (id, target)));
-        Ok(())
     }
 
     fn load_reports(&mut self) {

@@ -37,6 +37,15 @@ impl FromStr for KeepIn {
 pub(crate) struct Data {
     path: PathBuf,
     _locked: File,
+    /// The other folders of instances of this name.
+    others: Vec<PathBuf>,
+}
+
+/// The folder of an instance that has ended, which no other gets as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Abandoned {
+    path: PathBuf,
+    _locked: File,
 }
 
 impl Data {
@@ -68,14 +77,18 @@ impl Data {
         let name = running::file_name(name);
         let name = if name.trim_matches('.').is_empty() { "unnamed" } else { name.as_str() };
         let numbers = (1..=OF_ONE_NAME).map(|n| if n == 1 { name.to_owned() } else { format!("{name}.{n}") });
-        for name in numbers {
-            let path = parent.join(name);
+        let paths: Vec<PathBuf> = numbers.map(|name| parent.join(name)).collect();
+        for (taken, path) in paths.iter().enumerate() {
             let cannot = || format!("cannot use the data folder {}", path.display());
-            DirBuilder::new().recursive(true).mode(0o700).create(&path).with_context(cannot)?;
+            DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(cannot)?;
             let lock = File::options().write(true).create(true).truncate(false).open(path.join("lock"));
             let lock = lock.with_context(cannot)?;
             match lock.try_lock() {
-                Ok(()) => return Ok(Self { path, _locked: lock }),
+                Ok(()) => {
+                    let mut others = paths;
+                    let path = others.remove(taken);
+                    return Ok(Self { path, _locked: lock, others });
+                }
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
             }
@@ -88,6 +101,23 @@ impl Data {
     /// A folder in it for one part of the program.
     pub(crate) fn part(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// The folders of other instances of this name that have ended: they ran beside one that had this folder, and whether there will
+    /// ever be another one in their place is not known.
+    pub(crate) fn abandoned(&self) -> impl Iterator<Item = Abandoned> {
+        self.others.iter().filter_map(|path| {
+            let lock = File::options().write(true).open(path.join("lock")).ok()?;
+            lock.try_lock().ok()?;
+            Some(Abandoned { path: path.clone(), _locked: lock })
+        })
+    }
+}
+
+impl Abandoned {
+    /// The folder in it of one part of the program, if there is one.
+    pub(crate) fn part(&self, name: &str) -> Option<PathBuf> {
+        Some(self.path.join(name)).filter(|path| path.is_dir())
     }
 }
 
@@ -114,6 +144,28 @@ mod tests {
         assert_eq!(fs::metadata(&one.path).unwrap().permissions().mode() & 0o777, 0o700);
         drop(one);
         assert_eq!(take().path, parent.path().join("demo"));
+    }
+
+    #[test]
+    fn the_folders_of_those_that_have_ended_are_found() {
+        let parent = tempfile::tempdir().unwrap();
+        let take = || Data::take(parent.path(), "demo").unwrap();
+        let abandoned = |data: &Data| data.abandoned().map(|folder| folder.path).collect::<Vec<_>>();
+        let (one, two, three, four) = (take(), take(), take(), take());
+        let [second, fourth] = [&two, &four].map(|data| data.path.clone());
+        fs::create_dir(two.part("chaos")).unwrap();
+        drop((two, four));
+        assert_eq!(abandoned(&one), [second.clone(), fourth.clone()]);
+        let parts = |data: &Data| data.abandoned().map(|folder| folder.part("chaos")).collect::<Vec<_>>();
+        assert_eq!(parts(&three), [Some(second.join("chaos")), None]);
+        let held: Vec<_> = one.abandoned().collect();
+        assert_eq!(take().path, parent.path().join("demo.5"), "nobody gets one that is held");
+        drop(held);
+        drop(one);
+        let again = take();
+        assert_eq!(again.path, parent.path().join("demo"));
+        assert_eq!(abandoned(&again), [second, fourth, parent.path().join("demo.5")]);
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 5, "none is made");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mcpscope_chaos::guardian::Guardians;
 use mcpscope_chaos::helper::{Ready, ResourceTarget};
-use mcpscope_chaos::{ChaosTarget, Injector, Journal, JournalLimits, Parts};
+use mcpscope_chaos::{ChaosTarget, Injector, Journal, JournalError, JournalLimits, Parts, Swept};
 use mcpscope_core::ClockAnchor;
 use mcpscope_health::View;
 use mcpscope_hub::{Calls, ChaosSource};
@@ -14,9 +14,12 @@ use mcpscope_proxy::{ChildTarget, RestartPolicy};
 use crate::audit::Proc;
 use crate::chaos::Chaos;
 use crate::cli::Common;
-use crate::data::Data;
+use crate::data::{Abandoned, Data};
 use crate::failure::{Failure, say};
 use crate::instance::seed;
+
+/// The part of the data that is the engine's.
+const PART: &str = "chaos";
 
 /// The engine, what it judges by, and where it keeps its journal.
 #[derive(Debug)]
@@ -112,8 +115,8 @@ impl Engine {
         }
         let data = Data::find(common.data.as_ref(), name)?;
         let journal = match &data {
-            Some(data) => match Journal::open(&data.part("chaos"), JournalLimits::default()) {
-                Ok(journal) => journal,
+            Some(data) => match Journal::open(&data.part(PART), JournalLimits::default()) {
+                Ok(journal) => swept_beside(data).into_iter().fold(journal, Journal::ending),
                 Err(error) if common.data.is_some() => return Err(Failure::usage(error).of("--data")),
                 Err(error) => {
                     let error = anyhow::Error::new(error);
@@ -123,13 +126,7 @@ impl Engine {
             },
             None => Journal::in_memory(),
         };
-        if let swept @ [_, ..] = journal.swept().ids.as_slice() {
-            let ids: Vec<String> = swept.iter().map(u64::to_string).collect();
-            say(format_args!(
-                "mcpscope: an earlier run ended in the middle of experiment {}; nothing of it is left",
-                ids.join(", ")
-            ));
-        }
+        say_swept(journal.swept(), "");
         let calls = Arc::new(Calls::new(anchor.mono, health));
         let steady_state = Some(calls.clone() as Arc<_>);
         let resources = ResourceTarget::new(helper).map(Arc::new);
@@ -147,4 +144,30 @@ impl Engine {
         }
         Ok(Self { source: ChaosSource::new(controller, calls), injector, _data: data })
     }
+}
+
+/// What instances of the same name, which ran beside the one that had this data, have left unfinished. It is closed.
+fn swept_beside(data: &Data) -> Vec<Swept> {
+    let close = |folder: Abandoned| {
+        let path = folder.part(PART)?;
+        let swept = Swept::in_folder(&path);
+        let say = |error: JournalError| {
+            tracing::warn!("what an earlier run has left stays: {:#}", anyhow::Error::new(error));
+        };
+        let swept = swept.map_err(say).ok()?;
+        say_swept(&swept, &format!(" of {}", path.display()));
+        Some(swept)
+    };
+    data.abandoned().filter_map(close).collect()
+}
+
+fn say_swept(swept: &Swept, place: &str) {
+    if swept.ids.is_empty() {
+        return;
+    }
+    let ids: Vec<String> = swept.ids.iter().map(u64::to_string).collect();
+    say(format_args!(
+        "mcpscope: an earlier run ended in the middle of experiment {}{place}; nothing of it is left",
+        ids.join(", ")
+    ));
 }

@@ -9,7 +9,8 @@ use std::time::{Instant, SystemTime};
 use libtest_mimic::Trial;
 use mcpscope_chaos::helper::Ready;
 use mcpscope_chaos::{
-    Cause, Controller, Journal, JournalLimits, Mode, Parameters, Parts, Plan, ProcessId, Report, Request, Status, Unit,
+    Cause, Controller, Journal, JournalLimits, Mode, Parameters, Parts, Plan, ProcessId, Report, Request, Status,
+    Swept, Unit,
 };
 use mcpscope_core::ClockAnchor;
 
@@ -29,6 +30,7 @@ pub(crate) fn tests(ready: Ready) -> Vec<Trial> {
         test("a_helper_that_is_killed_fails_the_experiment", killed),
         test("what_is_too_large_fails_and_starts_nothing", too_large),
         test("a_later_run_makes_sure_that_nothing_is_left", swept),
+        test("a_later_run_makes_sure_that_nothing_is_left_of_another", swept_by_another),
     ]
 }
 
@@ -160,6 +162,23 @@ fn swept(ready: Ready) {
     // As if it had outlived its program, which it cannot.
     let journal = Journal::open(folder.path(), JournalLimits::default()).unwrap();
     assert_eq!(journal.swept().processes, [(id, "helper".to_owned(), process)]);
+    let clock = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
+    let (later, _) = mcpscope_chaos::new(Parts { journal, ..Parts::new(Plan::default(), 1, clock) }).unwrap();
+    assert!(is_there(process));
+    later.register(Arc::new(target(ready)), Instant::now());
+    assert!(!is_there(process));
+}
+
+fn swept_by_another(ready: Ready) {
+    let (folder, others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let earlier = controller(others.path(), ready);
+    let id = start(&earlier, "cpu_overload", &["intensity=0.1"]);
+    let process = process(others.path(), id);
+    let left = Swept::in_folder(others.path()).unwrap();
+    assert_eq!((&left.ids, &left.processes), (&vec![id], &vec![(id, "helper".to_owned(), process)]));
+    assert_eq!(Swept::in_folder(others.path()).unwrap(), Swept::default(), "it is closed");
+    let journal = Journal::open(folder.path(), JournalLimits::default()).unwrap().ending(left);
+    assert!(journal.swept().ids.is_empty(), "it is none of its own");
     let clock = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
     let (later, _) = mcpscope_chaos::new(Parts { journal, ..Parts::new(Plan::default(), 1, clock) }).unwrap();
     assert!(is_there(process));

@@ -102,3 +102,24 @@ def test_a_stopped_server(instances, environment, tmp_path):
     instance.process.kill()
     instance.wait(LONG)
     closed(restarted(instances, environment, tmp_path), tmp_path, "process_crash")
+
+
+def test_what_another_instance_of_the_name_left_is_closed_by_whoever_starts_next(instances, environment, tmp_path):
+    options = ("--data", str(tmp_path / "data"), "--name", "peer")
+    one = instances.run(*options, command=[*PEER, str(tmp_path / "one")])
+    two = instances.run(*options, command=[*PEER, str(tmp_path / "two")])
+    chaos = Chaos(two, tmp_path / "data")
+    chaos.start("hang", **FAULTS["hang"])
+    two.process.kill()
+    two.wait(LONG)
+    one.process.stdin.close()
+    assert one.wait(LONG) == 0
+    beside = tmp_path / "data" / "peer.2" / "chaos"
+    assert [*beside.glob("*.running.jsonl")] == [beside / "1.running.jsonl"]
+    again = restarted(instances, environment, tmp_path)
+    said = f"mcpscope: an earlier run ended in the middle of experiment 1 of {beside}; nothing of it is left\n"
+    assert said in again.stderr()
+    assert [*beside.glob("*.running.jsonl")] == []
+    assert json.loads((beside / "1.jsonl").read_text().splitlines()[-1])["report"]["status"] == "aborted"
+    # It is none of its own.
+    assert Chaos(again, tmp_path / "data").ask("GET", "/history").json() == []
