@@ -20,7 +20,7 @@ pub struct Window {
     pub from: Instant,
     /// up to this,
     pub until: Instant,
-    /// and began at this time or later.
+    /// and began at this time or later; of those that a fault touched ([`Sample::touched`]) also those that began before.
     pub began_since: Option<Instant>,
     /// Of those that were touched: by this fault; none: by any.
     pub touched_by: Option<FaultId>,

@@ -435,48 +435,38 @@ async fn a_signal_to_end_while_there_is_no_server_ends_the_wait_for_one() {
     assert_eq!(session.line().await, None);
 }
 
-/// After a while, in which clients write.
-const SLOW: RestartPolicy =
-    RestartPolicy { backoff_min: Duration::from_millis(1200), backoff_max: Duration::from_millis(1200), ..EAGER };
-
-/// How much longer a call waits than the next one, and how much of that is seen for sure.
-const WAITED: Duration = Duration::from_millis(400);
+/// The least that is seen of what a call waits while nobody sends another one.
 const SEEN: Duration = Duration::from_millis(200);
 
-/// Sends a call, another one a while later, and lets the server be there then.
-async fn calls_that_wait(session: &mut Session, is_there: impl FnOnce()) -> Duration {
+/// Makes a call, another one a while later, and lets the server be there then. Each lasts from when it was written.
+async fn waits(bench: &Bench, session: &mut Session, is_there: impl FnOnce()) {
     let begun = Instant::now();
     session.send(&call(2, "early"));
-    tokio::time::sleep(WAITED).await;
+    tokio::time::sleep(2 * SEEN).await;
     session.send(&call(3, "late"));
     is_there();
     for id in [2, 3] {
         assert_eq!(session.answer().await, json!({"jsonrpc": "2.0", "id": id, "result": {"ok": true}}));
     }
-    begun.elapsed()
-}
-
-async fn took(bench: &Bench, tool: &str) -> Duration {
-    let seconds = bench.records(&desc::TOOL_CALLS, &[("tool", tool), ("outcome", "ok")], 1).await;
-    Duration::from_secs_f64(seconds)
+    let longest = begun.elapsed().as_secs_f64();
+    let took = async |tool| bench.records(&desc::TOOL_CALLS, &[("tool", tool), ("outcome", "ok")], 1).await;
+    let (early, late) = (took("early").await, took("late").await);
+    assert!(early >= SEEN.as_secs_f64() + late && early <= longest, "{early} {late} {longest}");
+    // It was in a queue, and nothing was done with it.
+    let trace = bench.tracer.traces(&Filter { tool: Some("early".into()), ..Filter::default() }).remove(0);
+    let queued = trace.details.iter().find(|(name, _)| &**name == "queue_us").map(|(_, us)| us.to_string());
+    assert!(queued.is_some_and(|us| us.parse::<u128>().unwrap() >= SEEN.as_micros()), "{:?}", trace.details);
 }
 
 #[tokio::test]
 async fn what_waits_for_the_next_server_counts_from_when_it_was_written() {
     let bench = Bench::new();
-    let mut session = Session::begin(&bench.probe(Transport::Stdio), SLOW).await;
-    session.calls(1).await;
-    let mut state = session.state.clone();
+    let (backoff_min, backoff_max) = (6 * SEEN, 6 * SEEN);
+    let policy = RestartPolicy { backoff_min, backoff_max, ..EAGER };
+    let mut session = Session::begin(&bench.probe(Transport::Stdio), policy).await;
     session.child.signal(Signal::KILL);
-    within(state.wait_for(|state| matches!(state, ServerState::Restarting { .. }))).await.unwrap();
-    let longest = calls_that_wait(&mut session, || ()).await;
-    let (early, late) = (took(&bench, "early").await, took(&bench, "late").await);
-    assert!(early >= SEEN + late && early <= longest, "{early:?} {late:?} {longest:?}");
-    // It was in a queue, and nothing was done with it.
-    let traces = bench.tracer.traces(&Filter { tool: Some("early".into()), ..Filter::default() });
-    let queued = traces[0].details.iter().find(|(name, _)| &**name == "queue_us").map(|(_, value)| value.clone());
-    assert!(matches!(queued, Some(mcpscope_tracing::Value::Int(us)) if us >= SEEN.as_micros() as i64), "{queued:?}");
-    assert_eq!(session.ends().await.0.code(), Some(0));
+    within(session.state.wait_for(|state| matches!(state, ServerState::Restarting { .. }))).await.unwrap();
+    waits(&bench, &mut session, || ()).await;
 }
 
 #[tokio::test]
@@ -487,10 +477,7 @@ async fn what_waits_for_the_replayed_handshake_counts_from_when_it_was_written()
     fs::write(&slow, "").unwrap();
     session.child.signal(Signal::KILL);
     session.started(2).await;
-    let longest = calls_that_wait(&mut session, || fs::remove_file(&slow).unwrap()).await;
-    let (early, late) = (took(&bench, "early").await, took(&bench, "late").await);
-    assert!(early >= SEEN + late && early <= longest, "{early:?} {late:?} {longest:?}");
-    assert_eq!(session.ends().await.0.code(), Some(0));
+    waits(&bench, &mut session, || fs::remove_file(&slow).unwrap()).await;
 }
 
 #[tokio::test]

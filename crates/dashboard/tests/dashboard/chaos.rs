@@ -135,7 +135,17 @@ async fn an_experiment_is_planned_started_shown_stopped_and_kept() {
     let outlook = value(&running.ask("POST", "/api/v1/chaos/plan", MEANT, LATENCY).await, 200);
     assert_eq!(
         keys(&outlook),
-        ["connection_share", "connections", "duration", "expected_hits", "hits", "scenario", "targets"]
+        [
+            "connection_share",
+            "connections",
+            "duration",
+            "expected_hits",
+            "hits",
+            "recovery_time",
+            "scenario",
+            "steady_state",
+            "targets"
+        ]
     );
     assert_eq!((&outlook["targets"], &outlook["duration"]), (&json!(["demo"]), &60_000.into()));
     assert_eq!(get(&running, "/api/v1/chaos").await["active_tests"], 0, "nothing is started by a plan");

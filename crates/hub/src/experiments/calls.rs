@@ -156,7 +156,8 @@ impl Calls {
             let longest = window.began_since.map(|since| begin.checked_duration_since(since));
             slice.buckets.add_to(&mut found.untouched, longest);
             for (_, touched) in slice.touched.iter().filter(|(by, _)| window.touched_by.is_none_or(|one| one == *by)) {
-                touched.add_to(&mut found.touched, longest);
+                // It is no matter when those began that a fault touched.
+                touched.add_to(&mut found.touched, None);
             }
         }
         found
@@ -410,9 +411,12 @@ mod tests {
         calls.record(start + 1150 * MS, 400 * MS, BAD, None);
         // Began after, as far as can be told.
         calls.record(start + 1450 * MS, 200 * MS, GOOD, None);
+        // What a fault held until its end.
+        calls.record(start + 1050 * MS, 400 * MS, GOOD, Some(FaultId(1)));
         let all = sample(&calls, since, start + 2000 * MS, None);
         let after = sample(&calls, since, start + 2000 * MS, Some(since));
         assert_eq!((all.calls, all.errors, after.calls, after.errors), (2, 1, 1, 0));
+        assert_eq!((all.touched.map(|it| it.calls), after.touched.map(|it| it.calls)), (Some(1), Some(1)));
     }
 
     #[test]

@@ -113,8 +113,9 @@ impl StdioRelay {
         if let Some(bytes) = first {
             self.input.give(Order::Write(bytes));
         }
-        self.input.give(Order::Flow);
+        // Before any call can end.
         self.child.ready();
+        self.input.give(Order::Flow);
         self.state.send_replace(ServerState::Serving(self.child.id()));
     }
 

@@ -288,7 +288,7 @@ const SEEN: Duration = Duration::from_millis(200);
 /// A relay to a server that is being started again.
 async fn awaiting(change: impl FnOnce(&mut Config)) -> (Stage, watch::Sender<ServerState>) {
     let (bench, upstream) = (Bench::new(), Listener::bind().await);
-    let (process, state) = watch::channel(ServerState::Restarting { attempt: 1 });
+    let (process, state) = watch::channel(ServerState::Restarting { attempt: 1, start_timeout: None });
     let with_server = |config: &mut Config| {
         config.server = Some(state);
         change(config);

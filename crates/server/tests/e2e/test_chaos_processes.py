@@ -211,7 +211,10 @@ async def stop_over_stdio(environment, parameters, log, instance):
             for _ in range(IN_FLIGHT):
                 tasks.start_soon(echo, session)
         assert chaos.test(id)["status"] != "running", "they were answered while it stood still"
-        check_recovered(await until_it_has_ended(session, chaos, id))
+        report = await until_it_has_ended(session, chaos, id)
+        check_recovered(report)
+        touched = [(report[slot].get("touched") or {}).get("calls", 0) for slot in ("during", "after")]
+        assert sum(touched) == IN_FLIGHT, "all of them waited for its end"
         assert one(environment, f"{environment.node} ") == pid and not is_stopped(pid)
         assert set(wire.answers.values()) == {1}, wire.answers
         injected = instance.metrics().tool_calls(server="everything", injected="true")

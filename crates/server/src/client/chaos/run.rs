@@ -90,11 +90,7 @@ async fn planned(args: &RunArgs) -> Result<(Engine, Suite), Failure> {
         Origin::Variable(_) => None,
     });
     let told = told(mistakes);
-    if is_refused {
-        told.map_err(|failure| failure.and("nothing was started"))?
-    } else {
-        told?
-    }
+    told.map_err(|failure| if is_refused { failure.and("nothing was started") } else { failure })?;
     Ok((engine, suite))
 }
 
