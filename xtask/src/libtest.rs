@@ -9,8 +9,10 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::command::{self, cargo};
 use crate::test_env::TestEnv;
 
-/// The crate with cells that several threads use without a lock, and the one module with unsafe code.
-const PACKAGE: &str = "mcpscope-metrics";
+/// The crate with cells that several threads use without a lock; one of its modules has unsafe code.
+const METRICS: &str = "mcpscope-metrics";
+/// The crate whose one module with unsafe code maps memory.
+const CHAOS: &str = "mcpscope-chaos";
 /// A test can pass and yet have touched what it must not. Memcheck runs threads in turn; where one waits for another, the
 /// turns must be fair.
 const MEMCHECK: &str = "--quiet --error-exitcode=99 --fair-sched=yes \
@@ -21,32 +23,33 @@ pub(crate) fn loom(root: &Path, _: &TestEnv) -> Result<()> {
     run(
         cargo()
             .current_dir(root)
-            .args(["test", "--package", PACKAGE, "--lib", "--locked"])
+            .args(["test", "--package", METRICS, "--lib", "--locked"])
             // The flag would have everything else built anew, too. It is not named `loom`, at which tokio builds no more.
             .args(["--target-dir", "target/loom", "loom"])
             .env("RUSTFLAGS", "--cfg mcpscope_loom")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env("LOOM_MAX_PREEMPTIONS", "3"),
-        &format!("unit tests of {PACKAGE} whose path contains `loom`, compiled with cfg(mcpscope_loom)"),
+        &format!("unit tests of {METRICS} whose path contains `loom`, compiled with cfg(mcpscope_loom)"),
     )
 }
 
-/// Runs what reaches the module with unsafe code under valgrind's memcheck.
+/// Runs what reaches the modules with unsafe code under valgrind's memcheck.
 pub(crate) fn valgrind(root: &Path, env: &TestEnv) -> Result<()> {
     let valgrind = env.path("VALGRIND").context("valgrind was not prepared")?;
     let runner = runner(valgrind)?;
-    let tests: [(&[&str], _); 2] = [
-        (&["--lib", "storage::local"], "unit tests in src/storage/local.rs"),
-        (&["--test", "threads"], "tests in tests/threads.rs"),
+    let tests: [(_, &[&str], _); 3] = [
+        (METRICS, &["--lib", "storage::local"], "unit tests in src/storage/local.rs"),
+        (METRICS, &["--test", "threads"], "tests in tests/threads.rs"),
+        (CHAOS, &["--lib", "helper::mapping"], "unit tests in src/helper/mapping.rs"),
     ];
-    for (tests, what) in tests {
+    for (package, tests, what) in tests {
         run(
             cargo()
                 .current_dir(root)
-                .args(["test", "--package", PACKAGE, "--all-features", "--locked", "--config", &runner])
+                .args(["test", "--package", package, "--all-features", "--locked", "--config", &runner])
                 .args(tests)
                 .env("VALGRIND_OPTS", MEMCHECK),
-            &format!("{what} of {PACKAGE}"),
+            &format!("{what} of {package}"),
         )?;
     }
     Ok(())

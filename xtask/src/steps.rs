@@ -64,7 +64,7 @@ const STEPS: &[Step] = &[
     Step { name: "loom", about: "the cells of the metrics in every interleaving", needs: &[], run: libtest::loom },
     Step {
         name: "valgrind",
-        about: "the tests of the unsafe module, their memory watched",
+        about: "the tests of the unsafe modules, their memory watched",
         needs: &[Need::Valgrind],
         run: libtest::valgrind,
     },
