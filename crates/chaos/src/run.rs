@@ -329,7 +329,8 @@ impl Run {
         sample
     }
 
-    /// What is missing once it has ended: the time of the fault, if it was ended early.
+    /// Sums up the time of the fault, once. Where there is a time after it, in that: a call that ends right after the fault belongs to
+    /// one of the two, and may not have been counted when the fault ends.
     pub(crate) fn look_back(&mut self, steady: Option<&dyn SteadyState>) {
         if let (Some(steady), Some(lease), Some(end), None) = (steady, &self.lease, self.fault_end, self.during) {
             self.during = Some(self.slot(steady, lease.started, end, None));
@@ -348,7 +349,6 @@ impl Run {
         self.set(Status::Recovering, None, end);
         match steady.filter(|_| !self.steady_state.is_empty()) {
             Some(steady) => {
-                self.during = Some(self.slot(steady, started, end, None));
                 self.recovery = Some(Recovery::new(end, self.experiment.recovery_time));
                 self.next_sample = end + SECOND;
                 if now >= self.next_sample {
@@ -364,6 +364,7 @@ impl Run {
     }
 
     fn watch_recovery(&mut self, steady: &dyn SteadyState, now: Instant) {
+        self.look_back(Some(steady));
         let (started, second) = (self.started(), self.second(now, self.fault_end));
         let (Some(recovery), Some(end)) = (&mut self.recovery, self.fault_end) else { return };
         let sample = steady.sample(&second);

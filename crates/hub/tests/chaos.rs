@@ -2,10 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail")]
 #![allow(clippy::disallowed_methods, reason = "a test may spawn")]
 
+use std::num::{NonZeroU64, NonZeroU128};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use mcpscope_core::{ClockAnchor, Direction, Era, FaultId, Transport};
+use mcpscope_core::{
+    Call, CallRecord, ClockAnchor, Direction, Era, FaultId, Method, Outcome, RequestId, SpanId, TraceId, Transport,
+};
+use mcpscope_hooks::Observer as _;
 use mcpscope_hub::chaos::{
     Cause, Happened, Injector, Message, MessageKind, Parts, Plan, Refusal, Request, Status, Watch, new,
 };
@@ -19,6 +23,7 @@ struct Bench {
     admin: Admin,
     injector: Injector,
     metrics: Metrics,
+    calls: Arc<Calls>,
 }
 
 impl Bench {
@@ -31,7 +36,7 @@ impl Bench {
         let calls = Arc::new(Calls::new(start, health.clone()));
         let parts = Parts { steady_state: Some(calls.clone()), ..Parts::new(Plan::default(), 7, anchor) };
         let (controller, injector) = new(parts).unwrap();
-        let chaos = Some(ChaosSource::new(controller, calls));
+        let chaos = Some(ChaosSource::new(controller, calls.clone()));
         let sources = Sources {
             metrics: Some(metrics.clone()),
             tracer: None,
@@ -44,13 +49,43 @@ impl Bench {
         let (hub, reader, admin) = hub(sources, Config::default());
         tokio::spawn(hub.run());
         tokio::spawn(admin.chaos().unwrap().clone().run());
-        Self { reader, admin, injector, metrics }
+        Self { reader, admin, injector, metrics, calls }
     }
 
     fn metric(&self, name: &str) -> String {
         let text = self.reader.exposition(Format::Prometheus).unwrap();
         let line = text.lines().find(|line| line.starts_with(&format!("{name}{{scenario=\"tool_error\"}}")));
         line.and_then(|line| line.rsplit(' ').next()).unwrap_or("absent").to_owned()
+    }
+}
+
+/// A call of so long that ends now.
+fn ends(duration: Duration, injected: Option<FaultId>) -> CallRecord {
+    let call = Call {
+        server: "s".into(),
+        transport: Transport::Http,
+        direction: Direction::ToServer,
+        protocol: None,
+        method: Method::new("tools/call"),
+        id: Some(RequestId::Integer(1)),
+        target: Some("t".into()),
+        session: None,
+        request_bytes: 1,
+        context: None,
+        tracestate: None,
+    };
+    CallRecord {
+        call,
+        started: now() - duration,
+        duration,
+        outcome: Outcome::Ok,
+        response_bytes: 1,
+        injected,
+        trace_id: TraceId(NonZeroU128::MIN),
+        span_id: SpanId(NonZeroU64::MIN),
+        forwarded: None,
+        events: Vec::new(),
+        dropped_events: 0,
     }
 }
 
@@ -223,4 +258,29 @@ fn to_stop_an_experiment_waits_for_no_work_of_readers() {
     });
     drop(ends);
     assert!(engine.join().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_call_that_ends_as_the_fault_does_is_in_one_of_the_times_of_the_report() {
+    for past in [0, 10, 30, 60, 90, 120] {
+        let bench = Bench::new();
+        let chaos = bench.admin.chaos().unwrap();
+        let _server = bench.injector.endpoint("s", Transport::Http, false);
+        let mut events = bench.reader.events();
+        // Between the ends of the slices that calls are counted in.
+        tokio::time::sleep(70 * MS).await;
+        let id = chaos
+            .start(Request::new("hang").with("duration", "2s").with("steady_state", "error_rate < 0.5"))
+            .await
+            .unwrap();
+        while status(&next(&mut events).await) != Status::Recovering {}
+        tokio::time::sleep(past * MS).await;
+        for _ in 0..3 {
+            bench.calls.on_call(&ends(1500 * MS, Some(id)));
+        }
+        while !status(&next(&mut events).await).is_final() {}
+        let report = chaos.report(id.0).await.unwrap();
+        let touched = [report.during, report.after].map(|slot| slot.unwrap().sample.touched.map_or(0, |it| it.calls));
+        assert_eq!(touched.iter().sum::<u64>(), 3, "{past} ms after its end: {touched:?}");
+    }
 }

@@ -285,6 +285,21 @@ async fn what_becomes_of_calls_while_one_stands_still_is_no_doing_of_the_server(
 }
 
 #[tokio::test]
+async fn r_one_that_is_stopped_every_second_goes_on_when_everything_is_stopped() {
+    let mut stage = Stage::begin().await;
+    let pid = stage.pid(1).await;
+    let fault = stage.chaos.start("process_crash", &["signal=stop", "crash_rate=1"]);
+    all(pid, 2, true).await;
+    let began = Instant::now();
+    for second in 1..=3 {
+        stage.chaos.controller.drive(began + Duration::from_secs(second));
+    }
+    stage.chaos.hits(fault, 4).await;
+    stage.chaos.controller.emergency_stop(mcpscope_chaos::Cause::Person, Instant::now());
+    all(pid, 2, false).await;
+}
+
+#[tokio::test]
 async fn one_that_is_stopped_goes_on_in_time_though_nobody_drives_the_faults() {
     let mut stage = Stage::begin().await;
     let pid = stage.pid(1).await;
