@@ -285,7 +285,7 @@ async fn what_becomes_of_calls_while_one_stands_still_is_no_doing_of_the_server(
 }
 
 #[tokio::test]
-async fn r_one_that_is_stopped_every_second_goes_on_when_everything_is_stopped() {
+async fn one_that_is_stopped_every_second_goes_on_when_everything_is_stopped() {
     let mut stage = Stage::begin().await;
     let pid = stage.pid(1).await;
     let fault = stage.chaos.start("process_crash", &["signal=stop", "crash_rate=1"]);
