@@ -89,22 +89,27 @@ fn cannot_write(path: &Path) -> String {
 #[derive(Debug)]
 struct ReadyFile {
     path: PathBuf,
-    /// By which it is known from what another instance has put in its place: device and inode.
-    id: (u64, u64),
+    /// By which it is known from what another instance has put in its place. Open: as long as it is, no other file gets its inode.
+    file: fs::File,
 }
 
 impl ReadyFile {
     /// Puts it in its place in one atomic step.
     fn publish(file: NamedTempFile, path: PathBuf) -> anyhow::Result<Self> {
-        let found = file.as_file().metadata().with_context(|| cannot_write(&path))?;
-        file.persist(&path).with_context(|| cannot_write(&path))?;
-        Ok(Self { path, id: (found.dev(), found.ino()) })
+        let file = file.persist(&path).with_context(|| cannot_write(&path))?;
+        Ok(Self { path, file })
+    }
+
+    /// Whether what is at its place is it.
+    fn is_there(&self) -> io::Result<bool> {
+        let [there, own] = [fs::symlink_metadata(&self.path)?, self.file.metadata()?];
+        Ok((there.dev(), there.ino()) == (own.dev(), own.ino()))
     }
 }
 
 impl Drop for ReadyFile {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.id) {
+        if self.is_there().unwrap_or(false) {
             // Nobody is left to be told.
             let _ = fs::remove_file(&self.path);
         }
@@ -213,5 +218,26 @@ mod tests {
         assert!(path.exists());
         drop(next);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_ready_file_that_somebody_took_away_is_there_again_after_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ready.json");
+        let mut announced = Announced { _running: None, ready: Some(publish(&path)) };
+        fs::remove_file(&path).unwrap();
+        announced.change(&Listeners::default()).unwrap();
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn the_ready_file_of_the_next_instance_stays_after_its_reload() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ready.json");
+        let before = publish(&path);
+        let mut next = Announced { _running: None, ready: Some(publish(&path)) };
+        next.change(&Listeners::default()).unwrap();
+        drop(before);
+        assert!(path.exists());
     }
 }
