@@ -20,7 +20,7 @@ use crate::item::{Asks, Subject};
 use crate::mailbox::Mailbox;
 use crate::pending::{Pending, Requests};
 use crate::relay::{Place, Relay};
-use crate::scan::{Message, Messages, Params, Progress, ScanError, scan};
+use crate::scan::{self, Message, Messages, Params, Progress, ScanError};
 
 /// One stdio pair, one HTTP session, or one HTTP exchange that belongs to no session.
 #[derive(Debug)]
@@ -220,7 +220,7 @@ impl Conversation {
 
     /// Looks at one message (or batch) and says when its bytes may go on.
     pub(crate) fn observe(&self, bytes: &[u8], travel: Travel<'_>, lane: &mut Lane) -> Observed {
-        self.follow(scan(bytes), bytes.len(), travel, lane)
+        self.follow(scan::read(bytes, self.relay.probe.propagates()), bytes.len(), travel, lane)
     }
 
     /// The same, of `size` bytes that were looked at already.

@@ -105,11 +105,16 @@ pub enum ScanError {
 /// # Errors
 /// The bytes are no JSON, or a batch that is too long.
 pub fn scan(bytes: &[u8]) -> Result<Messages, ScanError> {
+    read(bytes, true)
+}
+
+/// The same; [`Params::slot`] is only looked for where somebody wants it.
+pub(crate) fn read(bytes: &[u8], wants_slot: bool) -> Result<Messages, ScanError> {
     let text = simdutf8::basic::from_utf8(bytes).map_err(|_| ScanError::Invalid)?;
     let mut messages = Messages::new();
     let mut walk = Walk::new(text, |members: Option<&Members<'_>>| {
         if messages.len() <= MAX_BATCH {
-            messages.push(members.and_then(message).unwrap_or(Message::Invalid));
+            messages.push(members.and_then(|members| message(members, wants_slot)).unwrap_or(Message::Invalid));
         }
     });
     json::read(text, &mut walk).map_err(|_| ScanError::Invalid)?;
@@ -122,7 +127,7 @@ pub fn scan(bytes: &[u8]) -> Result<Messages, ScanError> {
     }
 }
 
-fn message(members: &Members<'_>) -> Option<Message> {
+fn message(members: &Members<'_>, wants_slot: bool) -> Option<Message> {
     if members.is_unreadable(Object::Message) {
         return None;
     }
@@ -130,7 +135,7 @@ fn message(members: &Members<'_>) -> Option<Message> {
     let request_id = id.and_then(request_id);
     if let Some(method) = members.get(Member::Method) {
         let method = Method::new(&text(method)?);
-        let params = read_params(members, &method);
+        let params = read_params(members, &method, wants_slot);
         return Some(match id {
             Some(_) => Message::Request { id: request_id, method, params },
             None => Message::Notification { method, params },
@@ -164,7 +169,7 @@ fn rpc_error(members: &Members<'_>) -> Outcome {
     Outcome::Error { kind, message }
 }
 
-fn read_params(members: &Members<'_>, method: &Method) -> Params {
+fn read_params(members: &Members<'_>, method: &Method, wants_slot: bool) -> Params {
     if members.get(Member::Params).is_some_and(|params| !params.starts_with('{'))
         || members.is_unreadable(Object::Params)
     {
@@ -188,7 +193,7 @@ fn read_params(members: &Members<'_>, method: &Method) -> Params {
         client,
         cancels: param(Member::RequestId).filter(|_| cancels).and_then(request_id),
         timed_out: cancels && param(Member::Reason).and_then(text).is_some_and(|reason| tells_of_a_timeout(&reason)),
-        slot: if can_take_a_context(members, traceparent.as_deref()) { slot(members) } else { None },
+        slot: if wants_slot && can_take_a_context(members, traceparent.as_deref()) { slot(members) } else { None },
         traceparent: traceparent.map(|text| bounded(&text, MAX_NAME_BYTES).into()),
         tracestate: tracestate.and_then(text).filter(|text| text.len() <= MAX_NAME_BYTES).map(Into::into),
         progress_token: meta(Member::MetaProgressToken).and_then(request_id),

@@ -14,7 +14,7 @@ use super::ledger::{Ledger, Noted};
 use crate::conversation::{Arrival, Conversation, Observed, Travel};
 use crate::framing::Seen;
 use crate::relay::Relay;
-use crate::scan::{Message, scan};
+use crate::scan::{self, Message};
 
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -117,7 +117,7 @@ impl Watch {
     ) -> Observed {
         let observe = || match seen {
             Seen::Message(bytes) | Seen::Endpoint(bytes) => {
-                let scanned = scan(bytes);
+                let scanned = scan::read(bytes, self.relay.probe.propagates());
                 if !self.is_for_the_other_side(direction, bytes, scanned.as_deref().unwrap_or_default()) {
                     return Observed { passage: Passage::Never, ..Observed::NOTHING };
                 }
