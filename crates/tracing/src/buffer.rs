@@ -38,13 +38,6 @@ impl Buffer {
         self.room(bytes.len()).put(bytes);
     }
 
-    /// Writes again what stands there.
-    pub(crate) fn put_again(&mut self, range: std::ops::Range<usize>) {
-        let at = self.written;
-        self.room(range.len());
-        self.bytes.copy_within(range, at);
-    }
-
     /// Room for `bytes` more, which are to be written at once.
     #[inline]
     pub(crate) fn room(&mut self, bytes: usize) -> Room<'_> {

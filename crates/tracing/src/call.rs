@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mcpscope_core::{
-    CallEvent, CallEventKind, CallRecord, ClockAnchor, Direction, ErrorType, Forwarded, RequestId, Transport,
-};
+use mcpscope_core::{CallEvent, CallEventKind, CallRecord, ClockAnchor, Direction, ErrorType, Forwarded, RequestId};
 
 use crate::buffer::Buffer;
 use crate::packed::{self, Head, Key, Name, SpanHead};
@@ -52,7 +50,7 @@ pub(crate) fn write(bytes: &mut Buffer, record: &CallRecord, anchor: &ClockAncho
         let kind = SpanKind::Client;
         let head = SpanHead { id, parent: Some(record.span_id), start_ns, kind };
         let span = packed::begin_span(bytes, head, method, target);
-        bytes.put_again(common);
+        packed::put_again(bytes, common);
         outcome_attributes(bytes, record, outcome.any_error());
         packed::end_span(bytes, span, duration_ns - start_ns, status);
     }
@@ -86,12 +84,9 @@ pub(crate) fn whole_ns(time: Duration) -> u64 {
 /// Those of the OpenTelemetry MCP conventions that are the same whoever's side it is seen from.
 fn attributes(bytes: &mut Buffer, record: &CallRecord) {
     let call = &record.call;
+    packed::put_attribute(bytes, Name::Known(Key::Method), call.method.as_str().into());
+    packed::put_network(bytes, call.transport);
     let mut put = |key, value: &str| packed::put_attribute(bytes, Name::Known(key), ValueRef::Str(value));
-    put(Key::Method, call.method.as_str());
-    put(Key::NetworkTransport, call.transport.network());
-    if call.transport == Transport::Http {
-        put(Key::NetworkProtocol, "http");
-    }
     match &call.id {
         Some(RequestId::Integer(number)) => put(Key::RequestId, itoa::Buffer::new().format(*number)),
         Some(RequestId::Number(text) | RequestId::Text(text)) => put(Key::RequestId, text),
@@ -103,17 +98,11 @@ fn attributes(bytes: &mut Buffer, record: &CallRecord) {
     if let Some(session) = &call.session {
         put(Key::SessionId, session);
     }
-    let target = call.target.as_deref();
-    let target_is = match call.method.as_str() {
-        "tools/call" => {
-            put(Key::GenAiOperation, "execute_tool");
-            Key::Tool
-        }
-        "prompts/get" => Key::Prompt,
-        _ => Key::ResourceUri,
-    };
-    if let Some(target) = target {
-        put(target_is, target);
+    match (call.method.as_str(), call.target.as_deref()) {
+        ("tools/call", tool) => packed::put_tool(bytes, tool),
+        ("prompts/get", Some(prompt)) => put(Key::Prompt, prompt),
+        (_, Some(uri)) => put(Key::ResourceUri, uri),
+        (_, None) => {}
     }
     if let Some(tracestate) = &call.tracestate {
         packed::put_tracestate(bytes, tracestate);
@@ -135,15 +124,12 @@ fn outcome_attributes(bytes: &mut Buffer, record: &CallRecord, error: Option<Err
 
 /// What else is told of a call; it was `queued` and `sent` on so many nanoseconds after it began, if it was.
 fn details(bytes: &mut Buffer, record: &CallRecord, went: Option<(u64, u64)>) {
-    let mut put = |key, value: ValueRef<'_>| packed::put_detail(bytes, Name::Known(key), value);
-    put(Key::DetailMethod, record.call.method.as_str().into());
-    put(Key::RequestBytes, record.call.request_bytes.into());
-    put(Key::ResponseBytes, record.response_bytes.into());
+    packed::put_sizes(bytes, [record.call.request_bytes, record.response_bytes]);
     if let Some((queued, sent)) = went {
-        put(Key::ProxyUs, (queued / 1000).into());
-        put(Key::QueueUs, (sent.saturating_sub(queued) / 1000).into());
-        put(Key::ServerUs, (whole_ns(record.duration).saturating_sub(sent) / 1000).into());
+        let served = whole_ns(record.duration).saturating_sub(sent);
+        packed::put_times(bytes, [queued, sent.saturating_sub(queued), served].map(|ns| ns / 1000));
     }
+    let mut put = |key, value: ValueRef<'_>| packed::put_detail(bytes, Name::Known(key), value);
     if let Some(error) = record.outcome.any_error() {
         put(Key::ErrorClass, (&*error.as_label()).into());
     }

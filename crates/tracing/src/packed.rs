@@ -3,15 +3,17 @@
 //! A record is a head, the server's name, and spans with the root first. A span is a head, its name, and what is known about
 //! it, piece by piece in the order in which it became known. Numbers are little-endian; lengths of texts have two bytes.
 
-use std::borrow::Cow;
-use std::num::{NonZeroU64, NonZeroU128};
-use std::sync::Arc;
-use std::time::Duration;
+mod reader;
 
-use mcpscope_core::{ClockAnchor, SpanId, TraceId, bounded};
+use std::num::NonZeroU128;
+use std::ops::Range;
 
+use mcpscope_core::{SpanId, TraceId, Transport, bounded};
+
+use self::reader::Reader;
+pub(crate) use self::reader::{operation, read, root};
 use crate::buffer::{Buffer, LENGTH_BYTES, length};
-use crate::record::{Attribute, Event, Span, SpanKind, Status, Trace, Value};
+use crate::record::{SpanKind, Status};
 use crate::value::ValueRef;
 
 /// Longest name of a span or server, in bytes.
@@ -99,6 +101,12 @@ mod piece {
     pub(super) const MESSAGE: u8 = 3;
     pub(super) const TRACESTATE: u8 = 4;
     pub(super) const DROPPED_EVENTS: u8 = 5;
+    // Those of calls, of which each is several attributes or details that nearly all of them have.
+    pub(super) const NETWORK: u8 = 6;
+    pub(super) const TOOL: u8 = 7;
+    pub(super) const SIZES: u8 = 8;
+    pub(super) const TIMES: u8 = 9;
+    pub(super) const AGAIN: u8 = 10;
 }
 
 /// What kind of value follows.
@@ -127,7 +135,7 @@ pub(crate) struct Head {
 
 impl Head {
     pub(crate) const BYTES: usize = 39;
-    const TURN: std::ops::Range<usize> = 35..39;
+    const TURN: Range<usize> = 35..39;
 
     fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
@@ -223,13 +231,13 @@ pub(crate) fn begin_span(record: &mut Buffer, head: SpanHead, name: &str, target
     let (name, target) = (bounded_name(name), target.map(bounded_name));
     let name_bytes = name.len() + target.map_or(0, |target| 1 + target.len());
     let mut room = record.room(SPAN_HEAD_BYTES + LENGTH_BYTES + name_bytes);
-    room.put(&[0; 4]);
-    room.put(&head.id.0.get().to_le_bytes());
-    room.put(&head.parent.map_or(0, |parent| parent.0.get()).to_le_bytes());
-    room.put(&head.start_ns.to_le_bytes());
-    room.put(&[0; 8]);
-    room.put(&[head.kind as u8]);
-    room.put(&length(name_bytes));
+    let mut begin = [0; SPAN_HEAD_BYTES + LENGTH_BYTES];
+    begin[4..12].copy_from_slice(&head.id.0.get().to_le_bytes());
+    begin[12..20].copy_from_slice(&head.parent.map_or(0, |parent| parent.0.get()).to_le_bytes());
+    begin[20..28].copy_from_slice(&head.start_ns.to_le_bytes());
+    begin[SPAN_HEAD_BYTES - 1] = head.kind as u8;
+    begin[SPAN_HEAD_BYTES..].copy_from_slice(&length(name_bytes));
+    room.put(&begin);
     room.put_short(name.as_bytes());
     if let Some(target) = target {
         room.put(b" ");
@@ -296,6 +304,43 @@ pub(crate) fn put_event<'a>(
             *count += 1;
         }
     }
+}
+
+/// How a call travels: `network.transport`, and what is spoken where that has a name.
+pub(crate) fn put_network(record: &mut Buffer, transport: Transport) {
+    record.put(&[piece::NETWORK, transport as u8]);
+}
+
+/// That a call is one of a tool, which it is given behind it.
+pub(crate) fn put_tool(record: &mut Buffer, tool: Option<&str>) {
+    record.put(&[piece::TOOL]);
+    if let Some(tool) = tool {
+        put_attribute(record, Name::Known(Key::Tool), tool.into());
+    }
+}
+
+/// The details `method`, which the attribute of the root says, `request_bytes` and `response_bytes`.
+pub(crate) fn put_sizes(record: &mut Buffer, sizes: [u64; 2]) {
+    put_numbers(record, piece::SIZES, sizes);
+}
+
+/// The details `proxy_us`, `queue_us` and `server_us`.
+pub(crate) fn put_times(record: &mut Buffer, times: [u64; 3]) {
+    put_numbers(record, piece::TIMES, times);
+}
+
+fn put_numbers<const N: usize>(record: &mut Buffer, piece: u8, numbers: [u64; N]) {
+    let mut room = record.room(1 + N * 8);
+    room.put(&[piece]);
+    room.put(numbers.map(|number| number.min(i64::MAX as u64).to_le_bytes()).as_flattened());
+}
+
+/// The attributes, and the `tracestate`, that stand in this part of the record are those of this span, too.
+pub(crate) fn put_again(record: &mut Buffer, part: Range<usize>) {
+    let ends = [part.start, part.end].map(|end| u32::try_from(end).unwrap_or(u32::MAX).to_le_bytes());
+    let mut room = record.room(1 + 8);
+    room.put(&[piece::AGAIN]);
+    room.put(ends.as_flattened());
 }
 
 pub(crate) fn put_message(record: &mut Buffer, message: &str) {
@@ -391,139 +436,6 @@ fn bounded_value(value: &str) -> &str {
 
 const fn text_bytes(text: &str) -> usize {
     LENGTH_BYTES + text.len()
-}
-
-/// What is left to be read.
-#[derive(Clone, Copy, Debug)]
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn text(&mut self) -> Option<&'a str> {
-        std::str::from_utf8(self.bytes()?).ok()
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = u16::from_le_bytes(self.array()?);
-        self.take(length.into())
-    }
-
-    fn attribute(&mut self) -> Option<Attribute> {
-        let [key] = self.array()?;
-        let name = match KEYS.get(usize::from(key)) {
-            Some(known) => Cow::Borrowed(*known),
-            None => Cow::Owned(self.text()?.to_owned()),
-        };
-        let value = match self.array()? {
-            [kind::STR] => Value::Str(self.text()?.into()),
-            [kind::INT] => Value::Int(i64::from_le_bytes(self.array()?)),
-            [kind::FLOAT] => Value::Float(f64::from_le_bytes(self.array()?)),
-            [other] => Value::Bool(other == kind::TRUE),
-        };
-        Some((name, value))
-    }
-
-    fn event(&mut self) -> Option<Event> {
-        let at = Duration::from_nanos(self.u64()?);
-        let name = self.text()?.into();
-        let [attributes] = self.array()?;
-        let attributes = (0..attributes).map(|_| self.attribute()).collect::<Option<_>>()?;
-        Some(Event { name, at, attributes })
-    }
-
-    /// A span, and the details that stand in it.
-    fn span(&mut self, details: &mut Vec<Attribute>) -> Option<Span> {
-        let length = u32::from_le_bytes(self.array()?);
-        let mut rest = Reader(self.take(length as usize)?);
-        let id = SpanId(NonZeroU64::new(rest.u64()?)?);
-        let parent = NonZeroU64::new(rest.u64()?).map(SpanId);
-        let [start, duration] = [rest.u64()?, rest.u64()?].map(Duration::from_nanos);
-        let [flags] = rest.array()?;
-        let mut span = Span {
-            id,
-            parent,
-            name: rest.text()?.into(),
-            kind: SpanKind::ALL[usize::from(flags & 0xf) % SpanKind::ALL.len()],
-            start,
-            duration,
-            status: Status::ALL[usize::from(flags >> 4) % Status::ALL.len()],
-            message: None,
-            tracestate: None,
-            attributes: Vec::new(),
-            events: Vec::new(),
-            dropped_events: 0,
-        };
-        while let Some([piece]) = rest.array() {
-            match piece {
-                piece::ATTRIBUTE => span.attributes.push(rest.attribute()?),
-                piece::DETAIL => details.push(rest.attribute()?),
-                piece::EVENT => span.events.push(rest.event()?),
-                piece::MESSAGE => span.message = Some(rest.text()?.into()),
-                piece::TRACESTATE => span.tracestate = Some(rest.text()?.into()),
-                _ => span.dropped_events = u32::from_le_bytes(rest.array()?),
-            }
-        }
-        Some(span)
-    }
-}
-
-/// What tells operations apart: the server and the name of the root.
-pub(crate) fn operation(record: &[u8]) -> Option<[&[u8]; 2]> {
-    let mut reader = Reader(record.get(Head::BYTES..)?);
-    let server = reader.bytes()?;
-    reader.take(SPAN_HEAD_BYTES)?;
-    Some([server, reader.bytes()?])
-}
-
-/// The id of the first span.
-pub(crate) fn root(record: &[u8]) -> Option<SpanId> {
-    let mut reader = Reader(record.get(Head::BYTES..)?);
-    reader.bytes()?;
-    reader.take(4)?;
-    NonZeroU64::new(reader.u64()?).map(SpanId)
-}
-
-/// Reads a whole record; nothing if it is none.
-pub(crate) fn read(record: &[u8], anchor: &ClockAnchor) -> Option<Trace> {
-    let head = Head::read(record)?;
-    let mut reader = Reader(record.get(Head::BYTES..)?);
-    let server: Arc<str> = reader.text()?.into();
-    let mut details = Vec::new();
-    let spans = (0..head.spans).map(|_| reader.span(&mut details)).collect::<Option<Vec<_>>>()?;
-    let root = spans.first()?;
-    let text = |key: Key| {
-        let found = root.attributes.iter().find(|(name, _)| name == key.as_str());
-        found.and_then(|(_, value)| if let Value::Str(text) = value { Some(text.clone()) } else { None })
-    };
-    let since = Duration::from_nanos(head.started_ns.unsigned_abs());
-    Some(Trace {
-        id: head.trace_id,
-        timestamp: if head.started_ns < 0 { anchor.wall - since } else { anchor.wall + since },
-        operation: root.name.clone(),
-        duration: Duration::from_nanos(head.duration_ns),
-        status: head.status,
-        details,
-        server,
-        method: text(Key::Method).unwrap_or_default(),
-        tool: text(Key::Tool),
-        session: text(Key::SessionId),
-        injected: head.injected,
-        late: head.late,
-        spans,
-    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! What is read is what was written.
 
-use std::time::{Instant, SystemTime};
+use std::borrow::Cow;
+use std::num::NonZeroU64;
+use std::time::{Duration, Instant, SystemTime};
 
+use mcpscope_core::ClockAnchor;
 use proptest::prelude::*;
 
 use super::*;
+use crate::record::{Attribute, Event, Span, Value};
 
 fn anchor() -> ClockAnchor {
     ClockAnchor { mono: Instant::now(), wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40) }
