@@ -238,6 +238,11 @@ impl Nesting {
 
     #[inline(always)]
     fn pass(&mut self, shape: &Shape, outline: &mut impl Outline) -> Result<(), Invalid> {
+        if shape.bracket | shape.separator | shape.no_key == 0 {
+            // In the midst of a long text, or of a number.
+            self.at += BYTES;
+            return Ok(());
+        }
         let (mut brackets, mut rest) = (shape.bracket, u64::MAX);
         let (mut in_object, mut wrong) = (0, 0);
         loop {
