@@ -37,9 +37,14 @@ struct Flight {
 impl InFlight {
     /// A call whose message was seen at `at`, and had waited since `since` for that.
     pub(crate) fn new(probe: &Probe, root: Option<Root>, call: Call, since: Instant, at: Instant) -> Self {
-        let record = record(call, since, since, root.unwrap_or(NO_TRACE), Outcome::Ok, 0);
-        let held_up = at.saturating_duration_since(since);
-        Self(Box::new(Flight { probe: probe.clone(), root, held_up, forward: None, has_ended: false, record }))
+        Self(Box::new(Flight {
+            probe: probe.clone(),
+            root,
+            held_up: at.saturating_duration_since(since),
+            forward: None,
+            has_ended: false,
+            record: record(call, since, root.unwrap_or(NO_TRACE)),
+        }))
     }
 
     /// The call.

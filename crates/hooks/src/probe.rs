@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mcpscope_chaos::{Endpoint, Injector, Message, Watch};
 use mcpscope_core::{
@@ -312,7 +312,7 @@ impl Probe {
             self.count_registry_operation(&call, at);
             let root = self.0.tracer.as_ref().map(|tracer| tracer.start(Component::Transport, call.context));
             let root = root.unwrap_or(NO_TRACE);
-            let record = record(call, at, at, root, Outcome::Ok, 0);
+            let record = record(call, at, root);
             let trace = self.keep_trace(&record, root);
             self.count_notification(&record, trace);
         });
@@ -444,20 +444,15 @@ fn tell(endpoint: &Endpoint, record: &CallRecord) {
     }
 }
 
-pub(crate) fn record(
-    call: Call,
-    started: Instant,
-    ended: Instant,
-    root: Root,
-    outcome: Outcome,
-    response_bytes: u64,
-) -> CallRecord {
+/// What is recorded of a call that has just begun.
+#[inline]
+pub(crate) fn record(call: Call, started: Instant, root: Root) -> CallRecord {
     CallRecord {
         call,
         started,
-        duration: ended.saturating_duration_since(started),
-        outcome,
-        response_bytes,
+        duration: Duration::ZERO,
+        outcome: Outcome::Ok,
+        response_bytes: 0,
         injected: None,
         trace_id: root.trace_id,
         span_id: root.span_id,

@@ -138,24 +138,18 @@ impl Exchange {
         came: Arrival,
     ) -> (Passage, Vec<Splice>, Option<Box<Subject>>) {
         let (probe, Arrival { at, since }) = (&self.shared.relay.probe, came);
-        let observe = || match seen {
-            Seen::Oversized => {
-                probe.lost(Loss::OversizedMessage, at);
-                Observed::NOTHING
-            }
-            Seen::Endpoint(endpoint) => {
-                self.announce(endpoint, at);
-                Observed::NOTHING
-            }
+        let mut observed = Observed::NOTHING;
+        probe.guarded(|| match seen {
+            Seen::Oversized => probe.lost(Loss::OversizedMessage, at),
+            Seen::Endpoint(endpoint) => self.announce(endpoint, at),
             Seen::Message(bytes) => {
                 let RequestFacts { protocol, context, ref tracestate, .. } = *self.facts;
                 let tracestate = tracestate.as_deref();
                 let is_early = direction == Direction::ToClient && self.is_asking.load(Ordering::Relaxed);
                 let travel = Travel { direction, at, since, protocol, context, tracestate, is_early, is_held };
-                self.conversation.observe(bytes, travel, lane)
+                observed = self.conversation.observe(bytes, travel, lane);
             }
-        };
-        let observed = probe.guarded(observe).unwrap_or(Observed::NOTHING);
+        });
         let mut state = self.state();
         state.is_oversized |= direction == Direction::ToClient && seen == Seen::Oversized;
         match direction {
