@@ -60,6 +60,102 @@ async fn what_is_left_of_a_body_is_no_request() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_nearly_one_that_passed_is_looked_at_like_any_other() {
+    const SMUGGLED: &str = "GET /admin HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let stage = Stage::new().await;
+    let request = |length: &str, body: &str| {
+        format!("POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\nX: y\r\n\r\n{body}")
+    };
+    let endless = "0".repeat(130 << 10);
+    for (length, status) in [
+        ("0\r\nContent-Length: 44", 400),
+        ("0\r\ncontent-length: 0", 400),
+        ("0, 44", 400),
+        ("0 44", 400),
+        ("+0", 400),
+        ("0x0", 400),
+        ("", 400),
+        ("0\r\n 44", 400),
+        ("0\n", 400),
+        ("0\r\nTransfer-Encoding: chunked", 400),
+        ("0\r\ntransfer-encoding:\tidentity", 400),
+        ("18446744073709551616", 400),
+        (&endless, 431),
+        ("0\r\nHost: evil.example", 400),
+        ("0\r\nOrigin: http://evil.example", 403),
+    ] {
+        let mut client = stage.proxy.connect().await;
+        client.write(request("2", "{}").as_bytes()).await.unwrap();
+        let mut server = stage.upstream.accept().await;
+        for (length, body) in [("2", "{}"), ("02", "[]"), ("0", "")] {
+            let asked = server.reader.message().await.unwrap().unwrap();
+            assert_eq!(
+                (asked.head.value("content-length").as_deref(), asked.body.as_slice()),
+                (Some(length), body.as_bytes())
+            );
+            server.write(&http::answer("202 Accepted", &[], b"")).await.unwrap();
+            assert_eq!(client.reader.message().await.unwrap().unwrap().head.status(), 202);
+            match length {
+                "2" => client.write(request("02", "[]").as_bytes()).await.unwrap(),
+                "02" => client.write(request("0", "").as_bytes()).await.unwrap(),
+                _ => {}
+            }
+        }
+        // Behind one that is not for us another may come.
+        let (behind, ends) = if length.contains("evil") { ("", None) } else { (SMUGGLED, Some("close")) };
+        // It may be refused before all of it is there.
+        let _ = client.write((request(length, "") + behind).as_bytes()).await;
+        let answer = client.reader.message().await.unwrap().unwrap();
+        let told = (answer.head.status(), answer.head.value("connection"));
+        assert_eq!((told.0, told.1.as_deref()), (status, ends), "{length:.99?}");
+        drop(client);
+        assert_eq!(server.reader.closed().await.unwrap(), b"", "{length:.99?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_nearly_one_that_passed_is_looked_at_like_any_other() {
+    const KNOWN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+    let stage = Stage::new().await;
+    let (mut client, mut server) = (stage.proxy.connect().await, None);
+    for (method, answer, expected) in [
+        ("GET", format!("{KNOWN}hello"), format!("{KNOWN}hello")),
+        ("GET", format!("{KNOWN}again"), format!("{KNOWN}again")),
+        // No body follows, though the same head told of one before.
+        ("HEAD", KNOWN.to_owned(), KNOWN.to_owned()),
+        ("GET", format!("{KNOWN}three"), format!("{KNOWN}three")),
+        ("GET", KNOWN.replace("200 OK", "304 Not Modified"), KNOWN.replace("200 OK", "304 Not Modified")),
+        ("GET", KNOWN.replace("200 OK", "204 -").replace('5', "7"), KNOWN.replace("200 OK", "204 -").replace('5', "7")),
+        ("GET", KNOWN.replace('5', "0"), KNOWN.replace('5', "0")),
+        ("GET", format!("{}five!", KNOWN.replace('5', "5, 5")), format!("{KNOWN}five!")),
+        (
+            "GET",
+            format!("{}5\r\nlast.\r\n0\r\n\r\n", KNOWN.replace('5', "5\r\nTransfer-Encoding: chunked")),
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nlast.\r\n0\r\n\r\n".to_owned(),
+        ),
+    ] {
+        client.write(&http::request_head(method, "/other", &[])).await.unwrap();
+        let server = match &mut server {
+            Some(server) => server,
+            none => none.insert(stage.upstream.accept().await),
+        };
+        assert!(server.reader.head().await.unwrap().unwrap().start_line().starts_with(method));
+        server.write(answer.as_bytes()).await.unwrap();
+        let mut came = Vec::new();
+        let mut body = BodyReader::Length(expected.len());
+        while let Some(part) = body.part(&mut client.reader).await.unwrap() {
+            came.extend_from_slice(&part);
+        }
+        assert_eq!(String::from_utf8(came).unwrap(), expected);
+    }
+    let mut server = server.unwrap();
+    client.write(&http::request_head("GET", "/other", &[])).await.unwrap();
+    server.reader.head().await.unwrap().unwrap();
+    server.write(format!("{}123456", KNOWN.replace('5', "5\r\nContent-Length: 6")).as_bytes()).await.unwrap();
+    assert_eq!(client.reader.message().await.unwrap().unwrap().head.status(), 502);
+}
+
+#[tokio::test]
 async fn trailers_follow_the_last_chunk_however_they_come() {
     for (first, second) in [("0\r\nX-Sum: 1\r\n", "\r\n"), ("0\r\n\r", "\n")] {
         let stage = with_probe(|bench| holds(bench.parts(Transport::Http)), |_| ()).await;
