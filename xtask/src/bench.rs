@@ -13,10 +13,11 @@ struct Bench {
 }
 
 impl Bench {
-    /// The peers that are no crates.
+    /// The programs that it needs, such as peers that are no crates.
     fn needs(&self) -> &'static [Need] {
         match (self.package.as_str(), self.name.as_str()) {
             ("mcpscope", "proxy") => &[Need::Nginx, Need::Haproxy],
+            ("mcpscope", "instructions") => &[Need::Valgrind],
             _ => &[],
         }
     }
