@@ -11,7 +11,7 @@ use mcpscope_core::{
     Protocol, RequestId, TraceContext,
 };
 use mcpscope_hooks::{InFlight, Lane, Link, Loss, MessageKind, Passage, Session};
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 use self::ids::Ids;
 use crate::clients::Known;
@@ -226,14 +226,16 @@ impl Conversation {
     /// The same, of `size` bytes that were looked at already.
     pub(crate) fn follow(
         &self,
-        scanned: Result<Messages, ScanError>,
+        mut scanned: Result<Messages, ScanError>,
         size: usize,
         travel: Travel<'_>,
         lane: &mut Lane,
     ) -> Observed {
-        let mut messages = match scanned {
-            Ok(messages) => messages,
-            Err(ScanError::Invalid) => smallvec![Message::Invalid],
+        let mut unreadable = [Message::Invalid];
+        // Where they are: they are large.
+        let messages = match &mut scanned {
+            Ok(messages) => messages.as_mut_slice(),
+            Err(ScanError::Invalid) => &mut unreadable,
             Err(ScanError::TooMany) => {
                 self.relay.probe.lost(Loss::OversizedMessage, travel.at);
                 return Observed { ..Observed::NOTHING };
@@ -242,7 +244,7 @@ impl Conversation {
         let mut observed = Observed::NOTHING;
         let is_alone = messages.iter().filter(|message| matches!(message, Message::Request { .. })).count() == 1;
         let mut subject = Subject { is_alone: messages.len() == 1, ..Subject::default() };
-        for message in &mut messages {
+        for message in messages {
             let invalid = (*message == Message::Invalid).then_some(ErrorType::InvalidMessage);
             self.relay.probe.operation(Component::Transport, invalid, travel.at);
             let passage = match message {

@@ -155,7 +155,11 @@ impl Exchange {
         match direction {
             Direction::ToServer => {
                 state.onward = observed.context;
-                state.begun.extend(observed.begun);
+                if state.begun.is_empty() {
+                    state.begun = observed.begun;
+                } else {
+                    state.begun.extend(observed.begun);
+                }
                 if !state.early.is_empty() || state.over.is_some() {
                     drop(state);
                     probe.guarded(|| self.catch_up(at));
