@@ -323,7 +323,7 @@ fn refused(refusal: &Refusal) -> Status {
         Refusal::Journal(_) => Code::Internal,
         _ => Code::FailedPrecondition,
     };
-    mistakes::status(code, with_causes(refusal), &refusal.mistakes())
+    mistakes::status(code, &with_causes(refusal), &refusal.mistakes())
 }
 
 fn no_replay(id: u64, error: &ReplayError) -> Status {
