@@ -105,6 +105,7 @@ fn json(builder: tonic_prost_build::Builder) -> tonic_prost_build::Builder {
         ("ChaosChildRole.kind", name("chaos_child_role_kind")),
         ("ChaosSlot.sample", flatten.clone()),
         ("ChaosInjection.resource", some.clone()),
+        ("ChaosInjection.packets", some.clone()),
         ("ChaosAchieved.unit", name("chaos_unit")),
         ("ChaosAchieved.cgroup", some.clone()),
         ("ChaosPoint.sample", flatten.clone()),

@@ -69,6 +69,14 @@ const PROBABILITY: Parameter =
 /// The faults whose messages are chosen by kind, method and chance.
 const CHOSEN: &[Parameter] = &[PROBABILITY];
 
+/// Who does it.
+const BACKEND: Parameter = parameter(
+    "backend",
+    Kind::Choice(&["message", "netem"]),
+    Some("message"),
+    "To what it is done: to whole messages, or by the kernel to packets of connections to HTTP servers",
+);
+
 const LATENCY: &[Parameter] = &[
     KIND,
     parameter("intensity", Kind::Share, Some("1"), "Share of the messages"),
@@ -97,6 +105,7 @@ const LATENCY: &[Parameter] = &[
         "Whether what follows a delayed message stays behind it",
     ),
     HEAL,
+    BACKEND,
 ];
 
 const PARTITION: &[Parameter] = &[
@@ -111,7 +120,7 @@ const PARTITION: &[Parameter] = &[
 ];
 
 const LOSS: &[Parameter] = &[
-    parameter("intensity", Kind::Share, Some("0.3"), "Share of the messages"),
+    parameter("intensity", Kind::Share, Some("0.3"), "Share of the messages, or of the packets"),
     parameter(
         "model",
         Kind::Choice(&["bernoulli", "gilbert_elliott"]),
@@ -122,9 +131,10 @@ const LOSS: &[Parameter] = &[
         "burst",
         Kind::Number { least: 1.0, most: 1000.0 },
         Some("5"),
-        "Mean length of a burst, in messages (gilbert_elliott)",
+        "Mean length of a burst, in messages or packets (gilbert_elliott)",
     ),
     parameter("what", Kind::Choice(&["request", "response", "notification", "any"]), Some("any"), "Which messages"),
+    BACKEND,
 ];
 
 const CRASH: &[Parameter] = &[

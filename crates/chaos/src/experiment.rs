@@ -79,7 +79,13 @@ impl Experiment {
     ) -> Result<Self, ParameterError> {
         let reader = Reader::new(scenario, parameters)?;
         let (fault, mut matcher) = (Fault::read(&reader)?, Matcher::read(&reader)?);
-        if matches!(&fault, Fault::Partition(partition) if partition.is_for_http_only()) {
+        // A pipe has no packets.
+        let is_for_http_only = match &fault {
+            Fault::Partition(partition) => partition.is_for_http_only(),
+            Fault::Network(_) => true,
+            _ => false,
+        };
+        if is_for_http_only {
             matcher.transport = Some(Transport::Http);
         }
         let defaults = scenario.defaults();

@@ -8,6 +8,7 @@ use mcpscope_core::{Answer, Break, Change, Effect, OnEnd, Order, Ratio, Release,
 use crate::Scenario;
 use crate::catalogue::LONGEST_MS;
 use crate::draw::{Draws, Key};
+use crate::network::Netem;
 use crate::parameter::{Kind, Parameter, ParameterError, Reader};
 
 /// What an experiment injects.
@@ -29,6 +30,8 @@ pub(crate) enum Fault {
         probability: Ratio,
         effect: Effect,
     },
+    /// The kernel does it to packets.
+    Network(Netem),
     /// A [`ChaosTarget`](crate::ChaosTarget) does it.
     OutOfProcess,
 }
@@ -102,6 +105,9 @@ pub(crate) struct Drawn {
 impl Fault {
     pub(crate) fn read(reader: &Reader<'_>) -> Result<Self, ParameterError> {
         let share = |name| reader.share(name).and_then(|share| reader.required(name, share));
+        if let Some(netem) = Netem::read(reader)? {
+            return Ok(Self::Network(netem));
+        }
         match reader.scenario {
             Scenario::LatencyInjection => {
                 let order = match reader.choice("order")? {
@@ -126,6 +132,7 @@ impl Fault {
         match self {
             Self::Latency { intensity, .. } | Self::Loss { intensity, .. } => *intensity,
             Self::Fixed { probability, .. } => *probability,
+            Self::Network(netem) => netem.intensity(),
             Self::Partition(_) | Self::OutOfProcess => Ratio::ONE,
         }
     }
@@ -149,7 +156,7 @@ impl Fault {
             Self::Loss { intensity, model: LossModel::Bernoulli } => chosen(*intensity).then_some(Effect::Drop),
             Self::Loss { model: LossModel::GilbertElliott { .. }, .. } => chain.bad.then_some(Effect::Drop),
             Self::Fixed { probability, effect } => chosen(*probability).then(|| effect.clone()),
-            Self::OutOfProcess => None,
+            Self::Network(_) | Self::OutOfProcess => None,
         };
         Drawn { draw, effect }
     }
@@ -217,7 +224,7 @@ impl Partition {
 }
 
 impl LossModel {
-    fn read(reader: &Reader<'_>, intensity: Ratio) -> Result<Self, ParameterError> {
+    pub(crate) fn read(reader: &Reader<'_>, intensity: Ratio) -> Result<Self, ParameterError> {
         if reader.choice("model")? != Some("gilbert_elliott") {
             if reader.is_given("burst") {
                 return Err(reader.contradiction("burst is given", "model=gilbert_elliott, or no burst"));
@@ -234,7 +241,7 @@ impl LossModel {
         let enter = leave * lost / (1.0 - lost);
         if enter > 1.0 {
             let most = 1.0 / (1.0 + leave);
-            let what = format!("bursts of {:.1} messages cannot make up {lost} of all", 1.0 / leave);
+            let what = format!("bursts of {:.1} on average cannot make up {lost} of all", 1.0 / leave);
             return Err(reader.contradiction(what, format!("intensity up to {most:.3}, or a longer burst")));
         }
         Ok(Self::GilbertElliott { enter, leave })
@@ -279,7 +286,7 @@ const SHAPES: [(&str, &[&str]); 6] = [
 ];
 
 impl Distribution {
-    fn read(reader: &Reader<'_>) -> Result<Self, ParameterError> {
+    pub(crate) fn read(reader: &Reader<'_>) -> Result<Self, ParameterError> {
         // `delay=300ms` alone says enough.
         let implied = (!reader.is_given("distribution") && reader.is_given("delay")).then_some("constant");
         let name = implied.or(reader.choice("distribution")?).unwrap_or("uniform");

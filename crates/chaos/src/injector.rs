@@ -8,17 +8,25 @@ use mcpscope_core::{Direction, Era, FaultId, Injection, Transport};
 use crate::Message;
 use crate::directory::{self, Server};
 use crate::lease::{Lease, Member, Place, Seen, Shared, Watch};
+use crate::network::Detour;
 
 /// Decides what becomes of messages. Cheap to clone; every clone is the same.
 #[derive(Clone, Debug)]
 pub struct Injector(pub(crate) Arc<Shared>);
 
 impl Injector {
-    /// Whether any fault may be active: one relaxed load. While none is, nothing needs to be asked.
+    /// Whether any fault of messages may be active: one relaxed load. While none is, nothing needs to be asked of them.
     #[inline]
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.0.is_active()
+    }
+
+    /// Whether any fault may lead connections through a network: one relaxed load.
+    #[inline]
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.0.leads()
     }
 
     /// Whether this fault is still active at `now`. What it holds goes on when it is not.
@@ -174,6 +182,26 @@ impl Connection {
                 Some(injection)
             })
         })
+    }
+}
+
+impl Connection {
+    /// The ways that what it carries takes now, one within the other in the order in which their faults were started. None,
+    /// almost always.
+    #[must_use]
+    pub fn detours(&self, now: Instant) -> Vec<Detour> {
+        let Inner { endpoint, .. } = &*self.0;
+        let shared = &endpoint.0.shared;
+        if !shared.leads() || endpoint.0.server.is_protected() {
+            return Vec::new();
+        }
+        let table = shared.table();
+        let detour = |lease: &Arc<Lease>| {
+            let network = lease.network.get()?.clone();
+            let member = self.0.with_known(lease, |known| known.member).filter(|member| member.chosen)?;
+            Some(Detour { shared: shared.clone(), lease: lease.clone(), network, member })
+        };
+        table.iter().filter_map(detour).filter(|detour| detour.is_open(now)).collect()
     }
 }
 

@@ -1,20 +1,22 @@
 //! Leases: faults that are active, each with its end, in a table that is swapped as a whole.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use mcpscope_core::{Direction, FaultId, Injection, Ratio};
+use mcpscope_core::{Direction, Effect, FaultId, Injection, Ratio};
 
 use crate::Message;
 use crate::directory::Directory;
 use crate::draw::Key;
 use crate::experiment::Experiment;
-use crate::fault::Chain;
+use crate::fault::{Chain, Fault};
 use crate::journal::Hit;
+use crate::network::Network;
 use crate::outage::Outage;
 use crate::status::Cause;
 
@@ -42,8 +44,9 @@ pub(crate) struct Stop {
 /// a connection opens or closes; an emergency stop takes none at all.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// Whether the table may have something in it.
+    /// Whether the table may have something in it that messages are to be shown to, and something that connections are led by.
     active: AtomicBool,
+    leads: AtomicBool,
     table: ArcSwap<Vec<Arc<Lease>>>,
     /// Leases of an earlier epoch are void: what ends every fault at once.
     epoch: AtomicU64,
@@ -71,6 +74,8 @@ pub(crate) struct Lease {
     /// Decisions that are being made now.
     deciding: AtomicU32,
     members: Members,
+    /// What connections are led through, once it is there.
+    pub(crate) network: OnceLock<Arc<dyn Network>>,
     pub(crate) counters: Counters,
 }
 
@@ -179,6 +184,7 @@ impl Lease {
             ended: AtomicBool::new(false),
             deciding: AtomicU32::new(0),
             members: Members::new(share, &connections, seed),
+            network: OnceLock::new(),
             counters: Counters::default(),
             experiment,
         }
@@ -198,7 +204,7 @@ impl Lease {
         !self.experiment.matcher.takes_known_only() || self.members.first.contains_key(&connection)
     }
 
-    fn is_alive(&self, shared: &Shared, now: Instant) -> bool {
+    pub(crate) fn is_alive(&self, shared: &Shared, now: Instant) -> bool {
         now < self.expires_at && !self.ended.load(Ordering::SeqCst) && self.epoch == shared.epoch.load(Ordering::SeqCst)
     }
 
@@ -220,6 +226,10 @@ impl Lease {
         now: Instant,
     ) -> Option<Injection> {
         let (matcher, fault) = (&self.experiment.matcher, &self.experiment.fault);
+        if matches!(fault, Fault::Network(_)) {
+            // Which messages its packets are of nobody knows.
+            return None;
+        }
         if !self.is_alive(shared, now) || !matcher.takes_direction(place.direction) {
             return None;
         }
@@ -276,7 +286,32 @@ impl Lease {
         if !self.is_alive(shared, now) {
             return None;
         }
-        self.journal(shared, || Hit {
+        self.journal(shared, || self.hit(member, effect.clone(), now));
+        Some(Injection { fault: self.id, effect, ends: self.expires_at })
+    }
+
+    /// Leads a connection to the server through the network of this fault, for a chosen connection.
+    pub(crate) fn leads<T>(
+        &self,
+        shared: &Shared,
+        member: Member,
+        now: Instant,
+        lead: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.deciding.fetch_add(1, Ordering::SeqCst);
+        let _deciding = Deciding(&self.deciding);
+        if !self.is_alive(shared, now) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        self.journal(shared, || self.hit(member, Effect::Network, now));
+        let led = lead()?;
+        self.counters.observed.fetch_add(1, Ordering::Relaxed);
+        Ok(led)
+    }
+
+    /// What is done to a connection as a whole, as a journal has it.
+    fn hit(&self, member: Member, effect: Effect, now: Instant) -> Hit {
+        Hit {
             experiment: self.id,
             at: now.saturating_duration_since(self.started),
             rule: self.experiment.scenario,
@@ -288,9 +323,8 @@ impl Lease {
             method: None,
             tool: None,
             draw: 0.0,
-            effect: effect.clone(),
-        });
-        Some(Injection { fault: self.id, effect, ends: self.expires_at })
+            effect,
+        }
     }
 
     fn journal(&self, shared: &Shared, hit: impl FnOnce() -> Hit) {
@@ -319,6 +353,7 @@ impl Shared {
     pub(crate) fn new(hits: SyncSender<Hit>, directory: Directory) -> Self {
         Self {
             active: AtomicBool::new(false),
+            leads: AtomicBool::new(false),
             table: ArcSwap::default(),
             epoch: AtomicU64::new(0),
             stop: ArcSwapOption::empty(),
@@ -336,6 +371,12 @@ impl Shared {
         self.active.load(Ordering::Relaxed)
     }
 
+    /// The one load that a connection costs while none is led.
+    #[inline]
+    pub(crate) fn leads(&self) -> bool {
+        self.leads.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::SeqCst)
     }
@@ -350,9 +391,11 @@ impl Shared {
 
     /// These are the leases from now on. For the controller, one thread at a time.
     pub(crate) fn publish(&self, leases: Vec<Arc<Lease>>) {
-        let active = !leases.is_empty();
+        let leads = |lease: &Arc<Lease>| matches!(lease.experiment.fault, Fault::Network(_));
+        let (is_leading, is_active) = (leases.iter().any(leads), leases.iter().any(|lease| !leads(lease)));
         self.table.store(Arc::new(leases));
-        self.active.store(active, Ordering::SeqCst);
+        self.active.store(is_active, Ordering::SeqCst);
+        self.leads.store(is_leading, Ordering::SeqCst);
         self.changed();
     }
 
@@ -362,6 +405,7 @@ impl Shared {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         self.table.store(Arc::default());
         self.active.store(false, Ordering::SeqCst);
+        self.leads.store(false, Ordering::SeqCst);
         self.changed();
     }
 

@@ -137,10 +137,14 @@ impl Matcher {
 
     /// Whether a server is one that the fault is about, whatever revision it speaks.
     pub(crate) fn takes_server(&self, server: &str, transport: Transport) -> bool {
-        self.server.as_ref().is_none_or(|pattern| pattern.matches(server))
+        self.takes_name(server)
             && self.transport.is_none_or(|wanted| wanted == transport)
             && (self.session.is_none() || transport == Transport::Http)
             && self.reach.places.iter().any(|(place, _)| *place == transport)
+    }
+
+    pub(crate) fn takes_name(&self, server: &str) -> bool {
+        self.server.as_ref().is_none_or(|pattern| pattern.matches(server))
     }
 
     /// Where the fault means something as it was asked for, as people read it; none: anywhere.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::directory::Directory;
 use crate::experiment::Experiment;
+use crate::fault::Fault;
 use crate::target::Unit;
 use crate::{Message, MessageKind};
 
@@ -170,7 +171,9 @@ pub(crate) fn outlook(
     };
     let matching: Vec<_> = traffic.iter().filter_map(|row| Some((row, messages(row)?))).collect();
     let total: f64 = matching.iter().map(|(_, messages)| messages).sum();
-    let expected = matcher.count.expected(total, fault.intensity().get());
+    // A network is passed by all messages, whatever it does to their packets.
+    let intensity = if matches!(fault, Fault::Network(_)) { 1.0 } else { fault.intensity().get() };
+    let expected = matcher.count.expected(total, intensity);
     let part = |(row, messages): &(&Traffic, f64)| ExpectedHits {
         server: row.server.clone(),
         direction: row.direction.as_str().to_owned(),

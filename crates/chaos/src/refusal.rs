@@ -18,6 +18,12 @@ pub enum Refusal {
         /// What was asked for.
         scenario: Scenario,
     },
+    /// Nothing here can make a network.
+    #[error(
+        "backend=netem is not available here: expected a helper process, for which the program calls \
+         mcpscope_chaos::helper::run_if_requested() first in main (on Linux), or backend=message"
+    )]
+    NoNetwork,
     /// Chaos is off.
     #[error("chaos is off ({why}): expected mode manual or scheduled")]
     Off {

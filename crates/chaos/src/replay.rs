@@ -43,6 +43,12 @@ pub enum ReplayError {
         /// How many are not.
         missing: u64,
     },
+    /// What became of packets nobody but the kernel knows.
+    #[error(
+        "which packets were lost or late was drawn by the kernel (backend=netem), and cannot be drawn again: expected an \
+         experiment on messages"
+    )]
+    Packets,
     /// What it says was asked for cannot be asked for.
     #[error("the journal's experiment makes no sense")]
     Parameters(
@@ -135,6 +141,9 @@ impl Recording {
         let longest = std::time::Duration::from_millis(crate::catalogue::LONGEST_MS);
         let request = Request { scenario: header.scenario.clone(), parameters: header.parameters.clone() };
         let experiment = Experiment::read(&request, longest, None)?;
+        if matches!(experiment.fault, Fault::Network(_)) {
+            return Err(ReplayError::Packets);
+        }
         Ok(Self { header, hits, report, experiment })
     }
 

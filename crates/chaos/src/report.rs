@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Parameters;
 use crate::audit::Audit;
+use crate::network::Packets;
 use crate::series::Point;
 use crate::status::{StartedBy, Status};
 use crate::steady::Sample;
@@ -168,6 +169,9 @@ pub struct Injected {
     /// What was asked for and what it came to, where memory or processors were taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<Achieved>,
+    /// The packets of the network, where the kernel delayed or lost them (`backend=netem`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets: Option<Packets>,
 }
 
 /// How the watched system came back.

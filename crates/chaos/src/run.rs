@@ -11,6 +11,7 @@ use crate::directory::Server;
 use crate::experiment::Experiment;
 use crate::fault::Fault;
 use crate::lease::{Lease, Shared};
+use crate::network::Packets;
 use crate::outage::{Judged, Outage};
 use crate::outlook::millis;
 use crate::report::{Injected, RecoveryReport, Report, Slot};
@@ -61,6 +62,8 @@ pub(crate) struct Run {
     pub(crate) audit: Audit,
     /// What a fault outside of messages has come to.
     achieved: Option<Achieved>,
+    /// What has become of the packets of a network.
+    packets: Option<Packets>,
     /// Where it has been since the journal was last told.
     pub(crate) changes: Vec<(Instant, Status, Option<String>)>,
 }
@@ -109,6 +112,7 @@ impl Run {
             leak: None,
             audit: Audit::default(),
             achieved: None,
+            packets: None,
             changes: Vec::new(),
         };
         run.set(Status::Planned, None, now);
@@ -225,7 +229,9 @@ impl Run {
             if let Err(error) = guarded(|| target.undo(fault)) {
                 failed.push(format!("{} could not be undone: {error}", target.name()));
             }
-            self.achieved = target.progress(fault).achieved.or(self.achieved.take());
+            let progress = target.progress(fault);
+            self.achieved = progress.achieved.or(self.achieved.take());
+            self.packets = progress.packets.or(self.packets);
         }
         if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
     }
@@ -286,6 +292,7 @@ impl Run {
         for target in &self.carriers {
             let progress = target.progress(fault);
             self.achieved = progress.achieved.or(self.achieved.take());
+            self.packets = progress.packets.or(self.packets);
             ended = ended.or_else(|| Some((target.name().to_owned(), progress.ended?)));
         }
         match ended {
@@ -414,6 +421,10 @@ impl Run {
         } else {
             injected.achieved_intensity = share(injected.injected, injected.matched);
         }
+        if let Fault::Network(netem) = &self.experiment.fault {
+            injected.achieved_intensity = netem.achieved(self.packets.unwrap_or_default());
+            injected.packets = self.packets;
+        }
         if let Some(achieved) = &self.achieved {
             injected.requested_intensity = achieved.requested_share();
             injected.achieved_intensity = Some(achieved.share());
@@ -431,7 +442,9 @@ impl Run {
 
     pub(crate) fn report(&self, clock: &ClockAnchor) -> Report {
         let injection = self.injection();
-        let can_be_replayed = self.lease.is_some() && injection.unjournalled == 0;
+        // What becomes of a packet the kernel draws.
+        let is_drawn = !matches!(self.experiment.fault, Fault::Network(_));
+        let can_be_replayed = self.lease.is_some() && injection.unjournalled == 0 && is_drawn;
         Report {
             id: self.id,
             scenario: self.scenario().to_string(),

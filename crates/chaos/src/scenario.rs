@@ -284,6 +284,11 @@ impl Scenario {
         matches!(self, Self::ProcessCrash | Self::MemoryPressure | Self::CpuOverload)
     }
 
+    /// Whether the kernel can do it to packets, where it is asked for so (`backend=netem`).
+    pub(crate) const fn has_netem(self) -> bool {
+        matches!(self, Self::LatencyInjection | Self::PacketLoss)
+    }
+
     /// Where it means something, as people read it: `stdio`, `HTTP up to 2025-11-25` and so on.
     #[must_use]
     pub fn meaningful(self) -> String {

@@ -9,6 +9,7 @@ use mcpscope_core::{Component, FaultId};
 use serde::{Deserialize, Serialize};
 
 use crate::matcher::Pattern;
+use crate::network::{Network, Packets};
 use crate::outage::Outage;
 use crate::outlook::ResourceOutlook;
 use crate::{Parameters, Scenario};
@@ -78,6 +79,11 @@ pub trait ChaosTarget: fmt::Debug + Send + Sync {
         Progress::default()
     }
 
+    /// What it leads connections through for this fault, which is about their packets.
+    fn network(&self, _fault: FaultId) -> Option<Arc<dyn Network>> {
+        None
+    }
+
     /// Ends a process that an earlier run of this program had started for a fault, if it is still there and provably that
     /// process.
     ///
@@ -104,6 +110,8 @@ pub struct Progress {
     pub process: Option<ProcessId>,
     /// How much was asked for and how much it is, where that can be told.
     pub achieved: Option<Achieved>,
+    /// The packets of the network that was made for it.
+    pub packets: Option<Packets>,
     /// That it has ended by itself before its time.
     pub ended: Option<Ended>,
 }

@@ -133,6 +133,8 @@ fn what_is_no_whole_journal_is_refused() {
     let hit = fewer.iter().position(|line| line.contains("\"record\":\"hit\"")).unwrap();
     fewer.remove(hit);
     assert_eq!(parse(&fewer.join("\n")), ReplayError::Incomplete { missing: 1 });
+    let packets = text.replacen("\"parameters\":{}", "\"parameters\":{\"backend\":\"netem\"}", 1);
+    assert_eq!(parse(&packets), ReplayError::Packets);
     let twice = format!("{text}{}", text.lines().last().unwrap());
     assert_eq!(parse(&twice), ReplayError::BadLine { line: lines + 1 });
     for cut in (0..text.len() - 1).step_by(997) {

@@ -49,6 +49,8 @@ pub enum Effect {
         /// At least 1.
         bytes_per_second: u32,
     },
+    /// The bytes of a connection take the way through a network that delays and loses packets.
+    Network,
     /// Something breaks beneath the messages.
     Break(Break),
 }
@@ -174,6 +176,7 @@ impl Effect {
             Self::Answer(answer) => answer.as_str(),
             Self::Change(change) => change.as_str(),
             Self::Slow { .. } => "slow",
+            Self::Network => "network",
             Self::Break(Break::Refuse) => "refuse",
             Self::Break(Break::Reset) => "reset",
             Self::Break(Break::HalfOpen) => "half_open",
@@ -186,7 +189,7 @@ impl Effect {
     pub const fn is_final(&self) -> bool {
         match self {
             Self::Hold { .. } | Self::Drop | Self::Answer(_) | Self::Break(_) => true,
-            Self::Delay { .. } | Self::Duplicate | Self::Change(_) | Self::Slow { .. } => false,
+            Self::Delay { .. } | Self::Duplicate | Self::Change(_) | Self::Slow { .. } | Self::Network => false,
         }
     }
 }

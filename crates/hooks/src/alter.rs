@@ -84,7 +84,7 @@ impl Altered<'_> {
     /// Applies one effect to what those before have left. Returns whether it could be.
     fn apply(&mut self, effect: &Effect, place: Place) -> bool {
         match effect {
-            Effect::Delay { .. } | Effect::Hold { .. } | Effect::Drop => false,
+            Effect::Delay { .. } | Effect::Hold { .. } | Effect::Drop | Effect::Network => false,
             Effect::Duplicate => {
                 self.is_doubled |= place.is_in_stream;
                 place.is_in_stream

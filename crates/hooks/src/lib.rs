@@ -19,7 +19,7 @@ pub use departure::{Departure, Lane};
 pub use in_flight::InFlight;
 pub use instrumentation::{DEFAULT_COMPONENTS, InstrumentError, Instrumentation};
 pub use link::Link;
-pub use mcpscope_chaos::{Message, MessageKind, Watch};
+pub use mcpscope_chaos::{Detour, Message, MessageKind, Watch};
 pub use open::{Connection, Queued, Session};
 pub use probe::{Loss, Observer, Parts, Probe};
 pub use touch::{Fate, Passage, Touch};

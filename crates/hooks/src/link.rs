@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use mcpscope_chaos::{Connection, Endpoint, Lane, Message};
+use mcpscope_chaos::{Connection, Detour, Endpoint, Lane, Message};
 use mcpscope_core::{Direction, Era, Injection};
 
 /// A connection as faults see it: a stdio pair; over HTTP a session where the revision has sessions, else a client's
@@ -62,6 +62,12 @@ impl Link {
         let mut state = inner.lock();
         let lane = state.lanes.iter_mut().find(|lane| lane.direction() == direction);
         lane.map_or_else(Vec::new, |lane| lane.decide(message, at))
+    }
+
+    /// The ways through networks of faults that what it carries takes at `at`, the outermost last. None, almost always.
+    #[must_use]
+    pub fn detours(&self, at: Instant) -> Vec<Detour> {
+        self.0.as_ref().map_or_else(Vec::new, |inner| inner.lock().connection.detours(at))
     }
 
     /// What is done to it as a whole at `at`, and whether that is said for the first time; nothing if nothing is. `is_new` if

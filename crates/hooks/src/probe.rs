@@ -224,6 +224,12 @@ impl Probe {
         self.0.chaos.as_ref().is_some_and(|(injector, _)| injector.is_active())
     }
 
+    /// Whether connections may be led through a network of a fault's.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.0.chaos.as_ref().is_some_and(|(injector, _)| injector.leads())
+    }
+
     /// Whether requests that go on are to carry our trace context, for which they must be held until they are complete.
     #[must_use]
     pub fn propagates(&self) -> bool {

@@ -94,7 +94,12 @@ impl Touch {
                     }
                 }
                 Effect::Drop => is_lost = true,
-                Effect::Duplicate | Effect::Answer(_) | Effect::Change(_) | Effect::Slow { .. } | Effect::Break(_) => {}
+                Effect::Duplicate
+                | Effect::Answer(_)
+                | Effect::Change(_)
+                | Effect::Slow { .. }
+                | Effect::Network
+                | Effect::Break(_) => {}
             }
         }
         if is_lost {

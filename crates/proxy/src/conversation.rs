@@ -2,6 +2,7 @@
 
 mod endings;
 mod ids;
+mod leading;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;

@@ -97,6 +97,14 @@ impl Requests {
         Some(pending)
     }
 
+    pub(crate) fn get_mut(&mut self, direction: Direction, id: &RequestId) -> Option<&mut Pending> {
+        let wanted = Wanted(direction, id);
+        match &mut self.only {
+            Some((key, only)) => wanted.equivalent(key).then_some(only),
+            None => self.by_id.get_mut(&wanted),
+        }
+    }
+
     /// The request that asked for its progress by this token.
     pub(crate) fn by_token(&mut self, direction: Direction, token: &RequestId) -> Option<&mut InFlight> {
         let pending = match &mut self.only {

@@ -278,7 +278,7 @@ scenarios:
 ";
         expect![[r#"
             chaos.yaml:4:13: scenarios[0].name: there is no scenario `latency`: expected one of latency_injection, network_partition, packet_loss, process_crash, memory_pressure, cpu_overload, hang, lost_request, lost_response, wrong_id, duplicate_response, late_response_after_cancel, rpc_error, tool_error, schema_violation, malformed_json, truncated, stdout_noise, oversize, slow_stream, stream_break, stale_session, tools_list_flap, input_required_loop, header_mismatch, version_reject, http_status
-            chaos.yaml:6:26: scenarios[1].parameters.delai: latency_injection has no parameter `delai`: expected one of kind, intensity, distribution, min, max, delay, mean, stddev, scale, shape, order, heal, duration, recovery_time, steady_state, abort_when, seed, server, transport, direction, session, control, method, tool, nth, every, after, max_hits
+            chaos.yaml:6:26: scenarios[1].parameters.delai: latency_injection has no parameter `delai`: expected one of kind, intensity, distribution, min, max, delay, mean, stddev, scale, shape, order, heal, backend, duration, recovery_time, steady_state, abort_when, seed, server, transport, direction, session, control, method, tool, nth, every, after, max_hits
             chaos.yaml:6:40: scenarios[1].parameters.delay: latency_injection: delay is "soon": expected a duration from 0s to 10m, such as 300ms or 8s, or milliseconds
             chaos.yaml:6:57: scenarios[1].parameters.intensity: latency_injection: intensity is 2: expected a share from 0 to 1
             chaos.yaml:6:70: scenarios[1].parameters.duration: latency_injection: duration is "6s": expected at most 5s, which is the plan's test_duration

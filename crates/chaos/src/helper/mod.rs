@@ -1,4 +1,4 @@
-//! Memory and processors are taken by a helper process, which is this very program, started once more.
+//! Memory and processors are taken, and packets lost, by a helper process, which is this very program, started once more.
 //!
 //! The helper cannot outlive the program: it dies with the thread that started it (parent-death signal), with its end of
 //! the pipe that orders come by, at its own deadline, and by its own limits. What it took goes with it.
@@ -15,6 +15,8 @@ mod hold;
 mod linux;
 #[cfg(target_os = "linux")]
 mod mapping;
+#[cfg(target_os = "linux")]
+mod network;
 #[cfg(target_os = "linux")]
 mod pressure;
 #[cfg(target_os = "linux")]
@@ -51,7 +53,7 @@ pub fn run_if_requested() -> Ready {
     Ready(())
 }
 
-/// Why memory or processors cannot be taken. Nothing was started, or what was is gone.
+/// Why a helper cannot do what it is for. Nothing was started, or what was is gone.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HelperError {
@@ -70,6 +72,12 @@ pub enum HelperError {
         /// How long it was waited for.
         ms: u64,
     },
+    /// There is no network with faults.
+    #[error("{0}")]
+    NoNetwork(
+        /// Why, and what can be done about it.
+        String,
+    ),
     /// It is not known how much memory is free.
     #[error("how much memory is free cannot be told: expected MemAvailable in /proc/meminfo")]
     UnknownMemory,

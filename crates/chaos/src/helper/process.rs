@@ -1,20 +1,28 @@
 //! A helper process, from its parent's side: its start, what it tells, its end.
 
 use std::fs;
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::cmsg_space;
 use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 
 use crate::helper::HelperError;
 use crate::helper::serve::{is_ready, monotonic};
 use crate::helper::wire::{self, Job, Told};
+use crate::network::{Network, Packets};
 use crate::process::{Process, ProcessEntry};
 use crate::target::{Ended, ProcessId};
 
@@ -24,6 +32,11 @@ pub(super) const PROGRAM: &str = "/proc/self/exe";
 const START: Duration = Duration::from_secs(2);
 /// How long it may take to greet.
 const GREETING: Duration = Duration::from_secs(10);
+/// How long it may take to make a network, and a connection through it.
+const NETWORK: Duration = Duration::from_secs(5);
+const PAIR: Duration = Duration::from_secs(2);
+/// How long it may take to let go of one.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long a helper of an earlier run may take to end, and how often it is looked at meanwhile.
 const SWEPT: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(2);
@@ -32,6 +45,12 @@ const LOOK: Duration = Duration::from_millis(2);
 #[derive(Debug, Default)]
 pub(super) struct Helper {
     state: Mutex<State>,
+    /// The network is there.
+    is_up: AtomicBool,
+    /// Tells of changes to those who wait for them.
+    changed: Condvar,
+    /// One order at a time waits for what it is answered.
+    asking: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -40,10 +59,11 @@ struct State {
     /// What it is signalled by; none before it is there and once it is reaped, when its number may be another's.
     process: Option<Process>,
     /// While this is open, the helper goes on.
-    orders: Option<ChildStdin>,
+    orders: Option<UnixStream>,
     /// The control group in which it takes what it takes.
     group: Option<String>,
     achieved: Option<f64>,
+    packets: Option<Packets>,
     ended: Option<Ended>,
     /// It is to end.
     is_over: bool,
@@ -70,15 +90,15 @@ impl Helper {
     }
 
     fn live(&self, job: &Job, started: &SyncSender<io::Result<()>>) {
-        let mut child = match spawn() {
-            Ok(child) => child,
+        let (mut child, orders) = match spawn() {
+            Ok(spawned) => spawned,
             // Whoever started it may have given up by now.
             Err(error) => return drop(started.send(Err(error))),
         };
         let told = child.stdout.take();
         let (process, id) = identified(&child).unzip();
         let mut state = self.lock();
-        state.orders = child.stdin.take();
+        state.orders = Some(orders);
         state.id = id;
         state.process = process;
         if state.is_over {
@@ -118,7 +138,7 @@ impl Helper {
             None => {}
             // An empty pipe has room for it: nothing to wait for.
             Some(orders) => match wire::write(orders, job) {
-                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
+                Err(error) if !is_end(&error) => return Err(error),
                 _ => {}
             },
         }
@@ -127,10 +147,13 @@ impl Helper {
             match what {
                 Told::Ready => {}
                 Told::Group(group) => state.group = Some(group),
+                Told::Up => self.is_up.store(!state.is_over, Ordering::SeqCst),
                 Told::Achieved(achieved) => state.achieved = Some(achieved),
+                Told::Packets(packets) => state.packets = Some(packets),
                 Told::LetGo(why) => state.ended = Some(Ended::LetGo(why)),
                 Told::Failed(why) => state.ended = Some(Ended::Failed(why)),
             }
+            self.changed.notify_all();
         }
         Ok(())
     }
@@ -143,6 +166,7 @@ impl Helper {
             let wait = || waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
             while matches!(wait(), Err(Errno::INTR)) {}
         }
+        self.is_up.store(false, Ordering::SeqCst);
         let mut state = self.lock();
         state.process = None;
         state.orders = None;
@@ -153,14 +177,29 @@ impl Helper {
             state.ended = Some(Ended::Failed(format!("the helper process ended before its time ({how})")));
         }
         state.is_gone = true;
+        self.changed.notify_all();
     }
 
     /// Ends it, without waiting until it is gone.
     pub(super) fn end(&self) {
         let mut state = self.lock();
+        self.is_up.store(false, Ordering::SeqCst);
         state.is_over = true;
         state.orders = None;
         state.kill();
+    }
+
+    /// Ends it as a network, which tells first what has become of its packets, and lets go of them; hard if that takes long.
+    pub(super) fn end_network(&self) {
+        let mut state = self.lock();
+        self.is_up.store(false, Ordering::SeqCst);
+        state.is_over = true;
+        if let Some(orders) = state.orders.take() {
+            // Whoever waits for an answer there has one now, too.
+            let _ = orders.shutdown(Shutdown::Both);
+        }
+        drop(self.changed.wait_timeout_while(state, LAST_WORDS, |state| !state.is_gone));
+        self.end();
     }
 
     pub(super) fn id(&self) -> Option<ProcessId> {
@@ -184,9 +223,72 @@ impl Helper {
         self.lock().is_gone
     }
 
+    pub(super) fn packets(&self) -> Option<Packets> {
+        self.lock().packets
+    }
+
+    /// Waits until the network is there. It is ended if there will be none.
+    pub(super) fn wait_until_up(&self) -> Result<(), HelperError> {
+        let is_up = || self.is_up.load(Ordering::SeqCst);
+        let waits = |state: &mut State| !is_up() && state.ended.is_none() && !state.is_gone;
+        let (state, _) =
+            self.changed.wait_timeout_while(self.lock(), NETWORK, waits).unwrap_or_else(PoisonError::into_inner);
+        let why = match &state.ended {
+            None if is_up() => return Ok(()),
+            Some(Ended::Failed(why) | Ended::LetGo(why)) => why.clone(),
+            None if state.is_gone => "the helper process has ended".to_owned(),
+            None => format!("there was no network within {} s", NETWORK.as_secs()),
+        };
+        drop(state);
+        self.end();
+        Err(HelperError::NoNetwork(why))
+    }
+
+    /// Ends it, and waits until it is gone, if it does not take long.
+    pub(super) fn end_and_wait(&self) {
+        self.end();
+        let state = self.lock();
+        drop(self.changed.wait_timeout_while(state, SWEPT, |state| !state.is_gone));
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Network for Helper {
+    fn pair(&self) -> io::Result<[TcpStream; 2]> {
+        let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = || io::Error::from(io::ErrorKind::NotConnected);
+        let orders = self.lock().orders.as_ref().ok_or_else(gone)?.try_clone()?;
+        send(&orders, &[0], SendFlags::NOSIGNAL)?;
+        if !is_ready(&orders, PAIR)? {
+            // What it may say later would be taken for the answer to another.
+            let why = format!("the helper process made no connection within {} s", PAIR.as_secs());
+            self.lock().ended.get_or_insert(Ended::Failed(why));
+            self.end();
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        recvmsg(&orders, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+        let ends = ancillary.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(ends) => Some(ends),
+            _ => None,
+        });
+        let ends: Vec<_> = ends.flatten().map(TcpStream::from).collect();
+        <[TcpStream; 2]>::try_from(ends).map_err(|_| gone())
+    }
+
+    fn is_up(&self) -> bool {
+        self.is_up.load(Ordering::SeqCst)
+    }
+}
+
+/// Whether it is because nobody reads any more.
+fn is_end(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 impl State {
@@ -198,17 +300,21 @@ impl State {
     }
 }
 
-fn spawn() -> io::Result<Child> {
-    Command::new(PROGRAM)
+/// Starts one, with what it is given orders by.
+fn spawn() -> io::Result<(Child, UnixStream)> {
+    // Not a pipe: what it answers may have descriptors with it.
+    let (orders, its) = UnixStream::pair()?;
+    let child = Command::new(PROGRAM)
         .arg0("mcpscope-chaos-helper")
         .args([wire::MARKER, &std::process::id().to_string()])
-        .stdin(Stdio::piped())
+        .stdin(OwnedFd::from(its))
         .stdout(Stdio::piped())
         // What it has to say it tells.
         .stderr(Stdio::null())
         .current_dir("/")
         .process_group(0)
-        .spawn()
+        .spawn()?;
+    Ok((child, orders))
 }
 
 fn no_pipe() -> io::Error {
@@ -243,12 +349,13 @@ pub(super) fn sweep(id: ProcessId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::helper::wire::Task;
+    use crate::helper::wire::{Take, Task};
 
     #[test]
     fn a_program_that_is_no_helper_is_ended_with_a_hint() {
         // The harness of these tests takes the marker for the name of a test, of which there is none.
-        let job = Job { task: Task::Cpu { cores: 1, duty: 0.1 }, victims: Vec::new(), deadline_ns: u64::MAX };
+        let job =
+            Job { task: Task::Take(Take::Cpu { cores: 1, duty: 0.1 }), victims: Vec::new(), deadline_ns: u64::MAX };
         let helper = Helper::start(job).unwrap();
         while !helper.is_gone() {
             thread::sleep(Duration::from_millis(1));

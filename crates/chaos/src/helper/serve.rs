@@ -20,17 +20,18 @@ use crate::helper::burn::{self, Burn};
 use crate::helper::groups::Groups;
 use crate::helper::hold::Hold;
 use crate::helper::linux::kill_self;
+use crate::helper::network;
 use crate::helper::room::Own;
-use crate::helper::wire::{self, Job, Task, Told};
+use crate::helper::wire::{self, Job, Take, Task, Told};
 
 /// How long a job is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is told what has been achieved.
-const TELL: Duration = Duration::from_millis(100);
+pub(super) const TELL: Duration = Duration::from_millis(100);
 /// How late it may end by itself before it is ended hard.
 const LATE: Duration = Duration::from_millis(500);
 /// What it may use of a core for itself, in seconds.
-const OWN_SECONDS: u64 = 2;
+pub(super) const OWN_SECONDS: u64 = 2;
 /// What it may use of its address space for itself.
 const OWN_BYTES: u64 = 64 << 20;
 const STACK: usize = 128 << 10;
@@ -56,22 +57,28 @@ pub(super) fn serve() -> io::Result<()> {
         return Ok(());
     }
     let Some(job) = wire::read::<Job>(&mut BufReader::new(stdin.lock()))? else { return Ok(()) };
-    let deadline = Instant::now() + Duration::from_nanos(job.deadline_ns).saturating_sub(monotonic());
-    watch_over(deadline)?;
+    let left = Duration::from_nanos(job.deadline_ns).saturating_sub(monotonic());
+    // Read after the other clock: a helper that ended before its time would have failed.
+    let deadline = Instant::now() + left;
     let tell = |told| wire::write(&stdout, &told);
+    let take = match job.task {
+        Task::Take(take) => take,
+        Task::Network(netem) => return network::serve(&netem, deadline, stdin.as_fd(), tell),
+    };
+    watch_over(deadline)?;
     // It has the policy of the program. Load that nothing else can run beside could not be ended.
     if is_real_time() {
         let why = "the program has a real-time scheduling policy, and so would the load: expected another policy";
         return tell(Told::Failed(why.to_owned()));
     }
-    let aim = match Aim::take(job.victims, job.task.controller()) {
+    let aim = match Aim::take(job.victims, take.controller()) {
         Ok(aim) => aim,
         Err(error) => return tell(Told::Failed(TargetError::of(&error).0)),
     };
     if let Some(group) = aim.group() {
         tell(Told::Group(group.display().to_string()))?;
     }
-    let mut work = match Work::start(job.task, &aim, deadline) {
+    let mut work = match Work::start(take, &aim, deadline) {
         Ok(work) => work,
         Err(error) => return tell(Told::Failed(error.to_string())),
     };
@@ -104,15 +111,15 @@ enum Work {
 }
 
 impl Work {
-    fn start(task: Task, aim: &Aim, deadline: Instant) -> io::Result<Self> {
+    fn start(take: Take, aim: &Aim, deadline: Instant) -> io::Result<Self> {
         let seconds = deadline.saturating_duration_since(Instant::now()).as_secs() + 1 + OWN_SECONDS;
-        match task {
-            Task::Memory { bytes } => {
+        match take {
+            Take::Memory { bytes } => {
                 limit(Resource::Cpu, seconds);
                 limit_address_space(bytes);
                 Ok(Self::Memory(Hold::new(bytes, !aim.victims().is_empty(), Instant::now())))
             }
-            Task::Cpu { cores, duty } => {
+            Take::Cpu { cores, duty } => {
                 limit(Resource::Cpu, seconds.saturating_mul(cores as u64));
                 let quota = Groups::of(Path::new("/"), None).cpu_quota();
                 let burn = Burn::start(&burn::cores(aim.victims()), cores, duty, quota)?;
@@ -139,7 +146,7 @@ impl Work {
 }
 
 /// Ends this process hard if it has not ended by itself soon after its deadline.
-fn watch_over(deadline: Instant) -> io::Result<()> {
+pub(super) fn watch_over(deadline: Instant) -> io::Result<()> {
     let here = Arc::new(Barrier::new(2));
     let is_up = Arc::clone(&here);
     let watch = move || {
@@ -162,14 +169,14 @@ fn is_real_time() -> bool {
 }
 
 /// Allows so much more than there is.
-fn limit_address_space(more: u64) {
+pub(super) fn limit_address_space(more: u64) {
     if let Some(own) = Own::read() {
         limit(Resource::As, own.address_space.saturating_add(more).saturating_add(OWN_BYTES));
     }
 }
 
 /// Lowers a limit. One that is lower stays.
-fn limit(resource: Resource, most: u64) {
+pub(super) fn limit(resource: Resource, most: u64) {
     let now = getrlimit(resource);
     let lower = |limit: Option<u64>| Some(limit.map_or(most, |limit| limit.min(most)));
     // To lower a limit is always allowed.

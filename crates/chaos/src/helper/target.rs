@@ -1,4 +1,4 @@
-//! The target that takes memory and processors.
+//! The target that takes memory and processors, and loses packets.
 
 #[cfg(not(target_os = "linux"))]
 pub use other::ResourceTarget;
@@ -11,22 +11,25 @@ mod linux {
     use std::collections::BTreeMap;
     use std::fs;
     use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use mcpscope_core::FaultId;
 
     use crate::helper::groups::{Controller, Groups, Place};
     use crate::helper::process::{Helper, PROGRAM, sweep};
     use crate::helper::room::Limits;
-    use crate::helper::wire::{Job, Task};
+    use crate::helper::wire::{Job, Take, Task};
     use crate::helper::{HelperError, Ready, aim, burn, serve};
+    use crate::network::{Netem, Network};
     use crate::outlook::ResourceOutlook;
     use crate::parameter::Reader;
     use crate::target::{Achieved, ChaosTarget, Foresight, Order, ProcessId, Progress, TargetError, Unit, Victim};
     use crate::{Parameters, Scenario};
 
-    /// Takes memory (`memory_pressure`) and processors (`cpu_overload`) by helper processes, each for one fault.
+    /// Takes memory (`memory_pressure`) and processors (`cpu_overload`) by helper processes, each for one fault; and has the
+    /// kernel delay and lose packets (`latency_injection` and `packet_loss` with `backend=netem`) in a network of theirs.
     ///
     /// It takes no more than is safe: of memory what the tightest limit of control groups, machine and address space has
     /// free, less a reserve; of each core, and of a quota, 95 %. What it came to is in its progress and in the report.
@@ -35,13 +38,18 @@ mod linux {
     #[derive(Debug)]
     pub struct ResourceTarget {
         started: Mutex<BTreeMap<FaultId, Started>>,
+        /// There has been a network: there can be another.
+        has_netem: AtomicBool,
     }
+
+    /// How long a network may be there that is made to see whether there can be one.
+    const TRIAL: Duration = Duration::from_secs(10);
 
     #[derive(Debug)]
     struct Started {
         helper: Arc<Helper>,
-        requested: f64,
-        unit: Unit,
+        /// How much of what; nothing of packets, which are counted.
+        requested: Option<(f64, Unit)>,
     }
 
     impl ResourceTarget {
@@ -51,7 +59,7 @@ mod linux {
         /// The system has no helpers: it is not Linux, or has no `/proc`.
         pub fn new(_ready: Ready) -> Result<Self, HelperError> {
             fs::read_link(PROGRAM).map_err(HelperError::NoProgram)?;
-            Ok(Self { started: Mutex::default() })
+            Ok(Self { started: Mutex::default(), has_netem: AtomicBool::new(false) })
         }
 
         /// Its helpers that are there now: their process ids, each with the fault that it is for.
@@ -63,14 +71,41 @@ mod linux {
         }
 
         fn start(&self, order: &Order<'_>) -> Result<(), HelperError> {
-            let (task, requested, unit) = task(order.scenario, order.parameters, order.victims)?;
-            let left = order.expires_at.saturating_duration_since(Instant::now());
-            let deadline_ns = u64::try_from((serve::monotonic() + left).as_nanos()).unwrap_or(u64::MAX);
+            let (task, requested) = match netem(order.scenario, order.parameters)? {
+                Some(netem) => (Task::Network(netem), None),
+                None => {
+                    let (take, requested, unit) = take(order.scenario, order.parameters, order.victims)?;
+                    (Task::Take(take), Some((requested, unit)))
+                }
+            };
+            let deadline_ns = monotonic_ns(order.expires_at);
             let helper = Helper::start(Job { task, victims: order.victims.to_vec(), deadline_ns })?;
             let mut started = self.lock();
             started.retain(|_, started| !started.helper.is_gone());
-            started.insert(order.fault, Started { helper, requested, unit });
-            Ok(())
+            started.insert(order.fault, Started { helper: helper.clone(), requested });
+            drop(started);
+            if matches!(task, Task::Network(_)) { helper.wait_until_up() } else { Ok(()) }
+        }
+
+        /// Whether packets can be delayed and lost here: a network is made, and done away with again.
+        ///
+        /// # Errors
+        /// They cannot, with the reason and what can be done about it.
+        pub fn has_netem(&self) -> Result<(), HelperError> {
+            self.try_netem(Netem::default())
+        }
+
+        /// Makes a network as it is asked for, and does away with it again.
+        fn try_netem(&self, netem: Netem) -> Result<(), HelperError> {
+            if self.has_netem.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let deadline_ns = monotonic_ns(Instant::now() + TRIAL);
+            let helper = Helper::start(Job { task: Task::Network(netem), victims: Vec::new(), deadline_ns })?;
+            let tried = helper.wait_until_up();
+            helper.end_and_wait();
+            self.has_netem.store(tried.is_ok(), Ordering::Relaxed);
+            tried
         }
 
         fn helper(&self, fault: FaultId) -> Option<Arc<Helper>> {
@@ -82,8 +117,18 @@ mod linux {
         }
     }
 
+    fn monotonic_ns(at: Instant) -> u64 {
+        let left = at.saturating_duration_since(Instant::now());
+        u64::try_from((serve::monotonic() + left).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// What is to be done to packets, if it is about them.
+    fn netem(scenario: Scenario, parameters: &Parameters) -> Result<Option<Netem>, HelperError> {
+        Ok(Netem::read(&Reader::new(scenario, parameters)?)?)
+    }
+
     /// What a helper is to do, and how much of what that is.
-    fn task(scenario: Scenario, parameters: &Parameters, victims: &[Victim]) -> Result<(Task, f64, Unit), HelperError> {
+    fn take(scenario: Scenario, parameters: &Parameters, victims: &[Victim]) -> Result<(Take, f64, Unit), HelperError> {
         let (root, reader) = (Path::new("/"), Reader::new(scenario, parameters)?);
         let is_cpu = scenario == Scenario::CpuOverload;
         if reader.aims_at_target()? {
@@ -97,7 +142,7 @@ mod linux {
             if wanted > there {
                 return Err(HelperError::TooManyCores { wanted, there });
             }
-            return Ok((Task::Cpu { cores: wanted as usize, duty }, duty, Unit::Share));
+            return Ok((Take::Cpu { cores: wanted as usize, duty }, duty, Unit::Share));
         }
         let limits = Limits::in_groups_of(root, victims.first().map(|victim| victim.process.pid));
         let bytes = match reader.share("share")? {
@@ -108,7 +153,7 @@ mod linux {
             }
         };
         limits.check(bytes)?;
-        Ok((Task::Memory { bytes }, bytes as f64, Unit::Bytes))
+        Ok((Take::Memory { bytes }, bytes as f64, Unit::Bytes))
     }
 
     /// What a helper would come to now.
@@ -117,19 +162,19 @@ mod linux {
         parameters: &Parameters,
         victims: &[Victim],
     ) -> Result<ResourceOutlook, HelperError> {
-        let (task, requested, unit) = task(scenario, parameters, victims)?;
+        let (take, requested, unit) = take(scenario, parameters, victims)?;
         let (root, pid) = (Path::new("/"), victims.first().map(|victim| victim.process.pid));
-        let (expected, limit, cores) = match task {
-            Task::Memory { bytes } => {
+        let (expected, limit, cores) = match take {
+            Take::Memory { bytes } => {
                 let (expected, limit) = Limits::in_groups_of(root, pid).expected(bytes);
                 (expected as f64, limit, None)
             }
-            Task::Cpu { cores, duty } => {
+            Take::Cpu { cores, duty } => {
                 let (expected, limit) = burn::expected(duty, cores, Groups::of(root, pid).cpu_quota());
                 (expected, limit, Some(cores as u64))
             }
         };
-        let place = Place::of(root, pid, task.controller());
+        let place = Place::of(root, pid, take.controller());
         let cgroup = place.map(|place| place.counts.display().to_string());
         Ok(ResourceOutlook { requested, expected, unit, cores, limit, cgroup })
     }
@@ -144,15 +189,23 @@ mod linux {
         }
 
         fn carries(&self, scenario: Scenario) -> bool {
-            matches!(scenario, Scenario::MemoryPressure | Scenario::CpuOverload)
+            matches!(scenario, Scenario::MemoryPressure | Scenario::CpuOverload) || scenario.has_netem()
         }
 
         fn check(&self, scenario: Scenario, parameters: &Parameters, victims: &[Victim]) -> Result<(), TargetError> {
-            task(scenario, parameters, victims).map(drop).map_err(|error| TargetError::of(&error))
+            let checked = match netem(scenario, parameters) {
+                Ok(Some(netem)) => self.try_netem(netem),
+                Ok(None) => take(scenario, parameters, victims).map(drop),
+                Err(error) => Err(error),
+            };
+            checked.map_err(|error| TargetError::of(&error))
         }
 
         fn foresee(&self, scenario: Scenario, parameters: &Parameters, victims: &[Victim]) -> Foresight {
-            // What cannot be done was refused.
+            // What cannot be done was refused. A network takes nothing.
+            if scenario.has_netem() {
+                return Foresight::default();
+            }
             Foresight { resource: outlook(scenario, parameters, victims).ok(), ..Foresight::default() }
         }
 
@@ -161,8 +214,11 @@ mod linux {
         }
 
         fn undo(&self, fault: FaultId) -> Result<(), TargetError> {
-            if let Some(helper) = self.helper(fault) {
-                helper.end();
+            let started = self.lock().get(&fault).map(|started| (Arc::clone(&started.helper), started.requested));
+            match started {
+                Some((helper, Some(_))) => helper.end(),
+                Some((network, None)) => network.end_network(),
+                None => {}
             }
             Ok(())
         }
@@ -176,11 +232,16 @@ mod linux {
 
         fn progress(&self, fault: FaultId) -> Progress {
             let started = self.lock();
-            let Some(Started { helper, requested, unit }) = started.get(&fault) else { return Progress::default() };
-            let achieved = helper.achieved();
-            let (requested, unit, cgroup) = (*requested, *unit, helper.group());
-            let achieved = achieved.map(|achieved| Achieved { requested, achieved, unit, cgroup });
-            Progress { process: helper.id(), achieved, ended: helper.ended() }
+            let Some(Started { helper, requested }) = started.get(&fault) else { return Progress::default() };
+            let achieved = helper.achieved().zip(*requested);
+            let cgroup = helper.group();
+            let achieved = achieved.map(|(achieved, (requested, unit))| Achieved { requested, achieved, unit, cgroup });
+            Progress { process: helper.id(), achieved, packets: helper.packets(), ended: helper.ended() }
+        }
+
+        fn network(&self, fault: FaultId) -> Option<Arc<dyn Network>> {
+            let helper = self.helper(fault).filter(|helper| helper.is_up())?;
+            Some(helper)
         }
 
         fn sweep(&self, _: FaultId, process: ProcessId) -> Result<(), TargetError> {
@@ -220,6 +281,14 @@ mod other {
         /// Its helpers that are there now: their process ids, each with the fault that it is for.
         #[must_use]
         pub fn helpers(&self) -> Vec<(u32, FaultId)> {
+            match self.0 {}
+        }
+
+        /// Whether packets can be delayed and lost here: a network is made, and done away with again.
+        ///
+        /// # Errors
+        /// They cannot, with the reason and what can be done about it.
+        pub fn has_netem(&self) -> Result<(), HelperError> {
             match self.0 {}
         }
     }

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::helper::groups::Controller;
+use crate::network::{Netem, Packets};
 use crate::target::Victim;
 
 /// The first argument of a helper; the second is the process id of its parent.
@@ -26,6 +27,15 @@ pub(super) struct Job {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Task {
+    Take(Take),
+    /// A network with faults.
+    Network(Netem),
+}
+
+/// What a helper takes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Take {
     Memory {
         bytes: u64,
     },
@@ -36,7 +46,7 @@ pub(super) enum Task {
     },
 }
 
-impl Task {
+impl Take {
     /// What counts it.
     pub(super) const fn controller(self) -> Controller {
         match self {
@@ -52,10 +62,14 @@ impl Task {
 pub(super) enum Told {
     /// It waits for its job.
     Ready,
+    /// The network is there: from here on it hands out connections.
+    Up,
     /// It takes what it takes in this control group.
     Group(String),
     /// Bytes of memory at most, or the share of the cores' time on average.
     Achieved(f64),
+    /// What has become of packets so far.
+    Packets(Packets),
     /// It ended before its time, to be on the safe side.
     LetGo(String),
     /// It could not do it.
@@ -87,13 +101,14 @@ mod tests {
         let victim = Victim { name: "x".repeat(100), process: ProcessId { pid: 7, started: 8 } };
         let victims = vec![victim; 300];
         let jobs = [
-            Job { task: Task::Memory { bytes: 5 }, victims: Vec::new(), deadline_ns: 7 },
-            Job { task: Task::Cpu { cores: 2, duty: 0.8 }, victims, deadline_ns: u64::MAX },
+            Job { task: Task::Take(Take::Memory { bytes: 5 }), victims: Vec::new(), deadline_ns: 7 },
+            Job { task: Task::Take(Take::Cpu { cores: 2, duty: 0.8 }), victims, deadline_ns: u64::MAX },
+            Job { task: Task::Network(Netem::default()), victims: Vec::new(), deadline_ns: 1 },
         ];
         let mut text = Vec::new();
         jobs.iter().for_each(|job| write(&mut text, job).unwrap());
         let mut from = text.as_slice();
-        assert_eq!(jobs.map(Some), [read(&mut from).unwrap(), read(&mut from).unwrap()]);
+        assert_eq!(jobs.map(Some), [0; 3].map(|_| read(&mut from).unwrap()));
         assert_eq!(read::<Job>(&mut from).unwrap(), None);
     }
 

@@ -182,6 +182,7 @@ pub(crate) fn amount(effect: &Effect) -> Option<i64> {
         | Effect::Duplicate
         | Effect::Answer(_)
         | Effect::Change(_)
+        | Effect::Network
         | Effect::Break(_) => None,
     }
 }

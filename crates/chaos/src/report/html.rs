@@ -8,6 +8,7 @@ use super::chart::{calls, latency};
 use super::{Injected, OutageReport, Report, Slot, duration};
 use crate::Scenario;
 use crate::audit::Footprint;
+use crate::network::Packets;
 use crate::status::Status;
 use crate::steady::Touched;
 use crate::target::{Achieved, Unit};
@@ -96,7 +97,11 @@ fn messages(injection: &Injected) -> String {
     tiles += &tile("Carried out", &injection.observed.to_string(), &note);
     let asked = format!("{} asked for", percent(injection.requested_intensity));
     let achieved = injection.achieved_intensity.map_or_else(|| "\u{2013}".to_owned(), percent);
-    tiles + &tile("Intensity achieved", &achieved, &asked)
+    tiles += &tile("Intensity achieved", &achieved, &asked);
+    if let Some(Packets { sent, dropped }) = injection.packets {
+        tiles += &tile("Packets lost", &dropped.to_string(), &format!("{sent} arrived"));
+    }
+    tiles
 }
 
 /// What was done to processes, as tiles.

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use mcpscope_core::Ratio;
+use mcpscope_core::{Ratio, Transport};
 
 use super::State;
 use crate::Scenario;
 use crate::directory::Server;
 use crate::experiment::{Experiment, Request};
+use crate::fault::Fault;
 use crate::lease::Shared;
 use crate::outlook::millis;
 use crate::parameter::ParameterError;
@@ -86,7 +87,7 @@ impl State {
             };
             (targets, carriers, victims)
         } else {
-            (servers(shared, &experiment)?, Vec::new(), Vec::new())
+            (servers(shared, &experiment)?, self.networks(&experiment)?, Vec::new())
         };
         let untouched = Ratio::new(1.0 - experiment.control.get()).unwrap_or(Ratio::ONE);
         let scope = match by {
@@ -136,6 +137,21 @@ impl State {
     }
 }
 
+impl State {
+    /// Who has a network for a fault of packets.
+    fn networks(&self, experiment: &Experiment) -> Result<Vec<Arc<dyn ChaosTarget>>, Refusal> {
+        let Experiment { scenario, parameters, .. } = experiment;
+        if !matches!(experiment.fault, Fault::Network(_)) {
+            return Ok(Vec::new());
+        }
+        let Some(target) = self.targets.iter().find(|target| target.carries(*scenario)) else {
+            return Err(Refusal::NoNetwork);
+        };
+        target.check(*scenario, parameters, &[])?;
+        Ok(vec![target.clone()])
+    }
+}
+
 /// The servers that a fault of messages is about.
 fn servers(shared: &Shared, experiment: &Experiment) -> Result<Vec<String>, Refusal> {
     let (scenario, matcher) = (experiment.scenario, &experiment.matcher);
@@ -147,8 +163,14 @@ fn servers(shared: &Shared, experiment: &Experiment) -> Result<Vec<String>, Refu
     let named: Vec<_> =
         directory.servers().filter(|server| matcher.takes_server(&server.name, server.transport)).collect();
     if named.is_empty() {
+        let is_of_packets = matches!(experiment.fault, Fault::Network(_));
+        let is_pipe = |server: &Arc<Server>| server.transport == Transport::Stdio && matcher.takes_name(&server.name);
         return Err(nothing(
-            "no server of that name and transport",
+            if is_of_packets && directory.servers().any(is_pipe) {
+                "a pipe has no packets (backend=netem)"
+            } else {
+                "no server of that name and transport"
+            },
             matcher.meaningful(),
             given(&["server", "transport"]),
         ));

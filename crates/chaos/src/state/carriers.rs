@@ -205,12 +205,18 @@ impl State {
         }
         order.outage = outage.as_ref();
         guarded(|| target.apply(&order)).map_err(|error| error.to_string())?;
+        if let Some(network) = target.network(lease.id) {
+            // There is one helper, and so one network, for each fault.
+            let _ = lease.network.set(network);
+        }
         if let Some(process) = target.progress(lease.id).process {
             let started = Record::Process { t_us, target: target.name().to_owned(), process };
             self.journal.write_ahead(run.id, &started).map_err(|error| reasons(&error))?;
         }
-        lease.counters.injected.fetch_add(1, Ordering::Relaxed);
-        lease.counters.observed.fetch_add(1, Ordering::Relaxed);
+        if run.scenario().is_out_of_process() {
+            lease.counters.injected.fetch_add(1, Ordering::Relaxed);
+            lease.counters.observed.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 }

@@ -26,7 +26,7 @@ impl State {
         self.runs.iter_mut().for_each(|run| run.advance(steady.as_deref(), now));
         let _ = self.spare_critical(shared, now);
         self.crash_all(shared, now);
-        if leases(self) != before || shared.is_active() != (leases(self) > 0) {
+        if leases(self) != before || (shared.is_active() || shared.leads()) != (leases(self) > 0) {
             self.publish(shared);
         }
         self.tell_changes();

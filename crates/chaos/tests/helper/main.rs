@@ -18,6 +18,8 @@ mod leaks;
 #[cfg(target_os = "linux")]
 mod limits;
 #[cfg(target_os = "linux")]
+mod network;
+#[cfg(target_os = "linux")]
 mod outside;
 
 #[cfg(target_os = "linux")]
@@ -30,7 +32,7 @@ fn main() {
     let mut arguments = libtest_mimic::Arguments::from_args();
     // One after the other: they would disturb each other.
     arguments.test_threads.get_or_insert(1);
-    let all = [accuracy::tests(ready), leaks::tests(ready), limits::tests(ready), engine::tests(ready)];
+    let all = [accuracy::tests, leaks::tests, limits::tests, network::tests, engine::tests].map(|tests| tests(ready));
     libtest_mimic::run(&arguments, all.into_iter().flatten().collect()).exit();
 }
 

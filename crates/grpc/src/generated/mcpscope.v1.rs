@@ -724,6 +724,21 @@ pub struct ChaosInjection {
     #[prost(message, optional, tag = "9")]
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub resource: ::core::option::Option<ChaosAchieved>,
+    /// The packets of the network, where the kernel delayed or lost them (backend=netem).
+    #[prost(message, optional, tag = "10")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub packets: ::core::option::Option<ChaosPackets>,
+}
+/// The packets of a network.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChaosPackets {
+    /// Those that arrived.
+    #[prost(uint64, tag = "1")]
+    pub sent: u64,
+    /// Those that were lost.
+    #[prost(uint64, tag = "2")]
+    pub dropped: u64,
 }
 /// What was asked for and what it came to.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]

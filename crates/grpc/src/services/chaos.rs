@@ -384,6 +384,7 @@ mod tests {
         for (refusal, code) in [
             (ParameterError::UnknownScenario { name: "x".into() }.into(), Code::InvalidArgument),
             (Refusal::NotAvailable { scenario }, Code::FailedPrecondition),
+            (Refusal::NoNetwork, Code::FailedPrecondition),
             (Refusal::Target(TargetError("x".into())), Code::InvalidArgument),
             (Refusal::Off { why: "x".into() }, Code::FailedPrecondition),
             (Refusal::Stopped { by: "x".into(), wait_ms: 0 }, Code::FailedPrecondition),

@@ -2,6 +2,7 @@
 
 mod admission;
 mod breaks;
+mod leading;
 
 use std::future::{pending, poll_fn};
 use std::io;
@@ -24,6 +25,7 @@ use super::body::{Settled, Stopped};
 use super::facts::{AnswerFacts, RequestFacts, TRACEPARENT};
 use super::head::{self, BadHead};
 use super::known::{Known, Whole};
+use super::led::{keep_on, keep_quiet_on};
 use super::rarely;
 use super::reach::reach;
 use super::reply::Reply;
@@ -231,9 +233,14 @@ impl Client {
     async fn exchange(&mut self, mut asked: Box<Asked>) -> Next {
         if asked.is_exposed {
             let Peer { stream, input } = &mut self.peer;
-            match rarely(asked.body.settle(stream, input)).await {
+            let settled = tokio::select! {
+                settled = rarely(asked.body.settle(stream, input)) => settled,
+                never = keep_quiet_on(self.upstream.as_mut().map(|upstream| &mut upstream.stream)) => match never {},
+            };
+            match settled {
                 Ok(Settled::Goes) => {}
                 Ok(Settled::Lost) => {
+                    self.upstream = None;
                     // Until the client gives up.
                     input.gone(stream).await;
                     return Next::Close;
@@ -258,6 +265,7 @@ impl Client {
                 Err(_) => return Next::Close,
             }
         }
+        let detours = self.detours(&asked);
         let config = &self.shared.config;
         // To know whether a fault ended its process meanwhile.
         let begun = config.child.as_ref().map(|_| std::time::Instant::now());
@@ -285,6 +293,9 @@ impl Client {
                 Err(error) => return rarely(self.failed(&Failure::Connect(error), begun, asked)).await,
             }
         }
+        if !detours.is_empty() {
+            rarely(self.lead(detours, &asked)).await;
+        }
         // Not before there is somebody to send it to, so that to connect is not taken for the time that it is held.
         if asked.propagates {
             match rarely(self.hold(&mut asked)).await {
@@ -302,6 +313,7 @@ impl Client {
         let [onward, back] = &mut self.outgoing;
         let (mut from_client, mut to_client) = self.peer.stream.split();
         let (mut from_server, mut to_server) = upstream.stream.split();
+        let keeps_on = keep_on(from_server.led());
         let (is_sent, has_begun) = (AtomicBool::new(false), AtomicBool::new(false));
         let is_refused = AtomicBool::new(false);
         let queue = &self.shared.relay.queue;
@@ -324,6 +336,7 @@ impl Client {
         };
         let ended = {
             let mut upload = pin!(upload);
+            let mut keeps_on = pin!(keeps_on);
             let ended = {
                 let download = pin!(answers.relay(
                     &mut from_server,
@@ -336,6 +349,7 @@ impl Client {
                     biased;
                     answered = download => Ok(answered),
                     gone = &mut upload => Err(gone),
+                    never = &mut keeps_on => match never {},
                 }
             };
             if matches!(ended, Ok(Ok(_))) && !is_sent.load(Ordering::Relaxed) {

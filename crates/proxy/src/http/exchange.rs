@@ -1,10 +1,10 @@
 //! What is known of one request and its answer while their bodies pass.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use mcpscope_core::{Direction, ErrorType, Outcome, RequestId, TraceContext};
+use mcpscope_core::{Direction, ErrorType, FaultId, Outcome, RequestId, TraceContext};
 use mcpscope_hooks::{Backlog, Connection, Fate, Lane, Loss, Passage, Place, Queued, Reply, Touch};
 use url::Url;
 
@@ -31,6 +31,8 @@ pub(super) struct Exchange {
     membership: Membership,
     /// Whether the request's body may still begin calls.
     is_asking: AtomicBool,
+    /// The fault through whose network it is led, the first of them.
+    leader: OnceLock<FaultId>,
     state: Mutex<State>,
 }
 
@@ -111,6 +113,7 @@ impl Exchange {
             membership,
             is_asking: AtomicBool::new(facts.is_message),
             facts,
+            leader: OnceLock::new(),
             state: Mutex::default(),
             shared: Arc::clone(shared),
         }
@@ -150,6 +153,9 @@ impl Exchange {
                 observed = self.conversation.observe(bytes, travel, lane);
             }
         });
+        if let Some(fault) = self.leader.get() {
+            self.conversation.touched_by(*fault, direction, &observed.begun);
+        }
         let mut state = self.state();
         state.is_oversized |= direction == Direction::ToClient && seen == Seen::Oversized;
         match direction {
@@ -236,6 +242,12 @@ impl Exchange {
     /// Waits until then, to a fraction of a millisecond.
     pub(super) async fn until(&self, due: Instant) {
         self.shared.relay.alarm.until(due).await;
+    }
+
+    /// It is led through the network of this fault, which so has its hand in all calls that it carries.
+    pub(super) fn is_led_by(&self, fault: FaultId) {
+        let leader = self.leader.get_or_init(|| fault);
+        self.conversation.touched_by(*leader, Direction::ToServer, &self.state().begun);
     }
 
     /// The conversation that it is part of.

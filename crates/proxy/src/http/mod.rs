@@ -13,6 +13,7 @@ pub(crate) mod fuzzing;
 mod handshake;
 mod head;
 mod known;
+mod led;
 mod process;
 mod reach;
 mod reply;

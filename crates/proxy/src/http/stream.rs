@@ -1,4 +1,4 @@
-//! Connections, plain or with TLS.
+//! Connections, plain or with TLS, and the way that they take.
 
 use std::future::pending;
 use std::io::{self, IoSlice};
@@ -7,15 +7,20 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use mcpscope_core::FaultId;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, tcp};
 use tokio_rustls::TlsStream;
+
+use super::led::Led;
 
 /// A connection.
 #[derive(Debug)]
 pub(super) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    /// Either, or one that is led itself.
+    Led(Box<Led>),
 }
 
 impl Stream {
@@ -27,8 +32,12 @@ impl Stream {
                 (Reader::Plain(reader), Writer::Plain(writer))
             }
             Self::Tls(stream) => {
-                let half = Half(Arc::new(Mutex::new(stream)));
+                let half = Half::of(&mut **stream);
                 (Reader::Tls(half.clone()), Writer::Tls(half))
+            }
+            Self::Led(stream) => {
+                let half = Half::of(&mut **stream);
+                (Reader::Led(half.clone()), Writer::Led(half))
             }
         }
     }
@@ -43,12 +52,32 @@ impl Stream {
         match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
+            Self::Led(stream) => stream.server().tcp(),
         }
     }
 
+    /// The faults whose networks it is led through, the last first.
+    pub(super) fn leaders(&self) -> impl Iterator<Item = FaultId> {
+        let through = std::iter::successors(self.as_led(), |led| led.server().as_led());
+        through.map(Led::fault)
+    }
+
+    fn as_led(&self) -> Option<&Led> {
+        if let Self::Led(led) = self { Some(led) } else { None }
+    }
+
+    /// Without the networks of faults that are over.
+    pub(super) fn freed(self) -> Self {
+        if let Self::Led(led) = self { led.freed() } else { self }
+    }
+
     /// Whether an end has to be said before it is dropped, or it is taken for an error.
-    pub(super) const fn says_its_end(&self) -> bool {
-        matches!(self, Self::Tls(_))
+    pub(super) fn says_its_end(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(_) => true,
+            Self::Led(stream) => stream.server().says_its_end(),
+        }
     }
 }
 
@@ -81,6 +110,11 @@ impl Source for Reader<'_> {
                 let Ok(apart) = apart else { return pending().await };
                 until_reset(&apart).await
             }
+            Self::Led(stream) => {
+                let apart = stream.with(|stream| apart(stream.server().tcp()));
+                let Ok(apart) = apart else { return pending().await };
+                until_reset(&apart).await
+            }
         }
     }
 
@@ -88,6 +122,7 @@ impl Source for Reader<'_> {
         until_ended(match self {
             Self::Plain(stream) => apart(stream.as_ref()),
             Self::Tls(stream) => stream.with(|stream| apart(stream.get_ref().0)),
+            Self::Led(stream) => stream.with(|stream| apart(stream.server().tcp())),
         })
         .await
     }
@@ -116,23 +151,33 @@ fn apart(stream: &TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into())
 }
 
-/// One direction of a connection with TLS, which shares its state with the other.
-#[derive(Clone, Debug)]
-pub(super) struct Half<'a>(Arc<Mutex<&'a mut TlsStream<TcpStream>>>);
+/// One direction of a connection that shares its state with the other.
+#[derive(Debug)]
+pub(super) struct Half<'a, T>(Arc<Mutex<&'a mut T>>);
 
-impl Half<'_> {
-    fn with<R>(&self, does: impl FnOnce(&mut TlsStream<TcpStream>) -> R) -> R {
+impl<T> Clone for Half<'_, T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<'a, T> Half<'a, T> {
+    fn of(stream: &'a mut T) -> Self {
+        Self(Arc::new(Mutex::new(stream)))
+    }
+
+    pub(super) fn with<R>(&self, does: impl FnOnce(&mut T) -> R) -> R {
         does(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl AsyncRead for Half<'_> {
+impl<T: AsyncRead + Unpin> AsyncRead for Half<'_, T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.with(|stream| Pin::new(stream).poll_read(cx, into))
     }
 }
 
-impl AsyncWrite for Half<'_> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Half<'_, T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.with(|stream| Pin::new(stream).poll_write(cx, bytes))
     }
@@ -158,14 +203,23 @@ impl AsyncWrite for Half<'_> {
 #[derive(Debug)]
 pub(super) enum Reader<'a> {
     Plain(tcp::ReadHalf<'a>),
-    Tls(Half<'a>),
+    Tls(Half<'a, TlsStream<TcpStream>>),
+    Led(Half<'a, Led>),
+}
+
+impl<'a> Reader<'a> {
+    /// What keeps the connection going, if it is led through a network.
+    pub(super) fn led(&self) -> Option<Half<'a, Led>> {
+        if let Self::Led(led) = self { Some(led.clone()) } else { None }
+    }
 }
 
 /// What is written to a connection.
 #[derive(Debug)]
 pub(super) enum Writer<'a> {
     Plain(tcp::WriteHalf<'a>),
-    Tls(Half<'a>),
+    Tls(Half<'a, TlsStream<TcpStream>>),
+    Led(Half<'a, Led>),
 }
 
 /// Does the same to whichever it is.
@@ -174,6 +228,7 @@ macro_rules! either {
         match $self.get_mut() {
             Self::Plain($stream) => $does,
             Self::Tls($stream) => $does,
+            Self::Led($stream) => $does,
         }
     };
 }

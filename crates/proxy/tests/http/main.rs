@@ -16,6 +16,7 @@ mod failures;
 mod faults;
 mod guard;
 mod hostile;
+mod led;
 mod process;
 mod propagation;
 mod protocol_faults;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use mcpscope_core::Transport;
+use mcpscope_hooks::Probe;
 use mcpscope_proxy::http::{Tls, Upstream};
 use mcpscope_test_support::{http, within};
 use mcpscope_tls::Identity;
@@ -16,7 +17,8 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::common::{Bench, Proxy, connections, dropped, tool_calls};
+use crate::common::{Bench, Chaos, Proxy, connections, dropped, tool_calls};
+use crate::led::{Brings, NETEM, Plain};
 use crate::{call, json, post, result};
 
 /// A certificate for `localhost`, which is its own authority, and its key.
@@ -63,10 +65,21 @@ impl Secure {
     }
 
     async fn trusting(ours: Certificate, theirs: Certificate, trusted: ClientConfig) -> Self {
-        let (bench, upstream) = (Bench::new(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let bench = Bench::new();
+        let probe = bench.probe(Transport::Http);
+        Self::observed(bench, probe, (ours, theirs), trusted).await
+    }
+
+    async fn observed(
+        bench: Bench,
+        probe: Probe,
+        (ours, theirs): (Certificate, Certificate),
+        trusted: ClientConfig,
+    ) -> Self {
+        let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = upstream.local_addr().unwrap();
         let accept = mcpscope_tls::server(&ours.identity(), None).unwrap();
-        let proxy = Proxy::start_with(address, bench.probe(Transport::Http), |config| {
+        let proxy = Proxy::start_with(address, probe, |config| {
             config.upstream = Upstream::parse(&format!("https://localhost:{}/mcp", address.port())).unwrap();
             config.tls = Tls::new(Some(trusted), Some(accept));
         })
@@ -124,6 +137,36 @@ async fn exchanges_pass_byte_by_byte() {
     let error = within(server.read(&mut [0])).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     secure.bench.becomes(&tool_calls("echo", "cancelled"), 1).await;
+}
+
+#[tokio::test]
+async fn what_a_fault_leads_through_a_network_is_the_same_connection_before_and_after() {
+    for brings in [Brings::All, Brings::Nothing] {
+        let (bench, ours, theirs) = (Bench::new(), Certificate::new(), Certificate::new());
+        let chaos = Chaos::new(bench.parts(Transport::Http));
+        let network = Plain::register(&chaos, brings);
+        let trusted = theirs.client();
+        let secure = Secure::observed(bench, chaos.probe.clone(), (ours, theirs), trusted).await;
+        let (mut client, mut server) = secure.asked(&post(&[], &call(1, "echo"))).await;
+        let mut fault = None;
+        for id in 1..5 {
+            let (answer, request) = (json(&[], &result(id)), post(&[], &call(id + 1, "echo")));
+            server.write_all(&answer).await.unwrap();
+            assert_eq!(read(&mut client, answer.len()).await, answer);
+            match (id, fault) {
+                (1, _) => fault = Some(chaos.start("packet_loss", NETEM)),
+                (2, Some(fault)) if brings == Brings::All => drop(chaos.stop(fault).await),
+                _ => {}
+            }
+            client.write_all(&request).await.unwrap();
+            if let (1, Some(fault), Brings::Nothing) = (id, fault, brings) {
+                chaos.hits(fault, 1).await;
+                chaos.stop(fault).await;
+            }
+            assert_eq!(read(&mut server, request.len()).await, request);
+        }
+        assert_eq!(network.pairs(), 1, "{brings:?}");
+    }
 }
 
 #[tokio::test]

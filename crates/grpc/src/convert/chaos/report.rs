@@ -1,8 +1,8 @@
 //! Reports of experiments.
 
 use mcpscope_hub::chaos::{
-    Achieved, Audit, Child, ChildRole, Footprint, Injected, OutageReport, Point, RecoveryReport, Report, Sample, Slot,
-    Touched, Unit,
+    Achieved, Audit, Child, ChildRole, Footprint, Injected, OutageReport, Packets, Point, RecoveryReport, Report,
+    Sample, Slot, Touched, Unit,
 };
 
 use super::{parameters, time};
@@ -118,7 +118,15 @@ impl From<&Injected> for proto::ChaosInjection {
             achieved_intensity: injection.achieved_intensity,
             unjournalled: injection.unjournalled,
             resource: injection.resource.as_ref().map(Into::into),
+            packets: injection.packets.map(Into::into),
         }
+    }
+}
+
+impl From<Packets> for proto::ChaosPackets {
+    fn from(packets: Packets) -> Self {
+        let Packets { sent, dropped } = packets;
+        Self { sent, dropped }
     }
 }
 

@@ -105,6 +105,7 @@ mod json {
                     unit: Unit::Share,
                     cgroup: Some("/sys/fs/cgroup/weather".into()),
                 }),
+                packets: full.then_some(mcpscope_hub::chaos::Packets { sent: 90, dropped: 10 }),
                 ..Injected::default()
             },
             time_to_detect: full.then_some(4),

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, anyhow};
 use mcpscope_chaos::Scenario;
 use mcpscope_grpc::proto::{
-    ChaosAchieved, ChaosInjection, ChaosRecovery, ChaosReport, ChaosSample, ChaosSlot, ChaosTouched, ChaosUnit,
-    GetReportRequest, GetReportResponse, ListHistoryRequest,
+    ChaosAchieved, ChaosInjection, ChaosPackets, ChaosRecovery, ChaosReport, ChaosSample, ChaosSlot, ChaosTouched,
+    ChaosUnit, GetReportRequest, GetReportResponse, ListHistoryRequest,
 };
 
 use super::super::End;
@@ -208,6 +208,9 @@ fn injection(scenario: &str, injection: &ChaosInjection) -> Table {
             fact("acted on", &injection.observed.to_string());
         }
     }
+    if let Some(ChaosPackets { sent, dropped }) = injection.packets {
+        fact("packets", &format!("{sent} arrived, {dropped} lost"));
+    }
     if injection.unjournalled > 0 {
         fact("not in the journal", &injection.unjournalled.to_string());
     }
@@ -316,6 +319,7 @@ mod tests {
                 achieved_intensity: Some(0.517),
                 unjournalled: 0,
                 resource: None,
+                packets: None,
             }),
             time_to_detect: Some(1200),
             recovery: Some(ChaosRecovery { limit: 1000, time: Some(0), observed: true }),

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use mcpscope_chaos::Scenario;
+use mcpscope_chaos::helper::{ResourceTarget, run_if_requested};
+use mcpscope_chaos::{Scenario, TargetError};
 use serde::Serialize;
 
 use super::super::End;
@@ -19,7 +20,10 @@ pub(super) fn scenarios(args: &ScenariosArgs) -> Result<ExitCode, End> {
     match &args.scenario {
         Some(name) => {
             let scenario: Scenario = name.parse().context("scenario").map_err(Failure::usage)?;
-            screen.show(&described(scenario), |described, width| one(scenario, described, width))?;
+            let mut described = described(scenario);
+            let has_backends = scenario.parameters().any(|parameter| parameter.name == "backend");
+            described.netem = has_backends.then(netem);
+            screen.show(&described, |described, width| one(scenario, described, width))?;
         }
         None => {
             let all: Vec<_> = Scenario::ALL.into_iter().map(described).collect();
@@ -37,6 +41,17 @@ struct Described {
     impact: &'static str,
     applies_to: String,
     parameters: Vec<DescribedParameter>,
+    /// Of a scenario that can be done to packets: whether that is so on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netem: Option<Netem>,
+}
+
+#[derive(Serialize)]
+struct Netem {
+    available: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -60,7 +75,16 @@ fn described(scenario: Scenario) -> Described {
         impact: scenario.defaults().impact.as_str(),
         applies_to: scenario.meaningful(),
         parameters: parameters.collect(),
+        netem: None,
     }
+}
+
+/// Whether this machine's kernel can delay and lose packets.
+fn netem() -> Netem {
+    // It was not: this program does other things by now.
+    let can = ResourceTarget::new(run_if_requested()).and_then(|target| target.has_netem());
+    let reason = can.err().map(|error| TargetError::of(&error).0);
+    Netem { available: reason.is_none(), reason }
 }
 
 fn list(all: &[Described], width: Option<usize>) -> String {
@@ -78,11 +102,16 @@ fn list(all: &[Described], width: Option<usize>) -> String {
 }
 
 fn one(scenario: Scenario, described: &Described, width: Option<usize>) -> String {
-    let Described { name, description, impact, applies_to, parameters } = described;
+    let Described { name, description, impact, applies_to, parameters, netem } = described;
     let mut facts = Table::pairs();
     let duration = humantime::format_duration(scenario.defaults().duration).to_string();
     for (name, value) in [("means something over", applies_to.as_str()), ("impact", *impact), ("lasts", &duration)] {
         facts.row(vec![Cell::new(name, DIM), value.into()]);
+    }
+    if let Some(netem) = netem {
+        let not = netem.reason.as_ref().map(|why| format!("not on this machine: {why}"));
+        let can = not.unwrap_or_else(|| "can be had on this machine".to_owned());
+        facts.row(vec![Cell::new("backend=netem", DIM), can.as_str().into()]);
     }
     let mut table = Table::new([
         Column::text("parameter"),
