@@ -86,7 +86,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "e2e",
         about: "the program against software that nobody here wrote",
-        needs: &[Need::Node, Need::NpmPackages, Need::Python, Need::Prometheus, Need::Chromium],
+        needs: &[Need::Node, Need::NpmPackages, Need::Python, Need::Prometheus, Need::Chromium, Need::Uml],
         run: e2e,
     },
 ];

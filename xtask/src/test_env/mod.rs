@@ -19,6 +19,7 @@ mod node;
 mod prometheus;
 mod proxies;
 mod python;
+mod uml;
 mod valgrind;
 
 /// One thing that a step or a benchmark cannot do without.
@@ -35,12 +36,13 @@ pub(crate) enum Need {
     Prometheus,
     Chromium,
     Valgrind,
+    Uml,
     Nginx,
     Haproxy,
 }
 
 impl Need {
-    const OF_TESTS: [Self; 11] = [
+    const OF_TESTS: [Self; 12] = [
         Self::Rustfmt,
         Self::Clippy,
         Self::CargoNextest,
@@ -52,6 +54,7 @@ impl Need {
         Self::Prometheus,
         Self::Chromium,
         Self::Valgrind,
+        Self::Uml,
     ];
 
     fn name(self) -> &'static str {
@@ -67,6 +70,7 @@ impl Need {
             Self::Prometheus => "prometheus",
             Self::Chromium => "chromium",
             Self::Valgrind => "valgrind",
+            Self::Uml => "user-mode linux",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
         }
@@ -86,6 +90,7 @@ impl Need {
             Self::Prometheus => prometheus::provide(place),
             Self::Chromium => chromium::provide(),
             Self::Valgrind => valgrind::provide(),
+            Self::Uml => uml::provide(place),
             Self::Nginx => proxies::NGINX.provide(place),
             Self::Haproxy => proxies::HAPROXY.provide(place),
         }
@@ -152,11 +157,11 @@ impl TestEnv {
         for need in needs.collect::<BTreeSet<_>>() {
             match need.provide(&place) {
                 Ok(provided) => {
-                    println!("{:<14} {}", need.name(), provided.what);
+                    println!("{:<16} {}", need.name(), provided.what);
                     env.vars.extend(provided.vars);
                 }
                 Err(error) => {
-                    println!("{:<14} MISSING", need.name());
+                    println!("{:<16} MISSING", need.name());
                     env.missing.insert(need, format!("{error:#}"));
                 }
             }
