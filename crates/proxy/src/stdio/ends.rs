@@ -23,6 +23,8 @@ pub(super) enum Order {
     Flow,
     /// The child is gone.
     Stop,
+    /// There will be no other: look at what waits for it.
+    GiveUp,
 }
 
 /// What a thread has to tell.
@@ -32,6 +34,8 @@ pub(super) enum Report {
     InputEnded,
     /// Nothing of what the client writes goes on until there is another child.
     Parked,
+    /// What waited for another child was looked at.
+    GivenUp,
     /// All that the child wrote is passed on; or the client reads no more.
     OutputEnded { client_gone: bool },
     /// What was to be written to the client is.
@@ -169,6 +173,11 @@ impl Input {
                     // Before the child learns of it, by the end of its input.
                     return desk.report(Report::InputEnded);
                 }
+                Woken::Order(Order::GiveUp) => {
+                    // It ends without another word: what comes from now on is for nobody.
+                    side.iter_mut().for_each(|side| side.take_ahead(&self.input));
+                    return desk.report(Report::GivenUp);
+                }
                 Woken::InputEnded => {
                     // What is left is for no server, but is to be answered.
                     side.iter_mut().for_each(|side| side.take_rest(&self.input));
@@ -249,7 +258,7 @@ fn write_to_client(output: OwnedFd, ordered: &Ordered, desk: &Desk) {
                 mid_line = false;
                 desk.report(Report::Written);
             }
-            Order::Flow | Order::Stop => {}
+            Order::Flow | Order::Stop | Order::GiveUp => {}
         }
     }
 }

@@ -102,6 +102,7 @@ struct Told {
     client_gone: bool,
     /// Of the child that runs now, or ran last.
     parked: bool,
+    given_up: bool,
     output_ended: bool,
     written: bool,
 }
@@ -327,6 +328,7 @@ impl StdioRelay {
         match report {
             Report::InputEnded => told.input_ended = true,
             Report::Parked => told.parked = true,
+            Report::GivenUp => told.given_up = true,
             Report::OutputEnded { client_gone } => {
                 told.output_ended = true;
                 told.client_gone |= client_gone;

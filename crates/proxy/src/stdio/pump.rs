@@ -13,7 +13,7 @@ use super::ahead::Ahead;
 use super::observe::Watch;
 use crate::MAX_HOLD;
 use crate::conversation::{Arrival, Observed};
-use crate::framing::{Fate, Framing, Judgement, Part, Seen, Tap};
+use crate::framing::{Fate, Framing, Judgement, Part, Tap};
 use crate::item::{Item, Pace};
 
 /// Bytes read at once: the capacity of a Linux pipe.
@@ -407,18 +407,33 @@ impl<'a> Side<'a> {
 
     /// Looks at what a client that has left wrote last, and passes nothing on.
     pub(super) fn take_rest(&mut self, from: &OwnedFd) {
-        let Self { watch, direction, tap, lane, ahead, .. } = self;
+        self.take_ahead(from);
         let (at, mut buffer) = (Instant::now(), vec![0; CHUNK_BYTES]);
-        let mut look = |seen: Seen<'_>, since| {
-            Judgement::from(watch.observe((seen, false), *direction, lane, Arrival { at, since }).passage)
-        };
-        while let Some(piece) = ahead.next() {
-            tap.feed(&piece.bytes, false, |seen, _| look(seen, piece.at));
-        }
         while let Ok(read @ 1..) = retried(|| rustix::io::read(from, &mut buffer)) {
-            tap.feed(buffer.get(..read).unwrap_or_default(), false, |seen, _| look(seen, at));
+            self.take(buffer.get(..read).unwrap_or_default(), at);
         }
-        tap.end(|seen, _| look(seen, at));
+        let Self { watch, direction, tap, lane, .. } = self;
+        let came = Arrival::now(at);
+        tap.end(|seen, _| Judgement::from(watch.observe((seen, false), *direction, lane, came).passage));
+    }
+
+    /// Looks at what a client has written for a server that it will not get, waits for no more, and passes nothing on.
+    pub(super) fn take_ahead(&mut self, from: &OwnedFd) {
+        // What was written only just now.
+        if let Ok(there) = rustix::io::ioctl_fionread(from) {
+            let _ = self.ahead.read(from, there);
+        }
+        while let Some(piece) = self.ahead.next() {
+            self.take(&piece.bytes, piece.at);
+        }
+    }
+
+    /// Looks at what waited `since` then, and passes nothing on.
+    fn take(&mut self, bytes: &[u8], since: Instant) {
+        let chunk = self.after_remains(bytes);
+        let Self { watch, direction, tap, lane, .. } = self;
+        let came = Arrival { at: Instant::now(), since };
+        tap.feed(chunk, false, |seen, _| Judgement::from(watch.observe((seen, false), *direction, lane, came).passage));
     }
 
     /// The bytes behind the end of a message that no child can make sense of.

@@ -39,12 +39,16 @@ impl StdioRelay {
         let is_parked = self.park().await;
         let wanted = is_parked && !self.told.input_ended && !self.told.client_gone && !self.child.is_abandoned();
         if !wanted {
+            self.give_up(is_parked).await;
             self.answer_lost(status, true).await;
             return None;
         }
         let fault = self.child.crashed_by();
         let mut decision = self.supervisor.as_mut()?.restarts.crashed(started, fault, now());
         let is_last = matches!(decision, Decision::GiveUp { .. });
+        if is_last {
+            self.give_up(is_parked).await;
+        }
         self.answer_lost(status, is_last).await;
         let server = self.watch.as_ref().map(|watch| Arc::clone(watch.relay.probe.server())).unwrap_or_default();
         let mut why = status.to_string();
@@ -67,6 +71,7 @@ impl StdioRelay {
             }
         };
         if started.is_none() && !is_last {
+            self.give_up(is_parked).await;
             // Not even its greeting will be answered.
             self.answer_lost(status, true).await;
         }
@@ -131,6 +136,23 @@ impl StdioRelay {
             tracing::warn!("the server is not started again: another process holds its input");
         }
         is_parked
+    }
+
+    /// There will be no other server: what the client has written for it is lost like what the last one left unanswered.
+    async fn give_up(&mut self, is_parked: bool) {
+        if !is_parked {
+            return;
+        }
+        self.input.give(Order::GiveUp);
+        // Whoever wants the server to end does not want its client's calls uncounted.
+        let seen = async {
+            while !self.told.given_up && !self.told.input_ended {
+                let Some(report) = self.reports.recv().await else { return };
+                self.hear(report);
+            }
+        };
+        // It waits for nobody, and is done in a moment.
+        let _ = tokio::time::timeout(LINGER, seen).await;
     }
 
     /// Answers what the server did not, in its place.

@@ -13,7 +13,7 @@ use mcpscope_tracing::Filter;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::common::{Bench, tool_calls};
+use crate::common::{Bench, errors, tool_calls};
 use crate::{EAGER, Session, call};
 
 #[tokio::test]
@@ -106,4 +106,47 @@ async fn what_waits_for_the_replayed_handshake_counts_from_when_it_was_written()
     session.child.signal(Signal::KILL);
     session.started(2).await;
     waits(&bench, &mut session, || fs::remove_file(&slow).unwrap()).await;
+}
+
+/// Greets like [`SCRIPT`](crate::SCRIPT), but only once: the next one ends at once.
+const ONCE: &str = r#"
+[ -e "$LOG" ] && exit 1
+echo started > "$LOG"
+while IFS= read -r line; do
+  case $line in
+    *'"initialize"'*) echo '{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-06-18","capabilities":{}}}';;
+  esac
+done
+"#;
+
+#[tokio::test]
+async fn what_waits_for_a_server_that_is_given_up_is_seen() {
+    let bench = Bench::new();
+    let pause = Duration::from_millis(500);
+    let policy = RestartPolicy { backoff_min: pause, backoff_max: pause, give_up: 2, ..EAGER };
+    let mut session = Session::start_script(ONCE, &bench.probe(Transport::Stdio), policy).greeted().await;
+    session.child.signal(Signal::KILL);
+    within(session.state.wait_for(|state| matches!(state, ServerState::Restarting { .. }))).await.unwrap();
+    session.send(&call(2, "waits"));
+    // Half of a call is none.
+    write!(session.writer.as_mut().unwrap(), "{}", &call(3, "half")[..30]).unwrap();
+    session.loses(2).await;
+    assert_eq!(session.line().await, None);
+    assert_eq!(within(&mut session.ended).await.unwrap().unwrap().code(), Some(1));
+    bench.becomes(&tool_calls("waits", "error"), 1).await;
+    bench.becomes(&errors("tools", "connection_lost"), 1).await;
+    bench.becomes(&errors("transport", "invalid_message"), 0).await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_server_that_is_not_wanted_any_more_is_seen() {
+    let bench = Bench::new();
+    let policy = RestartPolicy { backoff_min: Duration::from_secs(3600), backoff_max: Duration::MAX, ..EAGER };
+    let mut session = Session::begin(&bench.probe(Transport::Stdio), policy).await;
+    session.child.signal(Signal::KILL);
+    within(session.state.wait_for(|state| matches!(state, ServerState::Restarting { .. }))).await.unwrap();
+    session.send(&call(2, "waits"));
+    session.child.signal(Signal::TERM);
+    within(&mut session.ended).await.unwrap().unwrap();
+    bench.becomes(&tool_calls("waits", "error"), 1).await;
 }
