@@ -362,10 +362,13 @@ impl ChildHandle {
         self.0.standstills.within(began, ended)
     }
 
-    /// The child that runs accepts connections, whatever becomes of them.
-    pub(crate) fn accepts(&self) {
-        self.lock().accepts = true;
-        self.0.accepting.notify_one();
+    /// The child with this number accepts connections, whatever becomes of them. Of another than the one that runs that says nothing.
+    pub(crate) fn accepts(&self, process: Option<u32>) {
+        let mut current = self.lock();
+        if current.pid.map(id) == process {
+            current.accepts = true;
+            self.0.accepting.notify_one();
+        }
     }
 
     /// Waits until it does.
@@ -383,10 +386,12 @@ impl ChildHandle {
         }
     }
 
-    /// The child that runs can be called.
-    pub(crate) fn ready(&self) {
-        self.accepts();
-        self.0.crashes.ready(Instant::now());
+    /// The child with this number can be called. Of another than the one that runs that says nothing.
+    pub(crate) fn ready(&self, process: Option<u32>) {
+        self.accepts(process);
+        if self.id() == process {
+            self.0.crashes.ready(Instant::now());
+        }
     }
 
     #[cfg(test)]

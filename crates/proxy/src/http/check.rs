@@ -16,7 +16,7 @@ pub(super) async fn check_upstream(shared: Arc<Shared>) {
     let config = &shared.config;
     let Some(traffic) = &config.traffic else { return };
     let (upstream, limit) = (&config.upstream, config.connect_timeout);
-    let why = match upstream.connect(config.tls.connect.as_ref(), limit).await {
+    let why = match upstream.connect(config.tls.connect.as_ref(), limit, || ()).await {
         Ok(_) if !traffic.wants_answer() => return traffic.works(),
         Ok(stream) => match timeout(limit, answers(upstream, stream)).await {
             Ok(Ok(())) => return traffic.works(),

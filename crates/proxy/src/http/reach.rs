@@ -11,7 +11,6 @@ use tokio::time::{sleep, timeout};
 use super::Config;
 use super::stream::Stream;
 use crate::SWEEP;
-use crate::child::ChildHandle;
 use crate::restarts::ServerState;
 
 /// How often a server that has only just been started is tried.
@@ -139,39 +138,45 @@ async fn until_reached(config: &Config, retries: &Retries) {
         // What was the matter before still is, until it accepts or takes too long about it.
         config.traffic.iter().for_each(|traffic| traffic.has_server());
         match reached {
-            Ok(_) => {
-                config.traffic.iter().for_each(|traffic| traffic.works());
-                return config.child.iter().for_each(ChildHandle::ready);
-            }
+            Ok(_) => return config.traffic.iter().for_each(|traffic| traffic.works()),
             // It may at any moment.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => sleep(RETRY).await,
             // Something else is the matter, which is seldom over at once, and not that it does not listen.
             Err(_) => {
-                config.child.iter().for_each(ChildHandle::accepts);
+                config.child.iter().for_each(|child| child.accepts(child.id()));
                 sleep(SWEEP).await;
             }
         }
     }
 }
 
+/// Connects, and tells the process of ours how far that came: before anybody can call it.
 async fn connect(config: &Config) -> io::Result<Stream> {
-    config.upstream.connect(config.tls.connect.as_ref(), config.connect_timeout).await
+    // Another one may be in its place by the time that it is told.
+    let process = config.child.as_ref().map(|child| (child, child.id()));
+    let accepted = || process.into_iter().for_each(|(child, id)| child.accepts(id));
+    let stream = config.upstream.connect(config.tls.connect.as_ref(), config.connect_timeout, accepted).await?;
+    process.into_iter().for_each(|(child, id)| child.ready(id));
+    Ok(stream)
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::net::SocketAddr;
     use std::sync::Arc;
 
     use futures_util::future::join_all;
     use mcpscope_chaos::Outage;
     use mcpscope_core::FaultId;
-    use mcpscope_test_support::eventually;
-    use tokio::net::TcpSocket;
+    use mcpscope_test_support::{eventually, within};
+    use tokio::net::{TcpListener, TcpSocket};
     use tokio::time::Instant;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
     use crate::Traffic;
-    use crate::http::Upstream;
+    use crate::child::ChildHandle;
+    use crate::http::{Tls, Upstream};
 
     use super::*;
 
@@ -235,6 +240,44 @@ mod tests {
             never = retry(&config, &retries) => match never {},
             _ = listens => {}
         }
+    }
+
+    /// A relay to this address, before which a fault has ended its server's process, and another was started.
+    fn restarted(address: SocketAddr, scheme: &str) -> (Config, Arc<Outage>) {
+        let (begun, outage) = (std::time::Instant::now(), Arc::new(Outage::new("demo")));
+        let child = ChildHandle::new(None, false);
+        child.crashes().follow(Some(&outage));
+        child.crashes().ended(Some(FaultId(1)), begun);
+        child.crashes().restarted(begun);
+        let upstream = Upstream::parse(&format!("{scheme}://localhost:{}/mcp", address.port())).unwrap();
+        (Config { child: Some(child), ..Config::new(upstream) }, outage)
+    }
+
+    #[tokio::test]
+    async fn a_server_is_ready_before_the_first_who_reaches_it_can_call_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut config, outage) = restarted(listener.local_addr().unwrap(), "http");
+        let (_server, state) = watch::channel(ServerState::Serving(Some(1)));
+        config.server = Some(state);
+        reach(&config, &Retries::default()).await.unwrap();
+        let ready_after = outage.report(std::time::Instant::now()).and_then(|report| report.ready_after);
+        assert!(ready_after.is_some(), "nobody else has looked");
+    }
+
+    #[tokio::test]
+    async fn a_server_listens_though_it_has_no_time_for_a_handshake() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut config, outage) = restarted(listener.local_addr().unwrap(), "https");
+        let trusts_nobody =
+            ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+        config.tls = Tls::new(Some(trusts_nobody), None);
+        let child = config.child.clone().unwrap();
+        tokio::select! {
+            result = connect(&config) => panic!("{result:?}"),
+            () = within(child.accepting()) => {}
+        }
+        let ready_after = outage.report(std::time::Instant::now()).and_then(|report| report.ready_after);
+        assert_eq!(ready_after, None, "it cannot be called yet");
     }
 
     #[tokio::test]

@@ -112,10 +112,16 @@ impl Upstream {
         }
     }
 
-    /// A connection, within this time. `tls` is for an upstream that is secure.
-    pub(super) async fn connect(&self, tls: Option<&Arc<ClientConfig>>, limit: Duration) -> io::Result<Stream> {
+    /// A connection, within this time. `tls` is for an upstream that is secure; it has `accepted` before that is spoken.
+    pub(super) async fn connect(
+        &self,
+        tls: Option<&Arc<ClientConfig>>,
+        limit: Duration,
+        accepted: impl FnOnce(),
+    ) -> io::Result<Stream> {
         let connected = timeout(limit, async {
             let stream = self.connect_tcp().await?;
+            accepted();
             // Messages are small: holding them back gains nothing. A socket that refuses just works as before.
             let _ = stream.set_nodelay(true);
             if self.is_secure { self.secure(stream, tls).await } else { Ok(Stream::Plain(stream)) }

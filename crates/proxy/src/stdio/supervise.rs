@@ -119,7 +119,7 @@ impl StdioRelay {
             self.input.give(Order::Write(bytes));
         }
         // Before any call can end.
-        self.child.ready();
+        self.child.ready(self.child.id());
         self.input.give(Order::Flow);
         self.state.send_replace(ServerState::Serving(self.child.id()));
     }
