@@ -31,7 +31,8 @@ pub enum ServerState {
     GivenUp {
         /// How often.
         crashes: usize,
-        /// Within what time, without that in which it was only waited for a process to accept connections.
+        /// Within what time, without that in which it was only waited for a process to accept connections, or for its answer to the
+        /// replayed `initialize`.
         within: Duration,
         /// If the last process was ended because it accepted no connections: how long it had been given.
         start_timeout: Option<Duration>,
@@ -171,7 +172,8 @@ impl Restarts {
         Self { policy, wait: policy.backoff_min, attempt: 0, crashes: VecDeque::new() }
     }
 
-    /// The server that was `started` then accepted no connections, and has been ended for that `now`. It was not healthy, however
+    /// The server that was `started` then accepted no connections, or did not answer the replayed `initialize`, and has been ended for
+    /// that `now`. It was not healthy, however
     /// long it ran; and as nothing else could become of it in that time, the crashes before are no longer ago than when it was started.
     pub(crate) fn did_not_listen(&mut self, started: Instant, by: Option<FaultId>, now: Instant) -> Decision {
         let waited = now.saturating_duration_since(started);

@@ -20,11 +20,13 @@ pub(super) struct Supervisor {
     restarts: Restarts,
     /// When the child that runs now, or ran last, was started.
     started: Instant,
+    /// Whether that one was ended because it did not answer the replayed `initialize`.
+    hung: bool,
 }
 
 impl Supervisor {
     pub(super) fn new(policy: RestartPolicy) -> Self {
-        Self { restarts: Restarts::new(policy), started: now() }
+        Self { restarts: Restarts::new(policy), started: now(), hung: false }
     }
 }
 
@@ -44,7 +46,12 @@ impl StdioRelay {
             return None;
         }
         let fault = self.child.crashed_by();
-        let mut decision = self.supervisor.as_mut()?.restarts.crashed(started, fault, now());
+        let supervisor = self.supervisor.as_mut()?;
+        let mut decision = if supervisor.hung {
+            supervisor.restarts.did_not_listen(started, fault, now())
+        } else {
+            supervisor.restarts.crashed(started, fault, now())
+        };
         let is_last = matches!(decision, Decision::GiveUp { .. });
         if is_last {
             self.give_up(is_parked).await;
@@ -82,7 +89,7 @@ impl StdioRelay {
     pub(super) fn restarted(&mut self, started: Started<Pipes>) {
         self.serve(started);
         if let Some(supervisor) = &mut self.supervisor {
-            supervisor.started = now();
+            (supervisor.started, supervisor.hung) = (now(), false);
         }
         let Some(watch) = self.watch.clone() else { return };
         watch.relay.probe.restarted(Instant::now());
@@ -101,6 +108,7 @@ impl StdioRelay {
     /// The new server has not answered in time: its end is that of any server that crashes.
     pub(super) fn hangs(&mut self) {
         self.greeting_due = None;
+        self.supervisor.iter_mut().for_each(|supervisor| supervisor.hung = true);
         tracing::warn!("the restarted server does not answer the replayed `initialize`: it is killed");
         self.child.signal(Signal::KILL);
     }

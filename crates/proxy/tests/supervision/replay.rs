@@ -8,7 +8,7 @@ use mcpscope_proxy::{Limits, RestartPolicy, ServerState};
 use mcpscope_test_support::within;
 use rustix::process::Signal;
 
-use crate::common::{Bench, errors};
+use crate::common::{Bench, Frozen, errors};
 use crate::{EAGER, INITIALIZED, SCRIPT, Session, call, initialize, restarts};
 
 #[tokio::test]
@@ -84,4 +84,37 @@ async fn a_server_that_never_answers_initialize_gets_the_client_an_error_in_the_
     session.send(&initialize());
     session.loses(0).await;
     assert_eq!(session.ends().await.0.code(), Some(9));
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_the_replay_is_given_up() {
+    /// How long it may take to answer.
+    const GREETING: Duration = Duration::from_secs(30);
+    let script = SCRIPT.replace("echo started", "[ -e \"$LOG\" ] && sleep 1000; echo started");
+    let policy = RestartPolicy { give_up: 4, ..EAGER };
+    let bench = Bench::new();
+    let mut session = Session::start_script(&script, &bench.probe(Transport::Stdio), policy).greeted().await;
+    let _frozen = Frozen::clock();
+    session.child.signal(Signal::KILL);
+    for attempt in 1..=3 {
+        within(session.state.wait_for(|state| *state == ServerState::Restarting { attempt, start_timeout: None }))
+            .await
+            .unwrap();
+        // It is started.
+        advance(EAGER.backoff_max * 2).await;
+        assert!(session.child.id().is_some());
+        // A timer is up to a millisecond late.
+        advance(GREETING + Duration::from_millis(5)).await;
+    }
+    let last = *within(session.state.wait_for(|state| !matches!(state, ServerState::Restarting { .. }))).await.unwrap();
+    assert_eq!(last, ServerState::GivenUp { crashes: 4, within: EAGER.give_up_window, start_timeout: None });
+    assert_eq!(session.line().await, None);
+}
+
+/// Lets so much time pass, and everybody do what it is time for.
+async fn advance(time: Duration) {
+    tokio::time::advance(time).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
 }
