@@ -362,6 +362,11 @@ impl ChildHandle {
         self.0.standstills.within(began, ended)
     }
 
+    /// How long faults made the child stand still between these.
+    pub(crate) fn stood_still(&self, from: Instant, to: Instant) -> Duration {
+        self.0.standstills.total(from, to)
+    }
+
     /// The child with this number accepts connections, whatever becomes of them. Of another than the one that runs that says nothing.
     pub(crate) fn accepts(&self, process: Option<u32>) {
         let mut current = self.lock();

@@ -2,13 +2,15 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use mcpscope_core::FaultId;
 
 /// Standstills that are remembered: no call lasts longer than so many.
 const KEPT: usize = 64;
+/// How soon it is looked again whether a process goes on that would be late otherwise.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The standstills of one server's processes, those of several faults perhaps at the same time.
 #[derive(Debug)]
@@ -17,10 +19,11 @@ pub(crate) struct Standstills {
     beginning: Instant,
     /// A call that began later was touched by none: in nanoseconds after the beginning. What calls cost while all are over.
     last: AtomicU64,
-    kept: Mutex<VecDeque<Standstill>>,
+    /// Who asks waits for nobody who writes.
+    kept: ArcSwap<VecDeque<Standstill>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Standstill {
     fault: FaultId,
     from: Instant,
@@ -31,55 +34,92 @@ struct Standstill {
 impl Standstills {
     /// None, of a server that has no process yet.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { beginning: now, last: AtomicU64::new(0), kept: Mutex::default() }
+        Self { beginning: now, last: AtomicU64::new(0), kept: ArcSwap::default() }
     }
 
     /// The process stands still by this fault, unless it goes on before `until`.
     pub(crate) fn begin(&self, fault: FaultId, from: Instant, until: Instant) {
-        let mut kept = self.lock();
-        if kept.len() == KEPT {
-            kept.pop_front();
-        }
-        kept.push_back(Standstill { fault, from, until });
-        self.publish(&kept);
+        self.change(|kept| {
+            if kept.len() == KEPT {
+                kept.pop_front();
+            }
+            kept.push_back(Standstill { fault, from, until });
+        });
     }
 
     /// As far as this fault goes it goes on; or whatever made it stand still, if none is given.
     pub(crate) fn end(&self, fault: Option<FaultId>, at: Instant) {
-        let mut kept = self.lock();
-        for standstill in kept.iter_mut().filter(|it| fault.is_none_or(|fault| it.fault == fault)) {
-            standstill.until = standstill.until.min(at);
-        }
-        self.publish(&kept);
+        self.change(|kept| {
+            for standstill in kept.iter_mut().filter(|it| fault.is_none_or(|fault| it.fault == fault)) {
+                standstill.until = standstill.until.min(at);
+            }
+        });
     }
 
     /// The fault that made the process stand still at some time between the beginning of a call and its end.
     pub(crate) fn within(&self, began: Instant, ended: Instant) -> Option<FaultId> {
-        if self.after(began) > self.last.load(Ordering::Relaxed) {
+        if self.after(began) > self.last.load(Ordering::Acquire) {
             return None;
         }
-        let kept = self.lock();
-        kept.iter().find(|it| it.from <= ended && began <= it.until).map(|it| it.fault)
+        self.kept.load().iter().find(|it| it.from <= ended && began <= it.until).map(|it| it.fault)
     }
 
-    fn publish(&self, kept: &VecDeque<Standstill>) {
+    /// How long the process stood still between these, however many faults made it do so at a time.
+    pub(crate) fn total(&self, from: Instant, to: Instant) -> Duration {
+        let kept = self.kept.load();
+        let mut times: Vec<_> = kept.iter().map(|it| (it.from.max(from), it.until.min(to))).collect();
+        times.sort_unstable();
+        let (mut total, mut seen) = (Duration::ZERO, from);
+        for (begin, end) in times {
+            total += end.saturating_duration_since(begin.max(seen));
+            seen = seen.max(end);
+        }
+        total
+    }
+
+    /// One at a time: only who has the lock of the process begins and ends its standstills.
+    fn change(&self, change: impl Fn(&mut VecDeque<Standstill>)) {
+        let mut kept = VecDeque::clone(&self.kept.load());
+        change(&mut kept);
         let last = kept.iter().map(|it| self.after(it.until)).max().unwrap_or_default();
-        self.last.store(last, Ordering::Relaxed);
+        self.kept.store(kept.into());
+        self.last.store(last, Ordering::Release);
     }
 
     fn after(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.beginning).as_nanos()).unwrap_or(u64::MAX)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Standstill>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+/// How long a process is waited for: the time in which a fault makes it stand still does not count.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    since: Instant,
+    limit: Duration,
+    due: Instant,
+}
+
+impl Patience {
+    pub(crate) fn new(since: Instant, limit: Duration) -> Self {
+        Self { since, limit, due: since + limit }
+    }
+
+    /// When it ends, as far as is known.
+    pub(crate) const fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Whether it goes on at `now`, when it was due. The process has stood still for so long ([`Standstills::total`]) since it began.
+    pub(crate) fn goes_on(&mut self, stood_still: impl FnOnce(Instant, Instant) -> Duration, now: Instant) -> bool {
+        let whole = self.limit + stood_still(self.since, now);
+        let left = whole.saturating_sub(now.saturating_duration_since(self.since));
+        self.due = now + left.max(LOOK);
+        !left.is_zero()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const ONE: FaultId = FaultId(1);
@@ -135,8 +175,40 @@ mod tests {
         for number in 0..10 * KEPT as u64 {
             standstills.begin(FaultId(number + 1), at(2 * number), at(2 * number + 1));
         }
-        assert_eq!(standstills.lock().len(), KEPT);
+        assert_eq!(standstills.kept.load().len(), KEPT);
         let newest = 10 * KEPT as u64;
         check(&standstills, &[(0, 1, None), (2 * newest - 2, 2 * newest, Some(FaultId(newest)))]);
+    }
+
+    #[test]
+    fn time_in_which_several_made_it_stand_still_counts_once() {
+        let (standstills, at) = standstills();
+        let total = |from, to| standstills.total(at(from), at(to)).as_secs();
+        assert_eq!(total(0, 100), 0);
+        standstills.begin(ONE, at(10), at(30));
+        standstills.begin(OTHER, at(20), at(40));
+        standstills.begin(ONE, at(60), at(70));
+        assert_eq!((total(0, 100), total(15, 35), total(45, 50), total(65, 66), total(0, 10)), (40, 20, 0, 1, 0));
+        standstills.end(None, at(25));
+        assert_eq!(total(0, 100), 15);
+    }
+
+    #[test]
+    fn who_is_kept_from_it_is_not_late() {
+        let (standstills, at) = standstills();
+        let mut patience = Patience::new(at(0), Duration::from_secs(30));
+        let mut goes_on = |now| (patience.goes_on(|from, to| standstills.total(from, to), now), patience.due());
+        standstills.begin(ONE, at(20), at(80));
+        // Ten seconds of these it has stood still, and it still does.
+        assert_eq!(goes_on(at(30)), (true, at(40)));
+        assert_eq!(goes_on(at(40)), (true, at(50)));
+        standstills.end(Some(ONE), at(45));
+        assert_eq!(goes_on(at(50)), (true, at(55)));
+        assert!(!goes_on(at(55)).0);
+        // Just before its end it is not asked again and again.
+        let mut short = Patience::new(at(0), Duration::from_secs(20));
+        standstills.begin(ONE, at(20) - Duration::from_nanos(1), at(80));
+        assert!(short.goes_on(|from, to| standstills.total(from, to), at(20)));
+        assert_eq!(short.due(), at(20) + LOOK);
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::child::{ChildHandle, CleanUp, Program, Started};
 use crate::restarts::{NotListening, RestartPolicy, Restarts, ServerState, tell};
+use crate::standstill::Patience;
 
 /// A server process beside a relay: it is started, started again when it crashes, and ended.
 #[derive(Debug)]
@@ -136,13 +137,17 @@ impl ServerProcess {
         start_timeout.map(|_| Ended { status: status(ended), start_timeout })
     }
 
-    /// Waits until the process has had its time to accept connections, and has not; says how long that was.
+    /// Waits until the process has had its time to accept connections, and has not; says how long that was. The time in which
+    /// a fault made it stand still is none of it.
     async fn not_listening(&self) -> Duration {
         let Some(limit) = self.start_timeout.filter(|_| self.restarts.is_some()) else { return pending().await };
-        match tokio::time::timeout(limit, self.child.accepting()).await {
-            Ok(()) => pending().await,
-            Err(_) => limit,
+        let mut patience = Patience::new(now(), limit);
+        while tokio::time::timeout_at(patience.due().into(), self.child.accepting()).await.is_err() {
+            if !patience.goes_on(|from, to| self.child.stood_still(from, to), now()) {
+                return limit;
+            }
         }
+        pending().await
     }
 
     /// What becomes of a server whose process has ended, or could not be started: how it is then, and how long until it is

@@ -29,6 +29,7 @@ pub use crate::child::ChildHandle;
 use crate::child::{CleanUp, Program, Started};
 use crate::conversation::{Conversation, Ending};
 use crate::relay::Relay;
+use crate::standstill::Patience;
 use crate::{Limits, RestartPolicy, SWEEP, ServerState, Traffic};
 
 /// How long after the child's end its output is waited for, if a grandchild holds it open.
@@ -78,7 +79,7 @@ pub struct StdioRelay {
     supervisor: Option<Supervisor>,
     state: watch::Sender<ServerState>,
     /// Until when the server may take to answer the replayed `initialize`, if it has to.
-    greeting_due: Option<Instant>,
+    greeting: Option<Patience>,
     /// The threads end with these.
     input: Orders,
     output: Orders,
@@ -181,7 +182,7 @@ fn start(
         watch,
         supervisor,
         state,
-        greeting_due: None,
+        greeting: None,
         input,
         output,
         reports,
@@ -267,7 +268,7 @@ impl StdioRelay {
             tokio::select! {
                 status = &mut self.exited => break status.map_err(io::Error::other)??,
                 Some(report) = self.reports.recv() => self.hear(report),
-                () = reached(self.greeting_due) => self.hangs(),
+                () = reached(self.greeting.as_ref().map(Patience::due)) => self.hangs(),
                 () = self.child.closing(), if !self.is_closed => {
                     self.is_closed = true;
                     self.input.give(Order::Stop);
@@ -342,7 +343,7 @@ impl StdioRelay {
     fn serve(&mut self, started: Started<Pipes>) {
         let Started { ends: (stdin, stdout), exited } = started;
         self.exited = exited;
-        (self.greeting_due, self.is_closed) = (None, false);
+        (self.greeting, self.is_closed) = (None, false);
         (self.told.parked, self.told.output_ended) = (false, false);
         self.output.give(Order::Serve(stdout));
         self.input.give(Order::Serve(stdin));

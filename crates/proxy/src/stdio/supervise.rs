@@ -12,6 +12,7 @@ use super::ledger::Replay;
 use super::{GREETING, LINGER, Pipes, StdioRelay, pipes};
 use crate::child::{CleanUp, Started};
 use crate::restarts::{Decision, RestartPolicy, Restarts, ServerState, tell};
+use crate::standstill::Patience;
 use crate::{INTERNAL_ERROR, answer};
 
 /// Decides about restarts.
@@ -100,14 +101,19 @@ impl StdioRelay {
             // What follows it waits for the answer.
             Replay::Answered(initialize) => {
                 self.input.give(Order::Write(initialize));
-                self.greeting_due = Some(now() + GREETING.min(watch.relay.limits.call_timeout));
+                self.greeting = Some(Patience::new(now(), GREETING.min(watch.relay.limits.call_timeout)));
             }
         }
     }
 
-    /// The new server has not answered in time: its end is that of any server that crashes.
+    /// The new server has not answered in time, unless a fault kept it from that: its end is that of any server that crashes.
     pub(super) fn hangs(&mut self) {
-        self.greeting_due = None;
+        let child = &self.child;
+        let mut goes_on = |patience: &mut Patience| patience.goes_on(|from, to| child.stood_still(from, to), now());
+        if self.greeting.as_mut().is_some_and(&mut goes_on) {
+            return;
+        }
+        self.greeting = None;
         self.supervisor.iter_mut().for_each(|supervisor| supervisor.hung = true);
         tracing::warn!("the restarted server does not answer the replayed `initialize`: it is killed");
         self.child.signal(Signal::KILL);
@@ -115,7 +121,7 @@ impl StdioRelay {
 
     /// The new server knows of the session.
     pub(super) fn greeted(&mut self) {
-        self.greeting_due = None;
+        self.greeting = None;
         let supervised = self.watch.as_ref().and_then(|watch| watch.supervised.as_ref());
         let confirmation = supervised.and_then(|supervised| supervised.ledger.confirmation());
         self.flow(confirmation);
