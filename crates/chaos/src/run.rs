@@ -25,6 +25,9 @@ use crate::{Impact, Scenario};
 /// How long before a fault the watched system is looked at.
 const BEFORE: Duration = Duration::from_secs(10);
 const SECOND_MS: i64 = 1000;
+/// What ends so soon after the fault is counted to its time: what it held, and what ended as it did. Whoever counts
+/// ([`SteadyState`]) may do so in slices that long.
+const EDGE: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(crate) struct Run {
@@ -152,9 +155,19 @@ impl Run {
         self.window(now.checked_sub(SECOND).unwrap_or(now), now, began_since)
     }
 
-    fn slot(&self, steady: &dyn SteadyState, from: Instant, until: Instant, began_since: Option<Instant>) -> Slot {
-        let sample = steady.sample(&self.window(from, until, began_since));
-        Slot { duration: millis(until.saturating_duration_since(from)), error_rate: sample.error_rate(), sample }
+    fn slot(&self, steady: &dyn SteadyState, window: &Window, lasted: Duration) -> Slot {
+        let sample = steady.sample(window);
+        Slot { duration: millis(lasted), error_rate: sample.error_rate(), sample }
+    }
+
+    /// The time of the fault.
+    fn time_of_fault(&self, steady: &dyn SteadyState, started: Instant, end: Instant) -> Slot {
+        self.slot(steady, &self.window(started, end + EDGE, None), end.saturating_duration_since(started))
+    }
+
+    /// The time from its end on.
+    fn time_after(&self, steady: &dyn SteadyState, end: Instant, now: Instant) -> Slot {
+        self.slot(steady, &self.window(end + EDGE, now, Some(end)), now.saturating_duration_since(end))
     }
 
     /// Looks at the watched system before anything is done to it: the check that does not hold.
@@ -162,7 +175,7 @@ impl Run {
         let steady = steady?;
         // Nobody has looked at ids until now.
         let without_ids = |sample| Sample { repeated: None, duplicates: None, ..sample };
-        let before = self.slot(steady, now.checked_sub(BEFORE).unwrap_or(now), now, None);
+        let before = self.slot(steady, &self.window(now.checked_sub(BEFORE).unwrap_or(now), now, None), BEFORE);
         self.before = Some(Slot { sample: without_ids(before.sample), ..before });
         let mut last = Sample::default();
         for seconds in (0..BEFORE.as_secs()).rev() {
@@ -251,7 +264,7 @@ impl Run {
             (status, _) if status.is_final() => {}
             // Its fault is over and taken back.
             (Status::Recovering, Some(end)) => {
-                self.after = steady.map(|steady| self.slot(steady, end, now, Some(end)));
+                self.after = steady.map(|steady| self.time_after(steady, end, now));
                 self.set(Status::Aborted, Some(reason), now);
             }
             _ => self.abort(reason, now),
@@ -340,7 +353,7 @@ impl Run {
     /// one of the two, and may not have been counted when the fault ends.
     pub(crate) fn look_back(&mut self, steady: Option<&dyn SteadyState>) {
         if let (Some(steady), Some(lease), Some(end), None) = (steady, &self.lease, self.fault_end, self.during) {
-            self.during = Some(self.slot(steady, lease.started, end, None));
+            self.during = Some(self.time_of_fault(steady, lease.started, end));
         }
     }
 
@@ -378,7 +391,7 @@ impl Run {
         self.series.push(since(started, now), sample);
         let Some(recovered) = recovery.take(&self.steady_state, &sample, now) else { return };
         self.recovered = Some(recovered);
-        self.after = Some(self.slot(steady, end, now, Some(end)));
+        self.after = Some(self.time_after(steady, end, now));
         self.conclude(recovered, now);
     }
 

@@ -16,7 +16,7 @@ pub trait SteadyState: fmt::Debug + Send + Sync {
 /// Which calls a sample is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Those that ended after this,
+    /// Those that ended after this, to a tenth of a second, in windows that follow each other each once,
     pub from: Instant,
     /// up to this,
     pub until: Instant,

@@ -147,8 +147,9 @@ impl Calls {
         let gathered = self.gathered();
         for slice in &gathered.0 {
             let begin = self.start + SLICE * u32::try_from(slice.number).unwrap_or(u32::MAX);
-            let middle = begin + SLICE / 2;
-            if middle <= window.from || middle > window.until {
+            // Each belongs to the window in which it ends: it is complete then, and in one of those that follow each other.
+            let end = begin + SLICE;
+            if end <= window.from || end > window.until {
                 continue;
             }
             found.again.iter_mut().zip(slice.again).for_each(|(all, count)| *all += count);
