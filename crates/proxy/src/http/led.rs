@@ -175,6 +175,10 @@ impl Led {
 
     /// Goes on as far as it can now. Whoever is woken for it is to call this again.
     pub(super) fn poll_on(&mut self, cx: &mut Context<'_>) {
+        // We may have nothing to write to it, and no room for what it has to read.
+        if let Stream::Led(inner) = &mut self.server {
+            inner.poll_on(cx);
+        }
         while self.pair.is_some() {
             if !(self.gate.is_open)(Instant::now()) {
                 self.leave();

@@ -153,3 +153,26 @@ async fn how_the_server_ends_is_told_behind_what_it_sent() {
     reader.read_to_end(&mut heard).await.unwrap();
     assert_eq!((&heard[..], is_open.load(Ordering::SeqCst)), (&b"hello"[..], false));
 }
+
+#[tokio::test]
+async fn what_is_in_the_inner_of_two_goes_on_though_the_outer_reads_no_more() {
+    let ([server, mut peer], [near, _lost], [far, _never]) = (connected().await, connected().await, connected().await);
+    let is_open = Arc::new(AtomicBool::new(true));
+    let opens = Arc::clone(&is_open);
+    let gate = Gate { fault: FaultId(1), is_open: Box::new(move |_| opens.load(Ordering::SeqCst)) };
+    let mut inner = Stream::Led(Box::new(Led::through(Stream::Plain(server), gate, [near, far])));
+    inner.split().1.write_all(b"x").await.unwrap();
+    let gate = Gate { fault: FaultId(2), is_open: Box::new(|_| true) };
+    let mut outer = Stream::Led(Box::new(Led::through(inner, gate, connected().await)));
+    peer.shutdown().await.unwrap();
+    let (mut reader, _) = outer.split();
+    assert_eq!(reader.read(&mut [0]).await.unwrap(), 0, "the server sends no more");
+    is_open.store(false, Ordering::SeqCst);
+    let heard = tokio::time::timeout(Duration::from_secs(10), async {
+        tokio::select! {
+            read = peer.read_u8() => read.unwrap(),
+            never = keep_on(reader.led()) => match never {},
+        }
+    });
+    assert_eq!(heard.await.unwrap(), b'x');
+}
