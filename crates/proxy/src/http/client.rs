@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use self::admission::{Asked, Refused};
+pub(super) use self::leading::Asking;
 use super::Shared;
 use super::answers::{Answers, Failure};
 use super::body::{Settled, Stopped};

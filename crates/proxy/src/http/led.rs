@@ -26,7 +26,7 @@ pub(super) const MAX_ON_THE_WAY: usize = 64 << 10;
 /// What is read at once.
 const READ_BYTES: usize = 8 << 10;
 /// How often it is looked whether the way is still open, whoever else tells of its end.
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 /// One direction. Its bytes come in at the back: first those that have come out of the network, then those that are in it, then
 /// those that are still to go in.

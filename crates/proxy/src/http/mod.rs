@@ -42,7 +42,7 @@ use crate::child::ChildHandle;
 use crate::relay::Relay;
 use crate::{Limits, SWEEP, ServerState, Traffic};
 use check::check_upstream;
-use client::Client;
+use client::{Asking, Client};
 use failures::Failures;
 use handshake::Handshakes;
 use reach::Retries;
@@ -164,6 +164,7 @@ struct Shared {
     /// Requests that got no answer.
     unanswered: Arc<Failures>,
     retries: Arc<Retries>,
+    asking: Asking,
 }
 
 /// Relays what comes in on `listeners` until `stop`, then lets exchanges under way end within [`Config::grace`], and the first
@@ -183,6 +184,7 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, probe: Probe, st
         handshakes: Arc::default(),
         unanswered: Arc::default(),
         retries: Arc::default(),
+        asking: Asking::default(),
     });
     let mut door = Door::new("the proxy", listeners, MAX_CONNECTIONS);
     let (stopping, stopped) = watch::channel(false);
@@ -267,7 +269,8 @@ impl Shared {
         let (config, relay) = (Arc::clone(&self.config), self.relay.for_connection());
         let (sessions, handshakes) = (Arc::clone(&self.sessions), Arc::clone(&self.handshakes));
         let (unanswered, retries) = (Arc::clone(&self.unanswered), Arc::clone(&self.retries));
-        Arc::new(Self { config, relay, sessions, handshakes, unanswered, retries })
+        let asking = self.asking.clone();
+        Arc::new(Self { config, relay, sessions, handshakes, unanswered, retries, asking })
     }
 
     /// Counts a request that is not passed on.

@@ -4,13 +4,13 @@
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
 use mcpscope_chaos::{ChaosTarget, Network, Order, Packets, Parameters, Progress, Scenario, TargetError, Victim};
 use mcpscope_core::FaultId;
-use mcpscope_test_support::{Wire, http, within};
+use mcpscope_test_support::{Wire, eventually, http, within};
 
 use crate::common::Chaos;
 use crate::faults::Faulty;
@@ -41,7 +41,7 @@ impl Plain {
     /// The one that faults of this engine have.
     pub(crate) fn register(chaos: &Chaos, brings: Brings) -> Arc<Self> {
         let network = Self::new(brings);
-        chaos.controller.register(Arc::new(Target(network.clone())), Instant::now());
+        register(chaos, network.clone());
         network
     }
 
@@ -76,9 +76,44 @@ impl Network for Plain {
     }
 }
 
+/// A network whose helper is silent, until it is told to speak.
+#[derive(Debug, Default)]
+struct Silent {
+    asked: AtomicU64,
+    speaks: Mutex<bool>,
+    told: Condvar,
+}
+
+impl Network for Silent {
+    fn pair(&self) -> io::Result<[TcpStream; 2]> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let _speaks = self.told.wait_while(self.speaks.lock().unwrap(), |speaks| !*speaks).unwrap();
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    fn is_up(&self) -> bool {
+        true
+    }
+}
+
+/// Has it speak when it is dropped: what waits for it would keep the runtime from its end.
+struct Told(Arc<Silent>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        *self.0.speaks.lock().unwrap() = true;
+        self.0.told.notify_all();
+    }
+}
+
+/// The faults of this engine have this network.
+fn register(chaos: &Chaos, network: Arc<dyn Network>) {
+    chaos.controller.register(Arc::new(Target(network)), Instant::now());
+}
+
 /// Has one network for whatever is asked for.
 #[derive(Debug)]
-struct Target(Arc<Plain>);
+struct Target(Arc<dyn Network>);
 
 impl ChaosTarget for Target {
     fn name(&self) -> &str {
@@ -282,6 +317,34 @@ async fn who_leaves_is_told_to_the_other_side_whatever_the_network_brings() {
     server.reset();
     assert_eq!(within(client.reader.head()).await.unwrap().unwrap().status(), 502);
     stage.chaos.stop(fault).await;
+}
+
+#[tokio::test]
+async fn a_network_that_is_silent_takes_few_threads_and_holds_up_nobody_who_leaves_or_when_it_is_over() {
+    let (stage, network) = (Faulty::new().await, Arc::new(Silent::default()));
+    register(&stage.chaos, network.clone());
+    let _told = Told(network.clone());
+    stage.chaos.start("packet_loss", NETEM);
+    let mut wires = Vec::new();
+    for id in 0..12 {
+        let mut client = stage.proxy.connect().await;
+        client.write(&post(&[], &call(id, "echo"))).await.unwrap();
+        wires.push((id, client, within(stage.upstream.accept()).await));
+    }
+    eventually(|| if network.asked.load(Ordering::SeqCst) > 0 { Ok(()) } else { Err("nobody asks it") }).await;
+    for who in [11, 0] {
+        let (id, client, mut server) = wires.remove(who);
+        drop(client);
+        assert_eq!(within(server.reader.message()).await.unwrap().unwrap().body, call(id, "echo").as_bytes());
+        assert_eq!(within(server.reader.closed()).await.unwrap(), b"");
+    }
+    stage.chaos.controller.emergency_stop(mcpscope_chaos::Cause::Person, Instant::now());
+    for (id, mut client, mut server) in wires {
+        assert_eq!(within(server.reader.message()).await.unwrap().unwrap().body, call(id, "echo").as_bytes());
+        answer((&mut client, &mut server), id).await;
+    }
+    let asked = network.asked.load(Ordering::SeqCst);
+    assert!((1..=4).contains(&asked), "{asked} threads");
 }
 
 #[tokio::test]

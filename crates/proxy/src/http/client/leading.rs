@@ -1,15 +1,63 @@
 //! Connections to the server that faults lead through a network.
 
+use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mcpscope_hooks::Detour;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+use tokio::time::interval;
 
-use super::super::led::Led;
+use super::super::led::{LOOK, Led};
 use super::super::stream::Stream;
 use super::admission::Asked;
 use super::{Client, Peer};
+
+/// How many of a relay's connections ask for one that leads through a network at the same time. Each takes a thread for it,
+/// for up to two seconds if nobody answers, of those that others need for something else.
+const MAX_ASKING: usize = 4;
+
+/// Who asks for connections that lead through networks, of all connections of one relay.
+#[derive(Clone, Debug)]
+pub(in super::super) struct Asking(Arc<Semaphore>);
+
+impl Default for Asking {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_ASKING)))
+    }
+}
+
+impl Asking {
+    /// Both ends of a connection that leads this way, unless the fault is over before there is one.
+    async fn pair(&self, detour: &Detour) -> io::Result<[TcpStream; 2]> {
+        let its = detour.clone();
+        let asks = async {
+            let place = Arc::clone(&self.0).acquire_owned().await.map_err(io::Error::other)?;
+            // It may take the system a while.
+            let asks = move || {
+                let _place = place;
+                its.pair()
+            };
+            spawn_blocking(asks).await.map_err(io::Error::other)?
+        };
+        let [near, far] = tokio::select! {
+            biased;
+            pair = asks => pair?,
+            () = over(detour) => return Err(io::ErrorKind::NotConnected.into()),
+        };
+        Ok([TcpStream::from_std(near)?, TcpStream::from_std(far)?])
+    }
+}
+
+/// Waits until a fault leads nothing any more.
+async fn over(detour: &Detour) {
+    let mut looks = interval(LOOK);
+    while detour.is_open(Instant::now()) {
+        looks.tick().await;
+    }
+}
 
 impl Client {
     /// The ways that this request and its answer are to take. The connection to the server is left where it takes others.
@@ -30,29 +78,27 @@ impl Client {
     }
 
     /// Leads the connection to the server these ways, as far as it does not take them already. Where a network is gone by now, its
-    /// fault is over, or has failed.
+    /// fault is over, or has failed. What a client has left behind that is gone meanwhile goes straight on.
     pub(super) async fn lead(&mut self, detours: Vec<Detour>, asked: &Asked) {
         for detour in detours {
             let Some(upstream) = &self.upstream else { return };
             let fault = detour.fault();
-            let is_new = upstream.stream.leaders().all(|leader| leader != fault);
-            let its = detour.clone();
-            let pair = if is_new {
-                // It may take the system a while.
-                match spawn_blocking(move || its.pair()).await.map_err(std::io::Error::other).flatten() {
-                    Ok(pair) => Some(pair),
+            if upstream.stream.leaders().all(|leader| leader != fault) {
+                let Peer { stream, input } = &mut self.peer;
+                let pair = tokio::select! {
+                    biased;
+                    pair = self.shared.asking.pair(&detour) => pair,
+                    _ = input.gone(stream) => return,
+                };
+                let pair = match pair {
+                    Ok(pair) => pair,
                     Err(error) => {
                         tracing::debug!(fault = fault.0, %error, "a connection was not led through a network");
                         continue;
                     }
-                }
-            } else {
-                None
-            };
-            if let Some([near, far]) = pair {
-                let (Ok(near), Ok(far)) = (TcpStream::from_std(near), TcpStream::from_std(far)) else { continue };
+                };
                 let Some(Peer { stream, input }) = self.upstream.take() else { return };
-                let stream = Stream::Led(Box::new(Led::new(stream, detour, [near, far])));
+                let stream = Stream::Led(Box::new(Led::new(stream, detour, pair)));
                 self.upstream = Some(Peer { stream, input });
             }
             if let Some(exchange) = &asked.exchange {
