@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use self::admission::{Asked, Refused};
 pub(super) use self::leading::Asking;
+use self::leading::let_go;
 use super::Shared;
 use super::answers::{Answers, Failure};
 use super::body::{Settled, Stopped};
@@ -133,10 +134,17 @@ impl Client {
             };
             match next {
                 Next::Another => is_first = false,
-                Next::Close => return rarely(self.close()).await,
-                Next::CutOff => return,
+                Next::Close => {
+                    rarely(self.close()).await;
+                    break;
+                }
+                Next::CutOff => break,
             }
         }
+        let upstream = self.upstream.take();
+        // The client is told first.
+        drop(self);
+        rarely(let_go(upstream)).await;
     }
 
     /// Says that this is the end, where that has to be said and is not what a whole answer would end with.
@@ -241,7 +249,7 @@ impl Client {
             match settled {
                 Ok(Settled::Goes) => {}
                 Ok(Settled::Lost) => {
-                    self.upstream = None;
+                    rarely(let_go(self.upstream.take())).await;
                     // Until the client gives up.
                     input.gone(stream).await;
                     return Next::Close;
@@ -267,6 +275,9 @@ impl Client {
             }
         }
         let detours = self.detours(&asked);
+        if self.is_led() {
+            rarely(self.leave(&detours)).await;
+        }
         let config = &self.shared.config;
         // To know whether a fault ended its process meanwhile.
         let begun = config.child.as_ref().map(|_| std::time::Instant::now());
@@ -373,7 +384,7 @@ impl Client {
             Ok(Ok(keeps_alive)) => {
                 // What nobody asked for is no answer to what is asked next.
                 if !keeps_alive || !is_sent || !upstream.input.bytes().is_empty() {
-                    self.upstream = None;
+                    rarely(let_go(self.upstream.take())).await;
                 }
                 match (keeps_alive && asked.facts.keeps_alive, is_sent) {
                     (true, true) => Next::Another,
@@ -383,7 +394,7 @@ impl Client {
             }
             Ok(Err(Failure::Client(_))) => Next::Close,
             Ok(Err(Failure::Fault)) => {
-                self.upstream = None;
+                rarely(let_go(self.upstream.take())).await;
                 Next::CutOff
             }
             Ok(Err(Failure::CutOff(error))) => {
@@ -392,7 +403,7 @@ impl Client {
             }
             Ok(Err(failure)) => rarely(self.failed(&failure, begun, asked)).await,
             Err(error) => {
-                self.upstream = None;
+                rarely(let_go(self.upstream.take())).await;
                 if error.kind() == io::ErrorKind::InvalidData && !has_begun.load(Ordering::Relaxed) {
                     return rarely(self.refuse(self.broken(&error))).await;
                 }

@@ -2,7 +2,8 @@
 //!
 //! What is written to it goes to the near end of a connection through that network, comes out of its far end, and goes on to the
 //! server; what the server sends, the other way. A copy of what is on the way is kept: when the fault is over, it goes on
-//! at once, however long the network would still have taken to bring it. So what arrives is always what was sent.
+//! at once, however long the network would still have taken to bring it. What is on the way to the server when nobody
+//! needs the connection any more does so, too. So what arrives is always what was sent.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf as _, BytesMut};
 use mcpscope_core::FaultId;
 use mcpscope_hooks::Detour;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
@@ -163,6 +164,23 @@ impl Led {
             led.server
         } else {
             Stream::Led(Box::new(led))
+        }
+    }
+
+    /// Ends what is sent to the server, once all that was taken for it has gone on, past the networks.
+    ///
+    /// # Errors
+    /// The server takes nothing any more.
+    pub(super) async fn conclude(&mut self) -> io::Result<()> {
+        self.leave_all();
+        self.shutdown().await
+    }
+
+    /// From here on there is no network, nor one beneath.
+    fn leave_all(&mut self) {
+        self.leave();
+        if let Stream::Led(inner) = &mut self.server {
+            inner.leave_all();
         }
     }
 

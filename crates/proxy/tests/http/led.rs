@@ -305,9 +305,10 @@ async fn who_leaves_is_told_to_the_other_side_whatever_the_network_brings() {
     let fault = stage.chaos.start("packet_loss", NETEM);
     let mut client = stage.proxy.connect().await;
     client.write(&post(&[], &call(1, "echo"))).await.unwrap();
-    let server = within(stage.upstream.accept()).await;
+    let mut server = within(stage.upstream.accept()).await;
     stage.chaos.hits(fault, 1).await;
     drop(client);
+    assert_eq!(within(server.reader.message()).await.unwrap().unwrap().body, call(1, "echo").as_bytes());
     assert_eq!(within(server.reader.closed()).await.unwrap(), b"");
     // Of a server that resets there is nothing to come, be it in the network or not.
     let mut client = stage.proxy.connect().await;
@@ -317,6 +318,23 @@ async fn who_leaves_is_told_to_the_other_side_whatever_the_network_brings() {
     server.reset();
     assert_eq!(within(client.reader.head()).await.unwrap().unwrap().status(), 502);
     stage.chaos.stop(fault).await;
+}
+
+#[tokio::test]
+async fn what_a_client_sends_and_does_not_wait_for_arrives_whatever_the_network_brings() {
+    let (stage, _) = stage(Brings::Nothing).await;
+    let first = stage.chaos.start("packet_loss", NETEM);
+    let second = stage.chaos.start("packet_loss", NETEM);
+    let notification = format!(r#"{{"jsonrpc":"2.0","method":"notifications/{}"}}"#, "x".repeat(50_000));
+    let mut client = stage.proxy.connect().await;
+    client.write(&post(&[], &notification)).await.unwrap();
+    let mut server = within(stage.upstream.accept()).await;
+    stage.chaos.hits(first, 1).await;
+    stage.chaos.hits(second, 1).await;
+    drop(client);
+    let seen = within(server.reader.message()).await.unwrap().unwrap();
+    assert!(seen.body == notification.as_bytes(), "{} of {} bytes", seen.body.len(), notification.len());
+    assert_eq!(within(server.reader.closed()).await.unwrap(), b"");
 }
 
 #[tokio::test]

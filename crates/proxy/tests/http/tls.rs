@@ -139,14 +139,34 @@ async fn exchanges_pass_byte_by_byte() {
     secure.bench.becomes(&tool_calls("echo", "cancelled"), 1).await;
 }
 
+/// With faults that have a network.
+async fn led(brings: Brings) -> (Secure, Chaos, Arc<Plain>) {
+    let (bench, ours, theirs) = (Bench::new(), Certificate::new(), Certificate::new());
+    let chaos = Chaos::new(bench.parts(Transport::Http));
+    let network = Plain::register(&chaos, brings);
+    let trusted = theirs.client();
+    let secure = Secure::observed(bench, chaos.probe.clone(), (ours, theirs), trusted).await;
+    (secure, chaos, network)
+}
+
+#[tokio::test]
+async fn what_a_client_that_leaves_has_sent_arrives_whatever_the_network_brings() {
+    let (secure, chaos, _) = led(Brings::Nothing).await;
+    let (mut client, mut server) = secure.asked(&post(&[], &call(1, "echo"))).await;
+    let (answer, request) = (json(&[], &result(1)), post(&[], &call(2, &"x".repeat(50_000))));
+    server.write_all(&answer).await.unwrap();
+    assert_eq!(read(&mut client, answer.len()).await, answer);
+    let fault = chaos.start("packet_loss", NETEM);
+    client.write_all(&request).await.unwrap();
+    chaos.hits(fault, 1).await;
+    drop(client);
+    assert!(read(&mut server, request.len()).await == request);
+}
+
 #[tokio::test]
 async fn what_a_fault_leads_through_a_network_is_the_same_connection_before_and_after() {
     for brings in [Brings::All, Brings::Nothing] {
-        let (bench, ours, theirs) = (Bench::new(), Certificate::new(), Certificate::new());
-        let chaos = Chaos::new(bench.parts(Transport::Http));
-        let network = Plain::register(&chaos, brings);
-        let trusted = theirs.client();
-        let secure = Secure::observed(bench, chaos.probe.clone(), (ours, theirs), trusted).await;
+        let (secure, chaos, network) = led(brings).await;
         let (mut client, mut server) = secure.asked(&post(&[], &call(1, "echo"))).await;
         let mut fault = None;
         for id in 1..5 {

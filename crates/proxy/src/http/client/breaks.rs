@@ -9,6 +9,7 @@ use mcpscope_core::{Break, Effect, Injection};
 
 use super::super::{Shared, rarely};
 use super::admission::Admission;
+use super::leading::let_go;
 use super::{Client, End, Next, Peer};
 use crate::conversation::Conversation;
 
@@ -60,9 +61,9 @@ impl Client {
 
     /// A fault breaks the connection, which carries this conversation.
     pub(super) async fn break_off(&mut self, broken: Break, conversation: Option<&Arc<Conversation>>) -> Next {
-        if let Some(upstream) = self.upstream.take()
-            && broken == Break::Reset
-        {
+        if broken != Break::Reset {
+            let_go(self.upstream.take()).await;
+        } else if let Some(upstream) = self.upstream.take() {
             upstream.stream.reset();
         }
         match broken {

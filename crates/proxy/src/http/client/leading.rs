@@ -8,12 +8,12 @@ use mcpscope_hooks::Detour;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::interval;
+use tokio::time::{interval, timeout};
 
 use super::super::led::{LOOK, Led};
 use super::super::stream::Stream;
 use super::admission::Asked;
-use super::{Client, Peer};
+use super::{Client, LINGER, Peer};
 
 /// How many of a relay's connections ask for one that leads through a network at the same time. Each takes a thread for it,
 /// for up to two seconds if nobody answers, of those that others need for something else.
@@ -60,21 +60,27 @@ async fn over(detour: &Detour) {
 }
 
 impl Client {
-    /// The ways that this request and its answer are to take. The connection to the server is left where it takes others.
-    pub(super) fn detours(&mut self, asked: &Asked) -> Vec<Detour> {
+    /// The ways that this request and its answer are to take.
+    pub(super) fn detours(&self, asked: &Asked) -> Vec<Detour> {
         let exchange = asked.exchange.as_ref().filter(|_| self.shared.relay.probe.leads());
-        let is_led = matches!(&self.upstream, Some(Peer { stream: Stream::Led(_), .. }));
-        if exchange.is_none() && !is_led {
-            return Vec::new();
+        exchange.map_or_else(Vec::new, |exchange| exchange.conversation().detours(Instant::now()))
+    }
+
+    /// Whether the connection to the server is led through a network.
+    pub(super) fn is_led(&self) -> bool {
+        matches!(&self.upstream, Some(Peer { stream: Stream::Led(_), .. }))
+    }
+
+    /// Leaves networks of faults that are over, and a connection to the server that takes other ways than these.
+    pub(super) async fn leave(&mut self, detours: &[Detour]) {
+        let Some(Peer { stream, input }) = self.upstream.take() else { return };
+        let stream = stream.freed();
+        // Of another session, perhaps, which is to be left alone.
+        let fits = stream.leaders().all(|leader| detours.iter().any(|detour| detour.fault() == leader));
+        self.upstream = Some(Peer { stream, input });
+        if !fits {
+            let_go(self.upstream.take()).await;
         }
-        let detours = exchange.map_or_else(Vec::new, |exchange| exchange.conversation().detours(Instant::now()));
-        if is_led && let Some(Peer { stream, input }) = self.upstream.take() {
-            let stream = stream.freed();
-            // Of another session, perhaps, which is to be left alone.
-            let fits = stream.leaders().all(|leader| detours.iter().any(|detour| detour.fault() == leader));
-            self.upstream = fits.then_some(Peer { stream, input });
-        }
-        detours
     }
 
     /// Leads the connection to the server these ways, as far as it does not take them already. Where a network is gone by now, its
@@ -105,5 +111,14 @@ impl Client {
                 exchange.is_led_by(fault);
             }
         }
+    }
+}
+
+/// Lets go of a connection to the server. What a network has not brought there yet arrives all the same, as what is in a socket
+/// does.
+pub(super) async fn let_go(upstream: Option<Peer>) {
+    if let Some(Peer { stream: Stream::Led(mut led), .. }) = upstream {
+        // Who takes nothing is left.
+        let _ = timeout(LINGER, led.conclude()).await;
     }
 }
