@@ -25,12 +25,14 @@ PROGRAMS = {
 }
 MODULES = ("sch_prio", "sch_netem")
 BOOT_LIMIT = 400
+# Where its memory takes the place of a folder of this machine's, which whoever may enter its parents may enter.
+INSIDE = "/mnt"
 # What that kernel runs first. What it leaves goes to a folder of this machine's, and everything else into its memory.
 INIT = """#!/bin/sh
 {exports}
 {busybox} mount -t proc proc /proc
 {busybox} mount -t sysfs sys /sys
-{busybox} mount -t tmpfs tmp {inside}
+{busybox} mount -t tmpfs -o mode=0755 tmp {inside}
 for module in {modules}; do {busybox} insmod $module || echo no $module; done
 {busybox} ip link set lo up
 cd {folder}
@@ -101,9 +103,7 @@ def test_in_a_kernel_that_has_it(environment, programs, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     here = pathlib.Path(__file__).parent
-    inside = tmp_path / "inside"
-    inside.mkdir()
-    home = {"PATH": os.environ["PATH"], "HOME": str(inside), "TMPDIR": str(inside)}
+    home = {"PATH": os.environ["PATH"], "HOME": INSIDE, "TMPDIR": INSIDE}
     copied = {name: os.path.abspath(os.environ[name]) for name in VARIABLES} | home
     init = tmp_path / "init.sh"
     exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in copied.items())
@@ -117,7 +117,7 @@ def test_in_a_kernel_that_has_it(environment, programs, tmp_path):
             options="-p no:cacheprovider",
             tests="netem_inside.py",
             out=shlex.quote(str(out)),
-            inside=shlex.quote(str(inside)),
+            inside=INSIDE,
         )
     )
     init.chmod(0o755)
