@@ -46,7 +46,10 @@ echo $? >{out}/code
 def programs() -> dict[str, str]:
     wrong = [f"{name} ({what})" for name, what in PROGRAMS.items() if not os.path.exists(os.environ.get(name, ""))]
     if wrong:
-        advice = "`cargo xtask test` installs what is missing and sets these variables."
+        advice = (
+            "`cargo xtask test` installs what is missing and sets these variables. User-mode Linux is for x86 alone: "
+            "on another machine leave this test to one of these."
+        )
         pytest.fail(f"{'; '.join(wrong)} not set, or names no file. {advice}", pytrace=False)
     return {name: os.path.abspath(os.environ[name]) for name in PROGRAMS}
 
