@@ -1,7 +1,7 @@
 //! Tests of one crate under a tool that watches them. Cargo calls it a success when a filter fits no test; here it is not.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -53,6 +53,20 @@ pub(crate) fn valgrind(root: &Path, env: &TestEnv) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// The program of the integration test `name`, built as the step `tests` builds it.
+pub(crate) fn program(root: &Path, name: &str) -> Result<PathBuf> {
+    let built = ["test", "--workspace", "--all-features", "--locked", "--no-run", "--test", name];
+    let told = command::output(cargo().current_dir(root).args(built).arg("--message-format=json-render-diagnostics"))?;
+    program_in(&told, name).with_context(|| format!("cargo built no test `{name}`"))
+}
+
+/// What cargo says in JSON that it made of the test `name`.
+fn program_in(told: &str, name: &str) -> Option<PathBuf> {
+    let made = told.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let its = |made: &serde_json::Value| made["target"]["kind"][0] == "test" && made["target"]["name"] == name;
+    made.filter(its).find_map(|made| Some(made["executable"].as_str()?.into()))
 }
 
 /// The setting that has cargo start what it built under `program`.
@@ -107,6 +121,17 @@ mod tests {
         for (line, expected) in cases {
             assert_eq!(passed_in(line), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn a_program_is_found_in_what_cargo_says() {
+        let told = r#"{"target":{"kind":["lib"],"name":"helper"},"executable":"/a"}
+{"target":{"kind":["test"],"name":"other"},"executable":"/b"}
+{"target":{"kind":["test"],"name":"helper"},"executable":null}
+{"target":{"kind":["test"],"name":"helper"},"executable":"/c d"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(program_in(told, "helper"), Some("/c d".into()));
+        assert_eq!(program_in(told, "none"), None);
     }
 
     fn said(script: &str) -> Result<()> {

@@ -178,6 +178,8 @@ fn e2e(root: &Path, env: &TestEnv) -> Result<()> {
     let peer = ["--package", "mcpscope-test-support", "--features", "mcpscope-test-support/mcp-peer"];
     in_cargo(root, &[&["build", "--locked", "--package", "mcpscope"], &peer[..]].concat())?;
     let programs = workspace::metadata(&root.join("Cargo.toml"))?.target_directory.join("debug");
+    // What takes a kernel with netem is tried in one that is a program, too.
+    let helper = libtest::program(root, "helper")?;
     let python = env.path("E2E_PYTHON").context("the Python of the tests was not prepared")?;
     let tests = "crates/server/tests/e2e";
     command::run(
@@ -186,6 +188,7 @@ fn e2e(root: &Path, env: &TestEnv) -> Result<()> {
             .args(["-m", "pytest", tests])
             .env("E2E_BIN", programs.join("mcpscope"))
             .env("E2E_MCP_PEER", programs.join("mcp-peer"))
+            .env("E2E_CHAOS_HELPER", helper)
             .envs(env.vars()),
     )
 }

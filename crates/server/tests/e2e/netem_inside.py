@@ -21,8 +21,10 @@ import httpx
 import pytest
 
 from chaos import LONG, Chaos
-from harness import wait_until
-from processes import helper, helpers, proc, records
+from harness import MARK, free_port, wait_until
+from processes import GONE, helper, helpers, proc, records, watched
+from serving import SERVED
+from upstream import call
 
 pytestmark = [pytest.mark.usefixtures("alone"), pytest.mark.timeout(120)]
 
@@ -32,6 +34,7 @@ SLACK = 0.3
 # Within which what was on its way has to be there once the fault is over, in seconds. TCP by itself would take from 0.2 on.
 AT_ONCE = 0.5
 NOBODY = 65534
+SWEPT = "mcpscope: an earlier run ended in the middle of experiment"
 LIMIT = pathlib.Path("/proc/sys/user/max_net_namespaces")
 
 
@@ -214,17 +217,88 @@ def test_what_is_on_its_way_arrives_at_once_when_it_ends(environment, stage, end
     wait_until(lambda: not helpers(environment), within=2, what="the end of the helper")
 
 
-def test_a_server_that_dies_takes_nothing_with_it(environment, stage, tmp_path):
-    """mcpscope itself is killed: the helper goes, and with it the network."""
-    instance, chaos = stage
-    Client(instance).call()
-    id = chaos.start("latency_injection", backend="netem", delay="50ms")
-    Client(instance).call()
-    helper(environment, instance)
+def killed(instance, **_):
     instance.process.kill()
-    instance.process.wait()
-    wait_until(lambda: not helpers(environment), within=2, what="the end of the helper")
-    assert [one for one in records(tmp_path / "data") if one.get("record") == "process"], id
+
+
+def panic(instance, **_):
+    """What a panic is that nobody catches."""
+    instance.process.send_signal(signal.SIGABRT)
+
+
+def sigterm(instance, **_):
+    instance.process.terminate()
+
+
+def emergency_stop(chaos, **_):
+    chaos.emergency_stop()
+
+
+def reload(instance, folder, **_):
+    (folder / "chaos.yaml").write_text("chaos_engine: { enabled: false }\n")
+    wait_until(lambda: "mcpscope: chaos is off" in instance.stderr(), within=LONG, what="the changed plan")
+
+
+def target_death(chaos, target, id, **_):
+    """The fault outlives it, until it is stopped."""
+    target.kill()
+    target.wait()
+    assert chaos.test(id)["status"] == "running"
+    chaos.stop(id)
+
+
+def ask(instance):
+    httpx.post(instance.proxy, json=call(), trust_env=False, timeout=LONG).raise_for_status()
+
+
+@pytest.fixture
+def target(environment):
+    """A server that can be killed, and its port."""
+    port = free_port()
+    marked = os.environ | {MARK: environment.mark}
+    with subprocess.Popen([*SERVED, str(port)], stdout=subprocess.PIPE, env=marked) as process:
+        try:
+            assert process.stdout.readline() == b"serving\n"
+            yield process, port
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("scenario", ["latency_injection", "packet_loss"])
+@pytest.mark.parametrize("end", [killed, panic, sigterm, emergency_stop, reload, target_death])
+def test_nothing_is_left_however_it_ends(environment, instances, target, tmp_path, scenario, end):
+    process, port = target
+    (tmp_path / "mcpscope.yaml").write_text("chaos: { mode: manual }\n")
+    options = ("--config", str(tmp_path / "mcpscope.yaml"), "--data", str(tmp_path / "data"), "--name", "netem")
+    start = lambda: instances.proxy(f"http://127.0.0.1:{port}/mcp", *options)  # noqa: E731
+    instance = start()
+    chaos = Chaos(instance, tmp_path / "data")
+    was_cut = end in (killed, panic)
+    # A helper that ends with mcpscope empties nothing: its packets keep the namespace for as long as they are late.
+    delay = "2s" if was_cut else "60s"
+    strength = {"delay": delay} if scenario == "latency_injection" else {"intensity": 1}
+    id = chaos.start(scenario, backend="netem", **strength)
+    with ThreadPoolExecutor(1) as pool, watched(helper(environment, instance)) as ended:
+        # So that there is something in the network.
+        asked = pool.submit(ask, instance)
+        chaos.has_hit(id)
+        end(instance=instance, chaos=chaos, folder=tmp_path, target=process, id=id)
+        assert ended(GONE), "the helper is still there"
+        # Of a server that is gone, or when mcpscope is cut off, there is no answer.
+        assert (asked.exception(LONG) is None) == (end in (sigterm, emergency_stop, reload)), asked
+    if not was_cut and end != sigterm:
+        report = chaos.ended(id)
+        assert (report["status"], report["leak"]) == ("aborted", None), report
+        instance.process.terminate()
+    instance.wait(LONG)
+
+    (tmp_path / "chaos.yaml").unlink(missing_ok=True)
+    again = start()
+    assert (SWEPT in again.stderr()) == was_cut, again.stderr()
+    (test,) = Chaos(again).history()
+    assert (test["id"], test["name"], test["status"]) == (id, scenario, "aborted")
+    assert not [*tmp_path.glob("data/*/chaos/*.running.jsonl")]
+    assert [record for record in records(tmp_path / "data") if record.get("record") == "process"]
 
 
 def test_nothing_stays_in_the_network_when_it_ends(stage):

@@ -22,6 +22,7 @@ PROGRAMS = {
     "E2E_UML": "linux.uml of Debian's package user-mode-linux",
     "E2E_UML_MODULES": "the folder in /usr/lib/uml/modules of the same package",
     "E2E_BUSYBOX": "busybox of Debian's package busybox-static",
+    "E2E_CHAOS_HELPER": "the test `helper` of mcpscope-chaos",
 }
 MODULES = ("sch_prio", "sch_netem")
 BOOT_LIMIT = 400
@@ -35,6 +36,8 @@ INIT = """#!/bin/sh
 {busybox} mount -t tmpfs -o mode=0755 tmp {inside}
 for module in {modules}; do {busybox} insmod $module || echo no $module; done
 {busybox} ip link set lo up
+{helper} network --nocapture </dev/null >{out}/helper 2>&1
+echo $? >{out}/code-helper
 cd {folder}
 {python} -m pytest -q -rA --color=no --basetemp={inside}/tests {options} {tests} </dev/null >{out}/log 2>&1
 echo $? >{out}/code
@@ -121,6 +124,7 @@ def test_in_a_kernel_that_has_it(environment, programs, tmp_path):
             tests="netem_inside.py",
             out=shlex.quote(str(out)),
             inside=INSIDE,
+            helper=shlex.quote(programs["E2E_CHAOS_HELPER"]),
         )
     )
     init.chmod(0o755)
@@ -140,7 +144,8 @@ def test_in_a_kernel_that_has_it(environment, programs, tmp_path):
             # Its processes are threads of one group, which nothing else is in.
             subprocess.run(["kill", "-KILL", "--", f"-{uml.pid}"], stderr=subprocess.DEVNULL, check=False)
             uml.wait()
-    log = (out / "log").read_text() if (out / "log").exists() else ""
-    code = (out / "code").read_text().strip() if (out / "code").exists() else "none"
-    assert code == "0", f"{log}\n{(tmp_path / 'console').read_text(errors='replace')}"
-    print(log)
+    told = lambda name: (out / name).read_text().strip() if (out / name).exists() else ""  # noqa: E731
+    console = (tmp_path / "console").read_text(errors="replace")
+    assert told("code-helper") == "0" and "only the refusal is tried" not in told("helper"), f"{told('helper')}\n{console}"
+    assert told("code") == "0", f"{told('log')}\n{console}"
+    print(told("helper"), told("log"), sep="\n")
