@@ -207,6 +207,8 @@ impl Run {
         }
         for target in &self.carriers {
             left.extend(target.left_over(fault).map(|what| format!("{}: {what}", target.name())));
+            // The last that it counted it told after it was undone.
+            self.packets = target.progress(fault).packets.or(self.packets);
         }
         looked_at.extend((!self.carriers.is_empty()).then_some("targets"));
         let mut after = None;

@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::cmsg_space;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
@@ -35,7 +36,7 @@ const GREETING: Duration = Duration::from_secs(10);
 /// How long it may take to make a network, and a connection through it.
 const NETWORK: Duration = Duration::from_secs(5);
 const PAIR: Duration = Duration::from_secs(2);
-/// How long it may take to let go of one.
+/// How long it may take to say how a network ended.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long a helper of an earlier run may take to end, and how often it is looked at meanwhile.
 const SWEPT: Duration = Duration::from_secs(1);
@@ -95,7 +96,7 @@ impl Helper {
             // Whoever started it may have given up by now.
             Err(error) => return drop(started.send(Err(error))),
         };
-        let told = child.stdout.take();
+        let ear = Ear::new(child.stdout.take(), &orders);
         let (process, id) = identified(&child).unzip();
         let mut state = self.lock();
         state.orders = Some(orders);
@@ -106,10 +107,12 @@ impl Helper {
         }
         drop(state);
         let _ = started.send(Ok(()));
-        let heard = told.ok_or_else(no_pipe).and_then(|told| self.listen(job, told));
+        let heard = ear.and_then(|mut ear| self.listen(job, &mut ear));
         let mut state = self.lock();
-        if let Err(error) = heard {
+        if heard.is_err() || state.is_over {
             state.kill();
+        }
+        if let Err(error) = heard {
             state.ended.get_or_insert(Ended::Failed(error.to_string()));
         }
         drop(state);
@@ -117,18 +120,14 @@ impl Helper {
     }
 
     /// Gives it its job, and hears what becomes of it until it ends.
-    fn listen(&self, job: &Job, told: ChildStdout) -> io::Result<()> {
+    fn listen(&self, job: &Job, ear: &mut Ear) -> io::Result<()> {
         let hint = || {
             io::Error::other(
                 "the helper process does not greet: expected mcpscope_chaos::helper::run_if_requested() to be called \
                  first in main",
             )
         };
-        if !is_ready(&told, GREETING)? {
-            return Err(hint());
-        }
-        let mut told = BufReader::new(told);
-        match wire::read(&mut told) {
+        match ear.hear(Some(GREETING)) {
             Ok(Some(Told::Ready)) => {}
             Ok(None) => return Ok(()),
             _ => return Err(hint()),
@@ -142,7 +141,7 @@ impl Helper {
                 _ => {}
             },
         }
-        while let Some(what) = wire::read(&mut told)? {
+        while let Some(what) = ear.hear(None)? {
             let mut state = self.lock();
             match what {
                 Told::Ready => {}
@@ -169,7 +168,7 @@ impl Helper {
         self.is_up.store(false, Ordering::SeqCst);
         let mut state = self.lock();
         state.process = None;
-        state.orders = None;
+        state.no_more_orders();
         let status = child.wait();
         let is_early = !state.is_over && monotonic() < Duration::from_nanos(job.deadline_ns);
         if is_early && state.ended.is_none() {
@@ -185,21 +184,17 @@ impl Helper {
         let mut state = self.lock();
         self.is_up.store(false, Ordering::SeqCst);
         state.is_over = true;
-        state.orders = None;
+        state.no_more_orders();
         state.kill();
     }
 
-    /// Ends it as a network, which tells first what has become of its packets, and lets go of them; hard if that takes long.
+    /// Ends it as a network, without waiting until it is gone: it tells first what has become of its packets, and lets go of
+    /// them. Whoever listens to it ends it hard if that takes long.
     pub(super) fn end_network(&self) {
         let mut state = self.lock();
         self.is_up.store(false, Ordering::SeqCst);
         state.is_over = true;
-        if let Some(orders) = state.orders.take() {
-            // Whoever waits for an answer there has one now, too.
-            let _ = orders.shutdown(Shutdown::Both);
-        }
-        drop(self.changed.wait_timeout_while(state, LAST_WORDS, |state| !state.is_gone));
-        self.end();
+        state.no_more_orders();
     }
 
     pub(super) fn id(&self) -> Option<ProcessId> {
@@ -292,11 +287,60 @@ fn is_end(error: &io::Error) -> bool {
 }
 
 impl State {
+    fn no_more_orders(&mut self) {
+        if let Some(orders) = self.orders.take() {
+            // Whoever waits for an answer there has one now, too.
+            let _ = orders.shutdown(Shutdown::Both);
+        }
+    }
+
     fn kill(&self) {
         if let Some(process) = &self.process {
             // There is no error but that it has ended.
             let _ = process.signal(Signal::KILL);
         }
+    }
+}
+
+/// What a helper tells, and for how long that is of interest.
+#[derive(Debug)]
+struct Ear {
+    told: BufReader<ChildStdout>,
+    /// Tells that there are no more orders.
+    orders: UnixStream,
+    /// Until when it may say something, once there are no more.
+    last_words: Option<Instant>,
+}
+
+impl Ear {
+    fn new(told: Option<ChildStdout>, orders: &UnixStream) -> io::Result<Self> {
+        let told = told.ok_or_else(|| io::Error::other("the helper process has no pipe"))?;
+        Ok(Self { told: BufReader::new(told), orders: orders.try_clone()?, last_words: None })
+    }
+
+    /// The next that is told, if it is `within` this time. None: there is nothing more to come, or too late.
+    fn hear(&mut self, within: Option<Duration>) -> io::Result<Option<Told>> {
+        let until = within.map(|within| Instant::now() + within);
+        while self.told.buffer().is_empty() {
+            let end = self.last_words.or(until);
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let left = left.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+            // Of the orders only their end is waited for: what comes there is for those who ask for connections.
+            let told = PollFd::new(self.told.get_ref(), PollFlags::IN);
+            let mut both = [told, PollFd::new(&self.orders, PollFlags::empty())];
+            let waited_for = if self.last_words.is_some() { &mut both[..1] } else { &mut both[..] };
+            let ready = poll(waited_for, left.as_ref());
+            let is_told = !both[0].revents().is_empty();
+            match ready {
+                Ok(0) if self.last_words.is_some() => return Ok(None),
+                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(_) if is_told => break,
+                Ok(_) => self.last_words = Some(Instant::now() + LAST_WORDS),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        wire::read(&mut self.told)
     }
 }
 
@@ -315,10 +359,6 @@ fn spawn() -> io::Result<(Child, UnixStream)> {
         .process_group(0)
         .spawn()?;
     Ok((child, orders))
-}
-
-fn no_pipe() -> io::Error {
-    io::Error::other("the helper process has no pipe")
 }
 
 /// Our child, and what it can be known by later. Nothing if its number is of another process: somebody else has reaped it.

@@ -45,6 +45,9 @@ mod linux {
     /// How long a network may be there that is made to see whether there can be one.
     const TRIAL: Duration = Duration::from_secs(10);
 
+    /// Of so many faults before the newest it is known how their helpers ended.
+    const REMEMBERED: u64 = 64;
+
     #[derive(Debug)]
     struct Started {
         helper: Arc<Helper>,
@@ -81,7 +84,10 @@ mod linux {
             let deadline_ns = monotonic_ns(order.expires_at);
             let helper = Helper::start(Job { task, victims: order.victims.to_vec(), deadline_ns })?;
             let mut started = self.lock();
-            started.retain(|_, started| !started.helper.is_gone());
+            // Of the newest it may not have been asked yet what became of them.
+            started.retain(|fault, started| {
+                !started.helper.is_gone() || fault.0.saturating_add(REMEMBERED) >= order.fault.0
+            });
             started.insert(order.fault, Started { helper: helper.clone(), requested });
             drop(started);
             if matches!(task, Task::Network(_)) { helper.wait_until_up() } else { Ok(()) }
