@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::thread;
 use std::time::Instant;
 
 use mcpscope_core::{ClockAnchor, FaultId};
@@ -20,7 +21,7 @@ use crate::report::Report;
 use crate::state::State;
 use crate::status::{Cause, ChaosStatus, Event, StartedBy, Test};
 use crate::steady::SteadyState;
-use crate::target::ChaosTarget;
+use crate::target::{ChaosTarget, TargetError, guarded};
 
 /// What an engine is made of.
 #[derive(Debug)]
@@ -78,6 +79,15 @@ struct Inner {
     state: Mutex<State>,
 }
 
+/// Whether there can be a network.
+struct Probed {
+    /// Who was asked; nobody if none is wanted.
+    prober: Option<Arc<dyn ChaosTarget>>,
+    result: Result<(), TargetError>,
+    /// When that was known.
+    now: Instant,
+}
+
 impl Controller {
     /// Runs a command. Nothing that holds the state comes after an emergency stop without having heard of it, and if one
     /// comes meanwhile, it is heard of right after.
@@ -102,15 +112,30 @@ impl Controller {
         }
     }
 
-    /// What an experiment would do now: all the checks of a start, and nothing started. `traffic` is what passed lately.
+    /// Finds out whether there can be a network for an experiment, if it wants one. That may take seconds: nothing is locked.
+    fn probe(&self, request: &Request, by: StartedBy, now: Instant) -> Probed {
+        match self.with(now, |state, shared| state.prober(shared, request, by, now)) {
+            None => Probed { prober: None, result: Ok(()), now },
+            Some((target, experiment)) => {
+                let began = Instant::now();
+                let result = guarded(|| target.probe(experiment.scenario, &experiment.parameters));
+                Probed { prober: Some(target), result, now: now + began.elapsed() }
+            }
+        }
+    }
+
+    /// What an experiment would do now: all the checks of a start, and nothing started. `traffic` is what passed lately. With
+    /// `backend=netem` it may take seconds, in which other commands are heard.
     ///
     /// # Errors
     /// It would be refused.
     pub fn plan(&self, request: &Request, traffic: &[Traffic], now: Instant) -> Result<Outlook, Refusal> {
-        self.with(now, |state, shared| state.plan(shared, request, traffic, now))
+        let Probed { result, now, .. } = self.probe(request, StartedBy::Person, now);
+        self.with(now, |state, shared| state.plan(shared, request, traffic, result, now))
     }
 
-    /// Starts an experiment that a person wants. If the steady state does not hold it is over at once: `not_started`.
+    /// Starts an experiment that a person wants. If the steady state does not hold it is over at once: `not_started`. With
+    /// `backend=netem` it may take seconds, in which other commands are heard.
     ///
     /// # Errors
     /// It makes no sense, or is not allowed now. Nothing was started.
@@ -124,7 +149,19 @@ impl Controller {
     /// # Errors
     /// Those of [`Controller::start`].
     pub fn start_as(&self, by: StartedBy, request: &Request, now: Instant) -> Result<FaultId, Refusal> {
-        self.with(now, |state, shared| state.start(shared, request, by, now))
+        let Probed { prober, result, now } = self.probe(request, by, now);
+        let id = self.with(now, |state, shared| state.start(shared, request, by, result, now))?;
+        if let Some(target) = prober {
+            let began = Instant::now();
+            // Whoever panics there has failed to make one, too.
+            let _ = guarded(|| {
+                target.wait_until_begun(id);
+                Ok(())
+            });
+            let now = now + began.elapsed();
+            self.with(now, |state, shared| state.has_begun(shared, id, now));
+        }
+        Ok(id)
     }
 
     /// Ends an experiment.
@@ -160,7 +197,14 @@ impl Controller {
     /// Goes on with whatever time has brought, and writes down what was decided: it may touch the disk. To be called again
     /// at the time that it returns, or earlier; also after [`Controller::start`], to hear when that is.
     pub fn drive(&self, now: Instant) -> Instant {
-        self.with(now, |state, shared| state.drive(shared, now))
+        let (next, wanted) = self.with(now, |state, shared| state.drive(shared, now));
+        if let Some(request) = wanted {
+            let controller = self.clone();
+            // A refusal is in the journal, and the next tick comes.
+            let start = move || drop(controller.start_as(StartedBy::Scheduler, &request, now));
+            drop(thread::Builder::new().name("mcpscope-start".into()).spawn(start));
+        }
+        next
     }
 
     /// Goes on under another plan. Limits, scheduler and scenarios are the new ones from now on; experiments that are

@@ -27,7 +27,7 @@ use crate::run::{NewRun, Run, wall_ms};
 use crate::scheduler::Scheduler;
 use crate::status::{Cause, Event, Happened, StartedBy, Status};
 use crate::steady::{Check, SteadyState};
-use crate::target::ChaosTarget;
+use crate::target::{ChaosTarget, TargetError};
 use admission::Admitted;
 pub(crate) use carriers::Crashes;
 
@@ -194,9 +194,11 @@ impl State {
         shared: &Shared,
         request: &Request,
         traffic: &[Traffic],
+        probed: Result<(), TargetError>,
         now: Instant,
     ) -> Result<Outlook, Refusal> {
         let admitted = self.admit(shared, request, StartedBy::Person, now)?;
+        probed?;
         let (crash, resource) = self.foresee(&admitted, now);
         let checks = admitted.experiment.steady_state.as_ref().unwrap_or(&self.plan.steady_state);
         let steady_state = checks.iter().map(Check::to_string).collect();
@@ -211,6 +213,7 @@ impl State {
         shared: &Shared,
         request: &Request,
         by: StartedBy,
+        probed: Result<(), TargetError>,
         now: Instant,
     ) -> Result<FaultId, Refusal> {
         // Before anything is checked: whatever is stopped from here on makes the lease void.
@@ -220,8 +223,9 @@ impl State {
         if self.spare_critical(shared, now) {
             self.publish(shared);
         }
-        let started =
-            self.admit(shared, request, by, now).and_then(|admitted| self.begin(shared, admitted, by, epoch, now));
+        let admitted =
+            self.admit(shared, request, by, now).and_then(|admitted| probed.map(|()| admitted).map_err(Into::into));
+        let started = admitted.and_then(|admitted| self.begin(shared, admitted, by, epoch, now));
         if let Err(refusal) = &started {
             let (scenario, parameters) = (crate::parameter::excerpt(&request.scenario), request.parameters.excerpt());
             self.happened(Happened::Refused { scenario, parameters, by, reason: reasons(refusal) }, now);
@@ -283,6 +287,14 @@ impl State {
         self.runs.push(run);
         self.publish(shared);
         Ok(FaultId(id))
+    }
+
+    /// Looks whether what was applied for an experiment is there.
+    pub(crate) fn has_begun(&mut self, shared: &Shared, id: FaultId, now: Instant) {
+        let steady = self.steady.clone();
+        self.runs.iter_mut().filter(|run| run.id == id.0).for_each(|run| run.advance(steady.as_deref(), now));
+        self.publish(shared);
+        self.tell_changes();
     }
 
     pub(crate) fn stop(&mut self, shared: &Shared, id: u64, now: Instant) -> Result<(), NotRunning> {

@@ -17,7 +17,8 @@ use crate::{Parameters, Scenario};
 /// Something that carries out the faults that are not done to messages: a supervised process, a helper that takes memory, a
 /// part of a program that can be aborted.
 ///
-/// Its methods are called while the controller is locked, never by the data path; they must not wait for what they disturb.
+/// Its methods are called while the controller is locked, never by the data path; they must not wait for what they disturb. Two of
+/// them may, for seconds: [`probe`](Self::probe) and [`wait_until_begun`](Self::wait_until_begun), for which nothing is locked.
 pub trait ChaosTarget: fmt::Debug + Send + Sync {
     /// Its name, as `target_processes` and `protected` have it.
     fn name(&self) -> &str;
@@ -52,6 +53,15 @@ pub trait ChaosTarget: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Tries what takes too long for [`check`](Self::check): of a fault of packets it is asked before each plan and each start. By
+    /// default there is nothing to try.
+    ///
+    /// # Errors
+    /// It could not carry it out; the experiment is refused.
+    fn probe(&self, _scenario: Scenario, _parameters: &Parameters) -> Result<(), TargetError> {
+        Ok(())
+    }
+
     /// What would come of it if it were done now, for a plan. By default nothing is known of that.
     fn foresee(&self, _scenario: Scenario, _parameters: &Parameters, _victims: &[Victim]) -> Foresight {
         Foresight::default()
@@ -63,6 +73,10 @@ pub trait ChaosTarget: fmt::Debug + Send + Sync {
     /// # Errors
     /// It could not be done; the experiment fails.
     fn apply(&self, order: &Order<'_>) -> Result<(), TargetError>;
+
+    /// Waits until what was applied for this fault of packets is there, or will never be, which is in its progress; at the latest
+    /// until it is undone. By default it is there when [`apply`](Self::apply) returns.
+    fn wait_until_begun(&self, _fault: FaultId) {}
 
     /// Takes back what was done for this fault, and waits for nothing. It may be asked more than once.
     ///
@@ -79,7 +93,8 @@ pub trait ChaosTarget: fmt::Debug + Send + Sync {
         Progress::default()
     }
 
-    /// What it leads connections through for this fault, which is about their packets.
+    /// What it leads connections through for this fault, which is about their packets: asked once, when it was applied. It may be
+    /// up later.
     fn network(&self, _fault: FaultId) -> Option<Arc<dyn Network>> {
         None
     }

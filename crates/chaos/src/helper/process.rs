@@ -22,7 +22,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 
 use crate::helper::HelperError;
 use crate::helper::serve::{is_ready, monotonic};
-use crate::helper::wire::{self, Job, Told};
+use crate::helper::wire::{self, Job, Task, Told};
 use crate::network::{Network, Packets};
 use crate::process::{Process, ProcessEntry};
 use crate::target::{Ended, ProcessId};
@@ -141,7 +141,15 @@ impl Helper {
                 _ => {}
             },
         }
-        while let Some(what) = ear.hear(None)? {
+        let is_awaited = || matches!(job.task, Task::Network(_)) && !self.is_up.load(Ordering::SeqCst);
+        loop {
+            let told = match ear.hear(is_awaited().then_some(NETWORK)) {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Err(io::Error::other(format!("there was no network within {} s", NETWORK.as_secs())));
+                }
+                told => told?,
+            };
+            let Some(what) = told else { return Ok(()) };
             let mut state = self.lock();
             match what {
                 Told::Ready => {}
@@ -154,7 +162,6 @@ impl Helper {
             }
             self.changed.notify_all();
         }
-        Ok(())
     }
 
     /// Waits for its end without reaping it first: until it is let go of, no signal may reach another process that
@@ -186,6 +193,7 @@ impl Helper {
         state.is_over = true;
         state.no_more_orders();
         state.kill();
+        self.changed.notify_all();
     }
 
     /// Ends it as a network, without waiting until it is gone: it tells first what has become of its packets, and lets go of
@@ -195,6 +203,7 @@ impl Helper {
         self.is_up.store(false, Ordering::SeqCst);
         state.is_over = true;
         state.no_more_orders();
+        self.changed.notify_all();
     }
 
     pub(super) fn id(&self) -> Option<ProcessId> {
@@ -222,21 +231,16 @@ impl Helper {
         self.lock().packets
     }
 
-    /// Waits until the network is there. It is ended if there will be none.
+    /// Waits until the network is there, or will not be: it has failed, or is to end.
     pub(super) fn wait_until_up(&self) -> Result<(), HelperError> {
         let is_up = || self.is_up.load(Ordering::SeqCst);
-        let waits = |state: &mut State| !is_up() && state.ended.is_none() && !state.is_gone;
-        let (state, _) =
-            self.changed.wait_timeout_while(self.lock(), NETWORK, waits).unwrap_or_else(PoisonError::into_inner);
-        let why = match &state.ended {
-            None if is_up() => return Ok(()),
-            Some(Ended::Failed(why) | Ended::LetGo(why)) => why.clone(),
-            None if state.is_gone => "the helper process has ended".to_owned(),
-            None => format!("there was no network within {} s", NETWORK.as_secs()),
-        };
-        drop(state);
-        self.end();
-        Err(HelperError::NoNetwork(why))
+        let waits = |state: &mut State| !is_up() && state.ended.is_none() && !state.is_over && !state.is_gone;
+        let state = self.changed.wait_while(self.lock(), waits).unwrap_or_else(PoisonError::into_inner);
+        match &state.ended {
+            Some(Ended::Failed(why) | Ended::LetGo(why)) => Err(HelperError::NoNetwork(why.clone())),
+            None if is_up() => Ok(()),
+            None => Err(HelperError::NoNetwork("the helper process was ended".to_owned())),
+        }
     }
 
     /// Ends it, and waits until it is gone, if it does not take long.
@@ -389,7 +393,7 @@ pub(super) fn sweep(id: ProcessId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::helper::wire::{Take, Task};
+    use crate::helper::wire::Take;
 
     #[test]
     fn a_program_that_is_no_helper_is_ended_with_a_hint() {

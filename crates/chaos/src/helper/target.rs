@@ -11,7 +11,6 @@ mod linux {
     use std::collections::BTreeMap;
     use std::fs;
     use std::path::Path;
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
     use std::time::{Duration, Instant};
 
@@ -38,8 +37,6 @@ mod linux {
     #[derive(Debug)]
     pub struct ResourceTarget {
         started: Mutex<BTreeMap<FaultId, Started>>,
-        /// There has been a network: there can be another.
-        has_netem: AtomicBool,
     }
 
     /// How long a network may be there that is made to see whether there can be one.
@@ -48,7 +45,7 @@ mod linux {
     /// Of so many faults before the newest it is known how their helpers ended.
     const REMEMBERED: u64 = 64;
 
-    #[derive(Debug)]
+    #[derive(Clone, Debug)]
     struct Started {
         helper: Arc<Helper>,
         /// How much of what; nothing of packets, which are counted.
@@ -62,7 +59,7 @@ mod linux {
         /// The system has no helpers: it is not Linux, or has no `/proc`.
         pub fn new(_ready: Ready) -> Result<Self, HelperError> {
             fs::read_link(PROGRAM).map_err(HelperError::NoProgram)?;
-            Ok(Self { started: Mutex::default(), has_netem: AtomicBool::new(false) })
+            Ok(Self { started: Mutex::default() })
         }
 
         /// Its helpers that are there now: their process ids, each with the fault that it is for.
@@ -88,9 +85,8 @@ mod linux {
             started.retain(|fault, started| {
                 !started.helper.is_gone() || fault.0.saturating_add(REMEMBERED) >= order.fault.0
             });
-            started.insert(order.fault, Started { helper: helper.clone(), requested });
-            drop(started);
-            if matches!(task, Task::Network(_)) { helper.wait_until_up() } else { Ok(()) }
+            started.insert(order.fault, Started { helper, requested });
+            Ok(())
         }
 
         /// Whether packets can be delayed and lost here: a network is made, and done away with again.
@@ -98,29 +94,30 @@ mod linux {
         /// # Errors
         /// They cannot, with the reason and what can be done about it.
         pub fn has_netem(&self) -> Result<(), HelperError> {
-            self.try_netem(Netem::default())
+            try_netem(Netem::default())
         }
 
-        /// Makes a network as it is asked for, and does away with it again.
-        fn try_netem(&self, netem: Netem) -> Result<(), HelperError> {
-            if self.has_netem.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-            let deadline_ns = monotonic_ns(Instant::now() + TRIAL);
-            let helper = Helper::start(Job { task: Task::Network(netem), victims: Vec::new(), deadline_ns })?;
-            let tried = helper.wait_until_up();
-            helper.end_and_wait();
-            self.has_netem.store(tried.is_ok(), Ordering::Relaxed);
-            tried
+        fn started(&self, fault: FaultId) -> Option<Started> {
+            self.lock().get(&fault).cloned()
         }
 
-        fn helper(&self, fault: FaultId) -> Option<Arc<Helper>> {
-            self.lock().get(&fault).map(|started| Arc::clone(&started.helper))
+        /// The helper that is a network for this fault.
+        fn network_of(&self, fault: FaultId) -> Option<Arc<Helper>> {
+            self.started(fault).filter(|started| started.requested.is_none()).map(|started| started.helper)
         }
 
         fn lock(&self) -> MutexGuard<'_, BTreeMap<FaultId, Started>> {
             self.started.lock().unwrap_or_else(PoisonError::into_inner)
         }
+    }
+
+    /// Makes a network as it is asked for, and does away with it again.
+    fn try_netem(netem: Netem) -> Result<(), HelperError> {
+        let deadline_ns = monotonic_ns(Instant::now() + TRIAL);
+        let helper = Helper::start(Job { task: Task::Network(netem), victims: Vec::new(), deadline_ns })?;
+        let tried = helper.wait_until_up();
+        helper.end_and_wait();
+        tried
     }
 
     fn monotonic_ns(at: Instant) -> u64 {
@@ -200,11 +197,17 @@ mod linux {
 
         fn check(&self, scenario: Scenario, parameters: &Parameters, victims: &[Victim]) -> Result<(), TargetError> {
             let checked = match netem(scenario, parameters) {
-                Ok(Some(netem)) => self.try_netem(netem),
+                // Whether there can be a network takes too long to find out.
+                Ok(Some(_)) => Ok(()),
                 Ok(None) => take(scenario, parameters, victims).map(drop),
                 Err(error) => Err(error),
             };
             checked.map_err(|error| TargetError::of(&error))
+        }
+
+        fn probe(&self, scenario: Scenario, parameters: &Parameters) -> Result<(), TargetError> {
+            let probed = netem(scenario, parameters).and_then(|netem| netem.map_or(Ok(()), try_netem));
+            probed.map_err(|error| TargetError::of(&error))
         }
 
         fn foresee(&self, scenario: Scenario, parameters: &Parameters, victims: &[Victim]) -> Foresight {
@@ -219,11 +222,17 @@ mod linux {
             self.start(order).map_err(|error| TargetError::of(&error))
         }
 
+        fn wait_until_begun(&self, fault: FaultId) {
+            if let Some(network) = self.network_of(fault) {
+                // That there is none its progress tells.
+                drop(network.wait_until_up());
+            }
+        }
+
         fn undo(&self, fault: FaultId) -> Result<(), TargetError> {
-            let started = self.lock().get(&fault).map(|started| (Arc::clone(&started.helper), started.requested));
-            match started {
-                Some((helper, Some(_))) => helper.end(),
-                Some((network, None)) => network.end_network(),
+            match self.started(fault) {
+                Some(Started { helper, requested: Some(_) }) => helper.end(),
+                Some(Started { helper, requested: None }) => helper.end_network(),
                 None => {}
             }
             Ok(())
@@ -231,7 +240,7 @@ mod linux {
 
         fn left_over(&self, fault: FaultId) -> Option<String> {
             // Where there is no process any more, there is nothing of what it had.
-            let helper = self.helper(fault).filter(|helper| !helper.is_gone())?;
+            let Started { helper, .. } = self.started(fault).filter(|started| !started.helper.is_gone())?;
             let pid = helper.id().map_or_else(|| "?".to_owned(), |id| id.pid.to_string());
             Some(format!("the helper process {pid} is still there"))
         }
@@ -246,8 +255,7 @@ mod linux {
         }
 
         fn network(&self, fault: FaultId) -> Option<Arc<dyn Network>> {
-            let helper = self.helper(fault).filter(|helper| helper.is_up())?;
-            Some(helper)
+            Some(self.network_of(fault)?)
         }
 
         fn sweep(&self, _: FaultId, process: ProcessId) -> Result<(), TargetError> {

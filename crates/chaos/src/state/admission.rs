@@ -150,6 +150,21 @@ impl State {
         target.check(*scenario, parameters, &[])?;
         Ok(vec![target.clone()])
     }
+
+    /// Who has to be asked, while nothing is locked, whether it can make a network for this. Nobody if it is not about packets, or
+    /// will be refused anyway.
+    pub(crate) fn prober(
+        &self,
+        shared: &Shared,
+        request: &Request,
+        by: StartedBy,
+        now: Instant,
+    ) -> Option<(Arc<dyn ChaosTarget>, Experiment)> {
+        let is_of_packets = |experiment: &Experiment| matches!(experiment.fault, Fault::Network(_));
+        self.plan.experiment(request).ok().filter(is_of_packets)?;
+        let Admitted { experiment, carriers, .. } = self.admit(shared, request, by, now).ok()?;
+        Some((carriers.into_iter().next()?, experiment))
+    }
 }
 
 /// The servers that a fault of messages is about.

@@ -18,7 +18,8 @@ const DRAIN: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_secs(1);
 
 impl State {
-    pub(crate) fn drive(&mut self, shared: &Shared, now: Instant) -> Instant {
+    /// Goes on, and says until when; and what is to be started by itself that takes long to start.
+    pub(crate) fn drive(&mut self, shared: &Shared, now: Instant) -> (Instant, Option<Request>) {
         self.write_hits();
         let steady = self.steady.clone();
         let leases = |state: &Self| state.runs.iter().filter(|run| run.status == Status::Running).count();
@@ -41,16 +42,16 @@ impl State {
         }
         let is_scheduled = self.plan.mode == Mode::Scheduled;
         let wanted = if is_scheduled { self.scheduler.due(&self.plan.scenarios, now) } else { None };
-        if let Some(scenario) = wanted
-            && self.stopped.is_none()
-            && !self.is_stopping
-        {
+        let may_start = self.stopped.is_none() && !self.is_stopping;
+        let mut wanted = wanted.filter(|_| may_start).map(|scenario| Request::new(scenario.as_str()));
+        let by = StartedBy::Scheduler;
+        if let Some(request) = wanted.take_if(|request| self.prober(shared, request, by, now).is_none()) {
             // A refusal is in the journal, and the next tick comes.
-            drop(self.start(shared, &Request::new(scenario.as_str()), StartedBy::Scheduler, now));
+            drop(self.start(shared, &request, by, Ok(()), now));
         }
         self.tell();
         self.journal.flush();
-        self.next(now)
+        (self.next(now), wanted)
     }
 
     fn write_hits(&mut self) {

@@ -7,14 +7,14 @@ use std::thread;
 use std::time::{Instant, SystemTime};
 
 use libtest_mimic::Trial;
-use mcpscope_chaos::helper::Ready;
+use mcpscope_chaos::helper::{Ready, ResourceTarget};
 use mcpscope_chaos::{
-    Cause, Controller, Journal, JournalLimits, Mode, Parameters, Parts, Plan, ProcessId, Report, Request, Status,
-    Swept, Unit,
+    Cause, ChaosTarget, Controller, Journal, JournalLimits, Mode, Order, Parameters, Parts, Plan, ProcessId, Progress,
+    Report, Request, Scenario, Status, Swept, TargetError, Unit,
 };
-use mcpscope_core::ClockAnchor;
+use mcpscope_core::{ClockAnchor, FaultId, Transport};
 
-use crate::outside::{MS, SECOND, is_there, signal, target, wait_until};
+use crate::outside::{MS, SECOND, apply_silent, is_there, signal, target, wait_until};
 
 pub(crate) fn tests(ready: Ready) -> Vec<Trial> {
     let test = |name: &str, test: fn(Ready)| {
@@ -26,6 +26,7 @@ pub(crate) fn tests(ready: Ready) -> Vec<Trial> {
     vec![
         test("an_experiment_is_written_down_with_its_process_and_what_it_came_to", completed),
         test("an_emergency_stop_ends_every_helper", stopped),
+        test("an_emergency_stop_waits_for_no_network", stopped_silent),
         test("a_plan_that_switches_chaos_off_ends_every_helper", switched_off),
         test("a_helper_that_is_killed_fails_the_experiment", killed),
         test("what_is_too_large_fails_and_starts_nothing", too_large),
@@ -113,6 +114,65 @@ fn stopped(ready: Ready) {
     assert_eq!(report(&controller, ids[0]).status, Status::Aborted);
     assert_eq!(report(&controller, ids[1]).leak, None);
     assert_eq!(controller.status(Instant::now()).stopped_by.as_deref(), Some("a person"));
+}
+
+/// Makes networks whose helpers say nothing from the beginning on, and so are never up.
+#[derive(Debug)]
+struct Silent(ResourceTarget);
+
+impl ChaosTarget for Silent {
+    fn name(&self) -> &str {
+        "silent"
+    }
+
+    fn is_critical(&self) -> bool {
+        false
+    }
+
+    fn carries(&self, scenario: Scenario) -> bool {
+        scenario == Scenario::PacketLoss
+    }
+
+    fn apply(&self, order: &Order<'_>) -> Result<(), TargetError> {
+        apply_silent(&self.0, order).map(drop)
+    }
+
+    fn undo(&self, fault: FaultId) -> Result<(), TargetError> {
+        self.0.undo(fault)
+    }
+
+    fn left_over(&self, fault: FaultId) -> Option<String> {
+        self.0.left_over(fault)
+    }
+
+    fn progress(&self, fault: FaultId) -> Progress {
+        self.0.progress(fault)
+    }
+}
+
+fn stopped_silent(ready: Ready) {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Journal::open(folder.path(), JournalLimits::default()).unwrap();
+    let clock = ClockAnchor { mono: Instant::now(), wall: SystemTime::now() };
+    let parts = Parts { journal, ..Parts::new(Plan::default(), 1, clock) };
+    let (controller, injector) = mcpscope_chaos::new(parts).unwrap();
+    controller.register(Arc::new(Silent(target(ready))), Instant::now());
+    controller.register(Arc::new(target(ready)), Instant::now());
+    let _server = injector.endpoint("demo", Transport::Http, false);
+    let of_network = ("packet_loss", &["backend=netem"][..]);
+    let all = [of_network, of_network, ("cpu_overload", &["intensity=1"])];
+    let ids = all.map(|(scenario, pairs)| start(&controller, scenario, pairs));
+    let processes = ids.map(|id| process(folder.path(), id));
+    let start = Instant::now();
+    controller.emergency_stop(Cause::Person, start);
+    let returned = start.elapsed();
+    assert!(returned < 50 * MS, "{returned:?}");
+    assert!(wait_until(2 * SECOND, || processes.iter().all(|process| !is_there(*process))));
+    println!("the stop returned after {returned:?}, and they were gone after {:?}", start.elapsed());
+    for id in ids {
+        let report = report(&controller, id);
+        assert_eq!((report.status, report.leak), (Status::Aborted, None));
+    }
 }
 
 fn switched_off(ready: Ready) {

@@ -1,14 +1,15 @@
 //! A network of the kernel's, or why there is none.
 
 use std::io::{Read as _, Write as _};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
-use mcpscope_chaos::helper::Ready;
-use mcpscope_chaos::{ChaosTarget as _, Ended, Network, Parameters, Scenario};
+use mcpscope_chaos::helper::{Ready, ResourceTarget};
+use mcpscope_chaos::{ChaosTarget as _, Ended, Network, Parameters, ProtectedNames, Scenario};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::outside::{FAULT, MS, SECOND, apply, helpers, target, wait_for, wait_until};
+use crate::outside::{FAULT, MS, SECOND, apply, apply_silent, helpers, order, target, wait_for, wait_until};
 
 pub(crate) fn tests(ready: Ready) -> Vec<Trial> {
     let test = |name: &str, test: fn(Ready)| {
@@ -22,6 +23,7 @@ pub(crate) fn tests(ready: Ready) -> Vec<Trial> {
         test("packets_are_lost_and_counted", lost),
         test("it_is_gone_with_its_helper", gone),
         test("it_has_failed_when_its_helper_does_not_answer", silent),
+        test("nobody_waits_for_the_end_of_one_that_says_nothing", unwaited),
     ]
 }
 
@@ -29,20 +31,33 @@ pub(crate) fn tests(ready: Ready) -> Vec<Trial> {
 fn is_there(ready: Ready, scenario: Scenario, pairs: &[&str]) -> bool {
     let target = target(ready);
     let parameters = Parameters::from_pairs(pairs.iter().copied()).unwrap();
-    let checked = target.check(scenario, &parameters, &[]);
+    let checked = target.probe(scenario, &parameters);
     assert!(wait_until(SECOND, || helpers() == 0), "a helper is left of trying");
     let Err(why) = checked else { return true };
     println!("only the refusal is tried: {why}");
-    assert_eq!(apply(&target, scenario, pairs, SECOND).as_ref(), Err(&why));
+    apply(&target, scenario, pairs, SECOND).unwrap();
+    let network = target.network(FAULT).unwrap();
+    target.wait_until_begun(FAULT);
     let why = why.to_string();
+    assert_eq!(target.progress(FAULT).ended, Some(Ended::Failed(why.clone())));
     assert!(why.starts_with("backend=netem needs ") && why.ends_with(", or backend=message"), "{why}");
     assert!(why.contains("modprobe -a sch_netem") || why.contains("(sysctl)") || why.contains("CONFIG_"), "{why}");
-    assert!(target.network(FAULT).is_none() && wait_until(SECOND, || helpers() == 0), "something was half started");
+    assert!(!network.is_up() && network.pair().is_err());
+    assert!(wait_until(SECOND, || helpers() == 0), "something was half started");
     false
 }
 
+/// One that is there.
+fn made(target: &ResourceTarget, scenario: Scenario, pairs: &[&str], duration: Duration) -> Arc<dyn Network> {
+    apply(target, scenario, pairs, duration).unwrap();
+    let network = target.network(FAULT).unwrap();
+    target.wait_until_begun(FAULT);
+    assert!(network.is_up(), "{:?}", target.progress(FAULT));
+    network
+}
+
 /// Sends `bytes` one way, and says how long they took.
-fn takes(network: &dyn Network, bytes: usize) -> std::time::Duration {
+fn takes(network: &dyn Network, bytes: usize) -> Duration {
     let [mut near, mut far] = network.pair().unwrap();
     near.set_nonblocking(false).unwrap();
     far.set_nonblocking(false).unwrap();
@@ -64,8 +79,7 @@ fn late(ready: Ready) {
         return;
     }
     let target = target(ready);
-    apply(&target, Scenario::LatencyInjection, &pairs, 20 * SECOND).unwrap();
-    let network = target.network(FAULT).unwrap();
+    let network = made(&target, Scenario::LatencyInjection, &pairs, 20 * SECOND);
     for _ in 0..3 {
         let took = takes(&*network, 10);
         assert!((80 * MS..200 * MS).contains(&took), "{took:?}");
@@ -87,8 +101,7 @@ fn lost(ready: Ready) {
             return;
         }
         let target = target(ready);
-        apply(&target, Scenario::PacketLoss, pairs, 60 * SECOND).unwrap();
-        let network = target.network(FAULT).unwrap();
+        let network = made(&target, Scenario::PacketLoss, pairs, 60 * SECOND);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| takes(&*network, 40_000));
@@ -112,8 +125,7 @@ fn silent(ready: Ready) {
         return;
     }
     let target = target(ready);
-    apply(&target, Scenario::PacketLoss, &pairs, 20 * SECOND).unwrap();
-    let network = target.network(FAULT).unwrap();
+    let network = made(&target, Scenario::PacketLoss, &pairs, 20 * SECOND);
     let pid = target.progress(FAULT).process.unwrap().pid;
     kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::STOP).unwrap();
     assert_eq!(network.pair().unwrap_err().kind(), std::io::ErrorKind::TimedOut);
@@ -123,14 +135,29 @@ fn silent(ready: Ready) {
     assert!(wait_until(SECOND, || helpers() == 0));
 }
 
+/// Also where the kernel has no network: this one says nothing before that is known.
+fn unwaited(ready: Ready) {
+    let target = target(ready);
+    let (parameters, protected) = (Parameters::from_pairs(["backend=netem"]).unwrap(), ProtectedNames::default());
+    let order = order(Scenario::PacketLoss, &parameters, &protected, 20 * SECOND);
+    let pid = apply_silent(&target, &order).unwrap();
+    let began = Instant::now();
+    target.undo(FAULT).unwrap();
+    let waited = began.elapsed();
+    assert!(waited < 50 * MS, "{waited:?}");
+    assert_eq!(target.left_over(FAULT), Some(format!("the helper process {pid} is still there")));
+    assert!(wait_until(SECOND, || target.left_over(FAULT).is_none()), "it was not ended hard");
+    assert!(began.elapsed() >= 100 * MS, "it had no time for its last words");
+    assert_eq!((target.progress(FAULT).ended, helpers()), (None, 0));
+}
+
 fn gone(ready: Ready) {
     let pairs = ["backend=netem", "intensity=0.1"];
     if !is_there(ready, Scenario::PacketLoss, &pairs) {
         return;
     }
     let target = target(ready);
-    apply(&target, Scenario::PacketLoss, &pairs, 20 * SECOND).unwrap();
-    let network = target.network(FAULT).unwrap();
+    let network = made(&target, Scenario::PacketLoss, &pairs, 20 * SECOND);
     let pid = target.progress(FAULT).process.unwrap().pid;
     kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
     assert!(wait_until(SECOND, || !network.is_up()));

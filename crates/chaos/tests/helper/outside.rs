@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use mcpscope_chaos::helper::{Ready, ResourceTarget};
 use mcpscope_chaos::{ChaosTarget as _, Order, Parameters, ProcessId, Progress, ProtectedNames, Scenario, TargetError};
 use mcpscope_core::FaultId;
+use rustix::process::{Pid, Signal, kill_process};
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -25,19 +26,18 @@ pub(crate) fn apply(
     duration: Duration,
 ) -> Result<(), TargetError> {
     let parameters = Parameters::from_pairs(pairs.iter().copied()).unwrap();
+    target.apply(&order(scenario, &parameters, &ProtectedNames::default(), duration))
+}
+
+pub(crate) fn order<'a>(
+    scenario: Scenario,
+    parameters: &'a Parameters,
+    protected: &'a ProtectedNames,
+    duration: Duration,
+) -> Order<'a> {
     let now = Instant::now();
     let expires_at = now + duration;
-    target.apply(&Order {
-        fault: FAULT,
-        scenario,
-        parameters: &parameters,
-        victims: &[],
-        seed: 1,
-        now,
-        expires_at,
-        protected: &ProtectedNames::default(),
-        outage: None,
-    })
+    Order { fault: FAULT, scenario, parameters, victims: &[], seed: 1, now, expires_at, protected, outage: None }
 }
 
 /// Its progress, once it is so.
@@ -118,6 +118,21 @@ pub(crate) fn helpers() -> usize {
     let us = std::process::id().to_string();
     let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     processes.filter(|pid: &u32| stat(*pid, 4) == Some(us.clone()) && stat(*pid, 3) != Some("Z".into())).count()
+}
+
+/// Has a network made for a fault by a helper that says nothing, before it has found out whether there can be one; its process id.
+pub(crate) fn apply_silent(target: &ResourceTarget, order: &Order<'_>) -> Result<u32, TargetError> {
+    loop {
+        target.apply(order)?;
+        let pid = target.progress(order.fault).process.unwrap().pid;
+        // If it was faster, and is gone, another one is tried.
+        if kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::STOP).is_ok()
+            && wait_until(20 * SECOND, || !matches!(stat(pid, 3).as_deref(), Some("R" | "S" | "D")))
+            && stat(pid, 3).as_deref() == Some("T")
+        {
+            return Ok(pid);
+        }
+    }
 }
 
 pub(crate) fn signal(pid: u32, signal: &str) {

@@ -389,6 +389,11 @@ def test_where_no_more_namespaces_are_allowed_that_is_said(environment, stage):
     id = chaos.start("packet_loss", backend="netem", intensity=0.1)
     Client(instance).call()
     assert chaos.stop(id)["injection"]["packets"]["sent"] > 0
+    # That there was one says nothing of the next.
+    with limited(0):
+        assert chaos.refused("packet_loss", backend="netem") == (status, why)
+        assert chaos.refused("packet_loss", "/plan", backend="netem") == (status, why)
+    assert chaos.status()["recent_failures"] == [] and helpers(environment) == []
 
 
 def test_connections_come_and_go_while_it_is_active(stage):
