@@ -6,8 +6,8 @@ use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -179,8 +179,8 @@ impl Helper {
         let status = child.wait();
         let is_early = !state.is_over && monotonic() < Duration::from_nanos(job.deadline_ns);
         if is_early && state.ended.is_none() {
-            let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-            state.ended = Some(Ended::Failed(format!("the helper process ended before its time ({how})")));
+            let why = status.map_or_else(|error| format!("{EARLY} ({error})"), |status| early_end(status, job.task));
+            state.ended = Some(Ended::Failed(why));
         }
         state.is_gone = true;
         self.changed.notify_all();
@@ -282,6 +282,23 @@ impl Network for Helper {
 
     fn is_up(&self) -> bool {
         self.is_up.load(Ordering::SeqCst)
+    }
+}
+
+const EARLY: &str = "the helper process ended before its time";
+
+/// Why it ended, and what can be done about it.
+fn early_end(status: ExitStatus, task: Task) -> String {
+    let is_filtered = status.signal() == Some(Signal::SYS.as_raw());
+    match task {
+        _ if !is_filtered => format!("{EARLY} ({status})"),
+        Task::Take(_) => {
+            format!("{EARLY} ({status}): a seccomp filter forbids what it does: expected one that allows it")
+        }
+        Task::Network(_) => format!(
+            "backend=netem needs a user and network namespace of its own, and a seccomp filter forbids it, or what it takes \
+             to work with it ({status}): expected one that allows unshare(2), or backend=message"
+        ),
     }
 }
 
@@ -394,6 +411,19 @@ pub(super) fn sweep(id: ProcessId) -> bool {
 mod tests {
     use super::*;
     use crate::helper::wire::Take;
+
+    #[test]
+    fn what_a_filter_forbids_is_told_with_what_helps() {
+        let network = Task::Network(crate::network::Netem::default());
+        let filtered = early_end(ExitStatus::from_raw(Signal::SYS.as_raw()), network);
+        assert!(
+            filtered.starts_with("backend=netem needs ") && filtered.contains("a seccomp filter forbids"),
+            "{filtered}"
+        );
+        assert!(filtered.ends_with("expected one that allows unshare(2), or backend=message"), "{filtered}");
+        let killed = early_end(ExitStatus::from_raw(Signal::KILL.as_raw()), network);
+        assert!(killed.starts_with("the helper process ended before its time (signal: 9"), "{killed}");
+    }
 
     #[test]
     fn a_program_that_is_no_helper_is_ended_with_a_hint() {

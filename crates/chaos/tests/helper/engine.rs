@@ -29,6 +29,7 @@ pub(crate) fn tests(ready: Ready) -> Vec<Trial> {
         test("an_emergency_stop_waits_for_no_network", stopped_silent),
         test("a_plan_that_switches_chaos_off_ends_every_helper", switched_off),
         test("a_helper_that_is_killed_fails_the_experiment", killed),
+        test("a_helper_that_a_filter_ends_says_so", forbidden),
         test("what_is_too_large_fails_and_starts_nothing", too_large),
         test("a_later_run_makes_sure_that_nothing_is_left", swept),
         test("a_later_run_makes_sure_that_nothing_is_left_of_another", swept_by_another),
@@ -197,6 +198,18 @@ fn killed(ready: Ready) {
     let report = report(&controller, id);
     let why = report.error.unwrap();
     assert!(report.status == Status::Failed && why.contains("ended before its time (signal: 9"), "{why}");
+}
+
+/// As by a filter that forbids what a helper does.
+fn forbidden(ready: Ready) {
+    let folder = tempfile::tempdir().unwrap();
+    let controller = controller(folder.path(), ready);
+    let id = start(&controller, "cpu_overload", &["intensity=0.1"]);
+    signal(process(folder.path(), id).pid, "SYS");
+    let report = report(&controller, id);
+    let why = report.error.unwrap();
+    assert_eq!(report.status, Status::Failed);
+    assert!(why.contains("a seccomp filter forbids") && why.contains("expected one that allows"), "{why}");
 }
 
 fn too_large(ready: Ready) {
