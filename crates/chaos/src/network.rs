@@ -129,6 +129,8 @@ impl Netem {
             let intensity = reader.required("intensity", intensity)?;
             let loss = match LossModel::read(reader, intensity)? {
                 LossModel::Bernoulli => PacketLoss::Share(intensity.get()),
+                // The kernel begins between two bursts, with a packet that arrives.
+                _ if intensity == Ratio::ZERO || intensity == Ratio::ONE => PacketLoss::Share(intensity.get()),
                 LossModel::GilbertElliott { enter, leave } => PacketLoss::Bursts { enter, leave },
             };
             return Ok(Some(Self { loss, ..Self::default() }));
@@ -203,6 +205,13 @@ mod tests {
             ),
         ] {
             assert_eq!(read(scenario, pairs).unwrap(), expected, "{pairs:?}");
+        }
+        // Bursts begin with a packet that arrives.
+        for intensity in [0.0, 1.0] {
+            let all = &format!("intensity={intensity}");
+            let loss =
+                read(Scenario::PacketLoss, &["backend=netem", all, "model=gilbert_elliott"]).unwrap().unwrap().loss;
+            assert_eq!(loss, PacketLoss::Share(intensity));
         }
         let bursts = read(Scenario::PacketLoss, &["backend=netem", "intensity=0.2", "model=gilbert_elliott"]);
         assert!((bursts.unwrap().unwrap().intensity().get() - 0.2).abs() < 1e-9);
