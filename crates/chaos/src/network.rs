@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use humantime::format_duration;
 use mcpscope_core::{FaultId, Ratio};
 use serde::{Deserialize, Serialize};
 
@@ -106,6 +107,9 @@ pub(crate) enum PacketLoss {
 /// The value of the parameter `backend` that stands for it.
 pub(crate) const NETEM: &str = "netem";
 
+/// The largest difference between delays: on each side of the mean what the kernel keeps as that many nanoseconds, with a sign.
+const SPREAD: Duration = Duration::from_nanos(2 * i32::MAX as u64);
+
 /// What only messages have.
 const OF_MESSAGES: [&str; 11] =
     ["direction", "kind", "what", "method", "tool", "nth", "every", "after", "max_hits", "order", "heal"];
@@ -141,10 +145,16 @@ impl Netem {
         }
         let (delay, jitter) = match Distribution::read(reader)? {
             Distribution::Constant(delay) => (delay, Duration::ZERO),
+            Distribution::Uniform { min, max } if max - min > SPREAD => {
+                let what = format!(
+                    "max is {} more than min, over which the kernel spreads no delays",
+                    format_duration(max - min)
+                );
+                return Err(reader.contradiction(what, "max up to 4.29 s more than min, or backend=message"));
+            }
             Distribution::Uniform { min, max } => ((min + max) / 2, (max - min) / 2),
             _ => {
-                let what =
-                    "the kernel draws delays of this distribution from a table of tc(8) only, which is not there";
+                let what = "backend=netem has no delays of this distribution";
                 return Err(reader.contradiction(what, "distribution=constant or uniform, or backend=message"));
             }
         };
@@ -203,6 +213,11 @@ mod tests {
                 &["backend=netem", "min=10ms", "max=30ms"],
                 Some(Netem { delay: ms(20), jitter: ms(10), ..Netem::default() }),
             ),
+            (
+                Scenario::LatencyInjection,
+                &["backend=netem", "min=1s", "max=5294ms"],
+                Some(Netem { delay: ms(3147), jitter: ms(2147), ..Netem::default() }),
+            ),
         ] {
             assert_eq!(read(scenario, pairs).unwrap(), expected, "{pairs:?}");
         }
@@ -235,6 +250,7 @@ mod tests {
                 "distribution=pareto",
                 "expected distribution=constant or uniform, or backend",
             ),
+            (Scenario::LatencyInjection, "max=5s", "expected max up to 4.29 s more than min, or backend=message"),
         ] {
             let error = read(scenario, &["backend=netem", given]).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

@@ -20,6 +20,7 @@ pub(crate) fn tests(ready: Ready) -> Vec<Trial> {
     };
     vec![
         test("packets_are_late_or_it_is_said_what_is_lacking", late),
+        test("delays_are_as_likely_anywhere_between_the_least_and_the_most", spread),
         test("packets_are_lost_and_counted", lost),
         test("it_is_gone_with_its_helper", gone),
         test("it_has_failed_when_its_helper_does_not_answer", silent),
@@ -89,6 +90,30 @@ fn late(ready: Ready) {
     target.undo(FAULT).unwrap();
     assert!(!network.is_up() && network.pair().is_err());
     assert!(wait_until(SECOND, || helpers() == 0));
+}
+
+fn spread(ready: Ready) {
+    // Less than after which TCP sends again.
+    let pairs = ["backend=netem", "min=20ms", "max=180ms"];
+    if !is_there(ready, Scenario::LatencyInjection, &pairs) {
+        return;
+    }
+    let target = target(ready);
+    let network = made(&target, Scenario::LatencyInjection, &pairs, 60 * SECOND);
+    let all: Vec<_> = std::thread::scope(|scope| {
+        let some = || (0..50).map(|_| takes(&*network, 10)).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(some)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let quarter = |number: u32| {
+        let from = 20 * MS + number * 40 * MS;
+        all.iter().filter(|took| (from..from + 40 * MS).contains(*took)).count()
+    };
+    let quarters = [0, 1, 2, 3].map(quarter);
+    println!("{quarters:?} of {}: {:?} on average", all.len(), all.iter().sum::<Duration>() / all.len() as u32);
+    // Four deviations of a quarter of 400, and what is late for other reasons.
+    assert!(quarters.iter().all(|some| (60..=140).contains(some)), "{quarters:?}");
+    target.undo(FAULT).unwrap();
 }
 
 fn lost(ready: Ready) {

@@ -28,6 +28,7 @@ const TCA_STATS2: u16 = 7;
 const TCA_STATS_BASIC: u16 = 1;
 const TCA_STATS_QUEUE: u16 = 3;
 const TCA_STATS_PKT64: u16 = 8;
+const TCA_NETEM_DELAY_DIST: u16 = 2;
 const TCA_NETEM_LOSS: u16 = 5;
 const TCA_NETEM_LATENCY64: u16 = 10;
 const TCA_NETEM_JITTER64: u16 = 11;
@@ -49,6 +50,9 @@ const INTERACTIVE: usize = 6;
 const MTU_BYTES: u32 = 1500;
 /// Packets that wait. What is under way is limited by those who send it, and what finds no room would count as lost.
 const LIMIT: u32 = 1_000_000;
+/// `NETEM_DIST_SCALE`, and how many different delays there are: a power of two, so that none is likelier.
+const DIST_SCALE: i16 = 8192;
+const DIST_SIZE: i16 = 4096;
 /// What the kernel measures time in where it does not know nanoseconds: 64 of them.
 const TICK_SHIFT: u32 = 6;
 
@@ -191,12 +195,23 @@ fn options_of(netem: &Netem) -> Vec<u8> {
         options.0.extend(field.to_ne_bytes());
     }
     options = options.with(TCA_NETEM_LATENCY64, &delay.to_ne_bytes()).with(TCA_NETEM_JITTER64, &jitter.to_ne_bytes());
+    if jitter > 0 {
+        // Without a table it takes the remainder of 32 bits, in which what is small is likelier.
+        options = options.with(TCA_NETEM_DELAY_DIST, &evenly().flat_map(i16::to_ne_bytes).collect::<Vec<_>>());
+    }
     if let PacketLoss::Bursts { enter, leave } = netem.loss {
         // In the bad state all are lost, in the good one none.
         let model: Vec<u8> = [chance(enter), chance(leave), 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
         options = options.with(TCA_NETEM_LOSS, &Message::default().with(NETEM_LOSS_GE, &model).0);
     }
     options.0
+}
+
+/// What the kernel multiplies the jitter by, in units of which [`DIST_SCALE`] are one: it draws from these, which are in the middle of
+/// equal parts of all between less and more.
+fn evenly() -> impl Iterator<Item = i16> {
+    let part = 2 * DIST_SCALE / DIST_SIZE;
+    (0..DIST_SIZE).map(move |at| at * part + part / 2 - DIST_SCALE)
 }
 
 /// A chance as the kernel has it.
@@ -286,6 +301,33 @@ mod tests {
         assert_eq!((u32_at(&share, 8), attribute(&share[24..], TCA_NETEM_LOSS)), (Some(u32::MAX / 2 + 1), None));
         let message = Message::qdisc(SHAPED, NETEM, "netem").finished();
         assert_eq!((u32_at(&message, 0), message.len() % 4), (Some(message.len() as u32), 0));
+    }
+
+    #[test]
+    fn delays_are_as_likely_anywhere_between_the_least_and_the_most() {
+        const SPREAD: Netem =
+            Netem { delay: Duration::from_millis(1500), jitter: Duration::from_millis(1500), loss: PacketLoss::None };
+        let options = options_of(&SPREAD);
+        let table = attribute(&options[24..], TCA_NETEM_DELAY_DIST).unwrap();
+        let table: Vec<_> = table.chunks(2).map(|entry| i64::from(i16::from_ne_bytes([entry[0], entry[1]]))).collect();
+        // What it draws comes from 32 bits: none is likelier than another.
+        assert!(table.len().is_power_of_two() && table.len() <= 16_384, "{}", table.len());
+        // As the kernel has it (sch_netem.c): of the jitter, in units of which 8192 are all of it.
+        let sigma = SPREAD.jitter.as_nanos() as i64;
+        let drawn = |entry: &i64| {
+            let part = (sigma % 8192) * entry;
+            let rounded = if part >= 0 { part + 4096 } else { part - 4096 };
+            rounded / 8192 + (sigma / 8192) * entry + SPREAD.delay.as_nanos() as i64
+        };
+        let delays: Vec<_> = table.iter().map(drawn).collect();
+        let all = 3_000_000_000;
+        assert_eq!(delays.iter().sum::<i64>() / delays.len() as i64, all / 2);
+        for (at, delay) in delays.iter().enumerate() {
+            let slot = all * at as i64 / delays.len() as i64..all * (at as i64 + 1) / delays.len() as i64 + 1;
+            assert!(slot.contains(delay), "{at}: {delay} is not in {slot:?}");
+        }
+        let constant = options_of(&Netem { delay: SPREAD.delay, ..Netem::default() });
+        assert_eq!(attribute(&constant[24..], TCA_NETEM_DELAY_DIST), None);
     }
 
     #[test]
