@@ -111,6 +111,7 @@ fn json(builder: tonic_prost_build::Builder) -> tonic_prost_build::Builder {
         ("ChaosPoint.sample", flatten.clone()),
         ("ChaosOutlook.crash", some.clone()),
         ("ChaosOutlook.resource", some.clone()),
+        ("ChaosOutlook.packets", some.clone()),
         ("ChaosCrashOutlook.rate", some.clone()),
         ("ChaosProcessOutlook.components", serde("skip_serializing_if = \"Vec::is_empty\"")),
         ("ChaosProcessOutlook.pid", some.clone()),

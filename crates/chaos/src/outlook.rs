@@ -45,7 +45,10 @@ pub struct Outlook {
     pub connections: usize,
     /// The share of the connections that it would be about, rounded up, 0..=1.
     pub connection_share: f64,
-    /// Messages that it would hit, if traffic goes on as it was.
+    /// Whether it would be done to packets (`backend=netem`), and so to connections and no messages.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub packets: bool,
+    /// Messages that it would hit, if traffic goes on as it was. Of a fault of packets the connections, of those that are open now.
     pub expected_hits: f64,
     /// Of which methods and tools, the most first.
     pub hits: Vec<ExpectedHits>,
@@ -150,7 +153,9 @@ pub(crate) fn outlook(
 ) -> Outlook {
     let (matcher, fault) = (&experiment.matcher, &experiment.fault);
     // What is done to processes or to the machine is done to no message.
-    let is_of_messages = !experiment.scenario.is_out_of_process();
+    let is_of_packets = matches!(fault, Fault::Network(_));
+    let is_of_messages = !experiment.scenario.is_out_of_process() && !is_of_packets;
+    let connections = if is_of_messages || is_of_packets { directory.connections(matcher).len() } else { 0 };
     let traffic = if is_of_messages { traffic } else { &[] };
     let seconds = experiment.duration.as_secs_f64();
     let messages = |row: &Traffic| {
@@ -171,9 +176,12 @@ pub(crate) fn outlook(
     };
     let matching: Vec<_> = traffic.iter().filter_map(|row| Some((row, messages(row)?))).collect();
     let total: f64 = matching.iter().map(|(_, messages)| messages).sum();
-    // A network is passed by all messages, whatever it does to their packets.
-    let intensity = if matches!(fault, Fault::Network(_)) { 1.0 } else { fault.intensity().get() };
-    let expected = matcher.count.expected(total, intensity);
+    let expected = if is_of_packets {
+        // As a lease chooses them: rounded up.
+        (share * connections as f64 - 1e-9).ceil().max(0.0)
+    } else {
+        matcher.count.expected(total, fault.intensity().get())
+    };
     let part = |(row, messages): &(&Traffic, f64)| ExpectedHits {
         server: row.server.clone(),
         direction: row.direction.as_str().to_owned(),
@@ -194,9 +202,10 @@ pub(crate) fn outlook(
     Outlook {
         scenario: experiment.scenario.to_string(),
         duration: millis(experiment.duration),
-        connections: if is_of_messages { directory.connections(matcher).len() } else { 0 },
+        connections,
         targets,
         connection_share: share,
+        packets: is_of_packets,
         expected_hits: expected,
         hits,
         recovery_time: millis(experiment.recovery_time),

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use common::{SECOND, World, request};
 use mcpscope_chaos::{
-    Cause, ChaosTarget, Ended, Mode, Network, Order, Parameters, Plan, Progress, Refusal, Scenario, ScenarioPlan,
-    Status, TargetError,
+    Cause, ChaosTarget, Ended, MessageKind, Mode, Network, Order, Parameters, Plan, Progress, Refusal, Scenario,
+    ScenarioPlan, Status, TargetError, Traffic,
 };
-use mcpscope_core::{FaultId, Ratio};
+use mcpscope_core::{Direction, FaultId, Ratio, Transport};
 
 /// Longer than anything takes that does not wait for the target.
 const LONG: Duration = Duration::from_secs(20);
@@ -165,6 +165,31 @@ fn an_emergency_stop_is_heard_while_a_network_is_made() {
         assert!(began.elapsed() < LONG / 2, "{:?}", began.elapsed());
         assert_eq!(world.status(id), Status::Aborted);
     });
+}
+
+#[test]
+fn a_plan_foretells_the_connections_that_a_report_counts() {
+    let (world, slow) = world(Plan::default());
+    slow.release("probe");
+    let _clients = [world.client(), world.client(), world.client()];
+    let traffic = [Traffic {
+        server: "demo".to_owned(),
+        transport: Transport::Http,
+        direction: Direction::ToServer,
+        protocol: None,
+        kind: MessageKind::Request,
+        method: Some("tools/call".to_owned()),
+        tool: None,
+        per_second: 100.0,
+    }];
+    let request = request("packet_loss", &[NETEM, &["control=0.5"]].concat());
+    let outlook = world.controller.plan(&request, &traffic, world.now).unwrap();
+    assert_eq!(
+        (outlook.packets, outlook.connections, outlook.expected_hits),
+        (true, 3, 2.0),
+        "half of them, rounded up"
+    );
+    assert_eq!(outlook.hits, []);
 }
 
 #[test]

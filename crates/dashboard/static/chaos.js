@@ -181,7 +181,9 @@ function Taking({ outlook, resource: { requested, expected, unit, cores, limit, 
 
 /** Which messages it would hit. @param {{ outlook: Outlook }} props */
 function Hitting({ outlook }) {
-    const { targets, duration, connections, connection_share, expected_hits, hits } = outlook;
+    const { targets, duration, connections, connection_share, packets, expected_hits, hits } = outlook;
+    const what = packets ? "the packets of" : "about";
+    const unit = !packets ? "messages" : Math.round(expected_hits) === 1 ? "connection" : "connections";
     /** Requests and their answers together. @type {Map<string, { server: string, what: string, hits: number }>} */
     const joined = new Map();
     for (const { server, method, tool, hits: some } of hits) {
@@ -191,9 +193,9 @@ function Hitting({ outlook }) {
     }
     const shown = [...joined.values()].filter(row => row.hits >= 0.5).sort((a, b) => b.hits - a.hits).slice(0, HITS);
     return html`<div class="outlook" data-testid="outlook">
-        <p>Would hit about <b>${format.count(Math.round(expected_hits))}</b> messages in <b>${format.duration(duration)}</b> on
+        <p>Would hit ${what} <b>${format.count(Math.round(expected_hits))}</b> ${unit} in <b>${format.duration(duration)}</b> on
             ${" "}<b>${targets.join(", ")}</b>: ${connection_share < 1 ? `${format.percent(connection_share)} of ` : ""}${connections}
-            ${" "}open ${connections === 1 ? "connection" : "connections"}, going by the last minute.</p>
+            ${" "}open ${connections === 1 ? "connection" : "connections"}${packets ? ", and of new ones" : ", going by the last minute"}.</p>
         ${shown.length > 0 && html`<ul>${shown.map(row => html`<li>
             <b>${format.count(Math.round(row.hits))}</b> <${Cut} text=${row.what} />
             <${Cut} text=${row.server} class="muted" /></li>`)}</ul>`}

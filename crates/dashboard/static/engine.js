@@ -24,7 +24,7 @@ import { tell } from "./ask.js";
  *     recovery_time: number, parameters: Parameter[] }} Scenario
  * @typedef {{ scenario: string, parameters: Parameters }} Wanted
  * @typedef {{ scenario: string, duration: number, targets: string[], connections: number, connection_share: number,
- *     expected_hits: number, hits: { server: string, direction: string, kind: string,
+ *     packets?: boolean, expected_hits: number, hits: { server: string, direction: string, kind: string,
  *     method: string | null, tool: string | null, hits: number }[], recovery_time: number, steady_state: string[],
  *     crash?: { signal: string, rate?: number, most: number, processes: { target: string, components?: string[],
  *         pid?: number, program?: string, group?: number, restarted_after?: number }[] },

@@ -186,6 +186,7 @@ impl From<&Outlook> for proto::ChaosOutlook {
             targets: outlook.targets.clone(),
             connections: outlook.connections as u64,
             connection_share: outlook.connection_share,
+            packets: outlook.packets.then_some(true),
             expected_hits: outlook.expected_hits,
             hits: outlook.hits.iter().map(Into::into).collect(),
             recovery_time: outlook.recovery_time,

@@ -296,7 +296,8 @@ pub struct ChaosOutlook {
     /// The share of the connections that it would be about, rounded up, 0 to 1.
     #[prost(double, tag = "5")]
     pub connection_share: f64,
-    /// Messages that it would hit if traffic goes on as in the last minute.
+    /// Messages that it would hit if traffic goes on as in the last minute. Of a fault of packets the connections, of those that are
+    /// open now.
     #[prost(double, tag = "6")]
     pub expected_hits: f64,
     /// Of which methods and tools, the most first.
@@ -316,6 +317,10 @@ pub struct ChaosOutlook {
     #[prost(message, optional, tag = "11")]
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub resource: ::core::option::Option<ChaosResourceOutlook>,
+    /// Whether it would be done to packets (backend=netem), and so to connections and no messages; absent if not.
+    #[prost(bool, optional, tag = "12")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub packets: ::core::option::Option<bool>,
 }
 /// What an experiment would do to processes.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]

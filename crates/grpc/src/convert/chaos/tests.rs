@@ -190,6 +190,7 @@ mod json {
             targets: vec!["s".into()],
             connections: 2,
             connection_share: 0.5,
+            packets: false,
             expected_hits: 2.5,
             hits,
             recovery_time: 5000,
@@ -198,6 +199,7 @@ mod json {
             resource: None,
         };
         same::<_, proto::ChaosOutlook>(&outlook);
+        same::<_, proto::ChaosOutlook>(&Outlook { packets: true, ..outlook.clone() });
         for full in [false, true] {
             let process = ProcessOutlook {
                 target: "s".into(),

@@ -135,6 +135,10 @@ fn messages(outlook: &ChaosOutlook, fact: &mut impl FnMut(&str, &str)) {
         share => format!(", {} of them at most", number::percent(share)),
     };
     fact("connections", &format!("{connections} open now{share}"));
+    if outlook.packets() {
+        fact("packets", "those of these connections and of new ones, from the next request of each on");
+        return;
+    }
     let traffic = "if traffic goes on as in the last minute";
     fact(
         "messages",
@@ -208,6 +212,7 @@ mod tests {
             targets: vec!["weather".into()],
             connections: 3,
             connection_share: 0.34,
+            packets: None,
             expected_hits: 82.3,
             hits: vec![
                 hits(Some("forecast"), false, 40.0),
@@ -226,6 +231,17 @@ mod tests {
     fn other(scenario: &str) -> ChaosOutlook {
         let targets = vec!["weather".to_owned(), "files".to_owned()];
         ChaosOutlook { scenario: scenario.into(), targets, connections: 0, hits: Vec::new(), ..outlook() }
+    }
+
+    #[test]
+    fn packets_are_of_connections_and_no_messages() {
+        let netem = ChaosOutlook { packets: Some(true), expected_hits: 2.0, hits: Vec::new(), ..outlook() };
+        let text = planned(&netem, "mcpscope chaos start latency_injection", 1_800_000_000_000, None);
+        assert!(
+            text.contains("3 open now, 34 % of them at most") && text.contains("those of these connections"),
+            "{text}"
+        );
+        assert!(!text.contains("messages"), "{text}");
     }
 
     fn crash(signal: &str, rate: Option<f64>, most: u64) -> ChaosOutlook {
