@@ -155,19 +155,19 @@ impl Run {
         self.window(now.checked_sub(SECOND).unwrap_or(now), now, began_since)
     }
 
-    fn slot(&self, steady: &dyn SteadyState, window: &Window, lasted: Duration) -> Slot {
+    fn slot(steady: &dyn SteadyState, window: &Window, lasted: Duration) -> Slot {
         let sample = steady.sample(window);
         Slot { duration: millis(lasted), error_rate: sample.error_rate(), sample }
     }
 
     /// The time of the fault.
     fn time_of_fault(&self, steady: &dyn SteadyState, started: Instant, end: Instant) -> Slot {
-        self.slot(steady, &self.window(started, end + EDGE, None), end.saturating_duration_since(started))
+        Self::slot(steady, &self.window(started, end + EDGE, None), end.saturating_duration_since(started))
     }
 
     /// The time from its end on.
     fn time_after(&self, steady: &dyn SteadyState, end: Instant, now: Instant) -> Slot {
-        self.slot(steady, &self.window(end + EDGE, now, Some(end)), now.saturating_duration_since(end))
+        Self::slot(steady, &self.window(end + EDGE, now, Some(end)), now.saturating_duration_since(end))
     }
 
     /// Looks at the watched system before anything is done to it: the check that does not hold.
@@ -175,7 +175,7 @@ impl Run {
         let steady = steady?;
         // Nobody has looked at ids until now.
         let without_ids = |sample| Sample { repeated: None, duplicates: None, ..sample };
-        let before = self.slot(steady, &self.window(now.checked_sub(BEFORE).unwrap_or(now), now, None), BEFORE);
+        let before = Self::slot(steady, &self.window(now.checked_sub(BEFORE).unwrap_or(now), now, None), BEFORE);
         self.before = Some(Slot { sample: without_ids(before.sample), ..before });
         let mut last = Sample::default();
         for seconds in (0..BEFORE.as_secs()).rev() {
