@@ -103,7 +103,9 @@ impl Refusal {
 impl Scenario {
     const fn needs(self) -> &'static str {
         match self {
-            Self::ProcessCrash => "a supervised process or a registered target",
+            Self::ProcessCrash => {
+                "a server that mcpscope starts again (run --restart on-failure, or serve with a command), or a target that an embedding program registered"
+            }
             _ => {
                 "a helper process, for which the program calls mcpscope_chaos::helper::run_if_requested() first in main (on Linux)"
             }

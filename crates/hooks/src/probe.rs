@@ -440,10 +440,10 @@ fn tell(endpoint: &Endpoint, record: &CallRecord) {
     let is_a_clients = call.direction == Direction::ToServer && call.id.is_some() && !call.method.is_long_lived();
     let is_good = match &record.outcome {
         Outcome::Ok | Outcome::InputRequired => true,
-        // Also what is told to be the caller's mistake: a server that has lost a session says so of every call in it, and who can make
-        // no call that ends well is not served again.
-        outcome if outcome.any_error().is_some() => false,
-        // What was given up says nothing of the server.
+        // Told to be the caller's mistake, and yet: a server that has lost a session answers every call in it so, and who can make no
+        // other call is not served again.
+        Outcome::Error { kind: ErrorType::HttpStatus(_), .. } => false,
+        // The caller's mistakes, and what was given up, say nothing of the server.
         _ => return,
     };
     // Nor does what a fault has made of a call.

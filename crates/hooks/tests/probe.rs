@@ -253,6 +253,37 @@ fn an_outage_is_over_with_a_call_that_no_fault_touched() {
 }
 
 #[test]
+fn who_is_refused_by_the_next_process_until_the_end_is_not_served_again() {
+    // As a server over HTTP answers calls in a session that it does not know; of the others it has understood each.
+    let (unknown_session, bad_arguments) = (ErrorType::HttpStatus(400), ErrorType::Rpc(-32602));
+    for (outcome, status) in [
+        (Outcome::error(unknown_session), mcpscope_chaos::Status::Failed),
+        (Outcome::error(bad_arguments), mcpscope_chaos::Status::Completed),
+        (Outcome::Cancelled, mcpscope_chaos::Status::Completed),
+    ] {
+        let bench = bench();
+        let (controller, injector) = chaos(bench.now);
+        let probe = Probe::new(Parts { injector: Some(injector), ..bench.parts.clone() });
+        let process = Arc::new(Process::default());
+        controller.register(Arc::<Process>::clone(&process), bench.now);
+        let request = Request::new("process_crash").with("duration", "1s").with("recovery_time", "2s");
+        let fault = controller.start(&request, bench.now).unwrap();
+        let outage = process.0.lock().unwrap().take().unwrap();
+        outage.ended(bench.now);
+        outage.restarted(bench.now);
+        outage.ready(bench.now);
+        let in_flight =
+            probe.begin(Call { id: Some(RequestId::Integer(7)), ..call("tools/call", Some("echo")) }, bench.now);
+        in_flight.finish(outcome, 1, bench.now + Duration::from_millis(5));
+        for second in 1..=5 {
+            controller.drive(bench.now + Duration::from_secs(second));
+        }
+        let report = controller.report(fault.0, bench.now + Duration::from_secs(5)).unwrap();
+        assert_eq!(report.status, status, "{:?}", report.error);
+    }
+}
+
+#[test]
 fn a_probe_of_nothing_is_off() {
     let probe = Probe::new(Parts::new("s", Transport::Http));
     assert!(!probe.is_on() && !probe.holds());

@@ -546,7 +546,7 @@ def test_a_server_that_is_not_started_again_is_no_target(environment, wrapped, t
     pid = one(environment, "cat")
     chaos = Chaos(instance)
     status, why = chaos.refused("process_crash")
-    assert status == 409 and "expected a supervised process or a registered target" in why
+    assert status == 409 and "expected a server that mcpscope starts again (run --restart on-failure" in why
     assert "process_crash" not in chaos.status()["available_scenarios"]
     assert told_in_the_journal(tmp_path) == [why] and one(environment, "cat") == pid
 
@@ -555,4 +555,4 @@ def test_where_nothing_is_started_there_is_nothing_to_crash(instances, upstream)
     proxy = instances.proxy(upstream.url)
     chaos = Chaos(proxy)
     status, why = chaos.refused("process_crash")
-    assert status == 409 and "expected a supervised process or a registered target" in why
+    assert status == 409 and "expected a server that mcpscope starts again (run --restart on-failure" in why
