@@ -65,16 +65,29 @@ impl Departure {
 pub struct Lane {
     /// That of the calls that are to go on together next.
     departure: Option<Departure>,
+    /// Since when those wait to be written, where that is known before.
+    queued: Option<Instant>,
 }
 
 impl Lane {
     /// The departure of the calls since [`Lane::depart`], the first of which arrived at `at`.
     pub(crate) fn departure(&mut self, at: Instant) -> &Departure {
-        self.departure.get_or_insert_with(|| Departure::new(at))
+        self.departure.get_or_insert_with(|| {
+            let departure = Departure::new(at);
+            self.queued.iter().for_each(|at| departure.queued(*at));
+            departure
+        })
+    }
+
+    /// The calls until the next [`Lane::depart`] wait to be written since `at`, and are told of only now or later: their answers
+    /// may be here before that.
+    pub fn queued(&mut self, at: Instant) {
+        self.queued = Some(at);
     }
 
     /// The calls until now go on together; nothing if there is none among them that wants to know when.
     pub fn depart(&mut self) -> Option<Departure> {
+        self.queued = None;
         self.departure.take()
     }
 }
@@ -98,5 +111,18 @@ mod tests {
         assert_eq!(departure.forwarded(span_id, ms(9), true), forwarded(1, 3));
         assert_eq!(departure.forwarded(span_id, ms(2), true), forwarded(1, 1), "likewise");
         assert_eq!(departure.forwarded(span_id, ms(2), false), forwarded(1, 2));
+    }
+    #[test]
+    fn calls_that_are_told_of_late_have_waited_since_before() {
+        let start = Instant::now();
+        let ms = |n| start + Duration::from_millis(n);
+        let span_id = SpanId(std::num::NonZeroU64::MIN);
+        let mut lane = Lane::default();
+        lane.queued(ms(1));
+        let departure = lane.departure(start).clone();
+        let forwarded = Some(Forwarded { span_id, queued: ms(1), sent: ms(1) });
+        assert_eq!(departure.forwarded(span_id, ms(9), true), forwarded, "its answer is here before anybody was told");
+        drop(lane.depart());
+        assert_eq!(lane.departure(ms(2)).forwarded(span_id, ms(9), true), None, "those behind it wait for themselves");
     }
 }

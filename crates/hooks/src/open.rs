@@ -123,6 +123,16 @@ impl Queued {
         calls.into_iter().for_each(|departure| departure.sent(*self.written.get_or_insert_with(Instant::now)));
     }
 
+    /// All of them were written at `at`; [`Queued::tell`] is for the calls among them that are found only then.
+    pub fn all_wrote(&mut self, at: Instant) {
+        self.written = Some(at);
+    }
+
+    /// These calls were among what was written.
+    pub fn tell(&self, calls: &Departure) {
+        self.written.iter().for_each(|at| calls.sent(*at));
+    }
+
     fn change(&self, by: f64, at: Instant) {
         if let Some(handles) = self.probe.0.metrics.as_ref().filter(|_| self.messages > 0) {
             handles.queues[self.direction as usize].add(by, at);

@@ -12,6 +12,7 @@ mod support;
 use mcpscope_test_support::bench::{self, Ratio, Report, Table, median};
 use support::stdio::{respond, unbuffered};
 use support::{Children, Started, answer, config, observed, renumber, request, role, this_program};
+use tempfile::NamedTempFile;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 const ROUNDS: usize = 9;
@@ -38,12 +39,16 @@ fn main() -> io::Result<()> {
 fn measure() -> io::Result<()> {
     let mut report = Report::new("stdio");
     let children = Children::new();
-    let config = config("{}")?;
-    let mut arguments = observed(config.path().as_os_str());
-    arguments.extend(["--".into(), std::env::current_exe()?.into_os_string(), RESPOND.into()]);
+    let (on, off) = (config("{}")?, config("observability_enabled: false\n")?);
+    let wrapped = |config: &NamedTempFile| {
+        let mut arguments = observed(config.path().as_os_str());
+        arguments.extend(["--".into(), std::env::current_exe()?.into_os_string(), RESPOND.into()]);
+        children.start_mcpscope("run", arguments).map(|started| Client::new(started.process))
+    };
     let part = |role| children.start(&mut this_program(role)?).map(Client::new);
     let mut paths = [
-        ("mcpscope run", Client::new(children.start_mcpscope("run", arguments)?.process)),
+        ("mcpscope run", wrapped(&on)?),
+        ("mcpscope run, observability off", wrapped(&off)?),
         ("raw relay, two threads", part(RELAY)?),
         ("tokio stdin/stdout, line by line", part(TOKIO_LINES)?),
         ("tokio stdin/stdout, copied", part(TOKIO_COPY)?),

@@ -9,6 +9,7 @@ mod ledger;
 mod observe;
 mod pump;
 mod supervise;
+mod unseen;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -356,6 +357,7 @@ impl StdioRelay {
         drop(self.connection);
         if let Some(watch) = &self.watch {
             // A pump that still waits for the client must not keep the session open.
+            watch.look_back();
             let unanswered = watch.conversation.close(crashed.map_or(Ending::Well, Ending::Failed), Instant::now());
             if unanswered > 0 {
                 tracing::warn!(server = &**watch.relay.probe.server(), %status, unanswered, "the server ended with calls unanswered");

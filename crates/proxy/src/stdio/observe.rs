@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use mcpscope_core::Direction;
-use mcpscope_hooks::{Lane, Loss, Passage};
+use mcpscope_hooks::{Departure, Lane, Loss, Passage};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::ends::Report;
 use super::ledger::{Ledger, Noted};
+use super::unseen::Unseen;
 use crate::conversation::{Arrival, Conversation, Observed, Travel};
 use crate::framing::Seen;
 use crate::relay::Relay;
@@ -24,6 +25,8 @@ pub(super) struct Watch {
     pub(super) supervised: Option<Supervised>,
     /// Lines of our own, by the way that they go: answers that faults make up.
     posts: [Posts; 2],
+    /// What went on to the server before it was looked at.
+    unseen: Unseen,
 }
 
 /// Lines of our own that go one way.
@@ -60,7 +63,7 @@ impl Posts {
 
 impl Watch {
     pub(super) fn new(relay: Arc<Relay>, conversation: Conversation, supervised: Option<Supervised>) -> Self {
-        Self { relay, conversation, supervised, posts: Default::default() }
+        Self { relay, conversation, supervised, posts: Default::default(), unseen: Unseen::default() }
     }
 
     /// A line of our own goes this way as soon as it can.
@@ -133,6 +136,26 @@ impl Watch {
             }
         };
         self.relay.probe.guarded(observe).unwrap_or(Observed::NOTHING)
+    }
+
+    /// These lines go on to the server, and are looked at only then.
+    pub(super) fn goes_unseen(&self, lines: &[u8], came: Arrival, now: Instant) {
+        self.unseen.put(lines, came, now);
+    }
+
+    /// They have gone: looks at them, unless the answer was faster. Returns the departure of the calls among them.
+    pub(super) fn has_gone(&self) -> Option<Departure> {
+        self.unseen.gone(|line, lane, came| self.look(line, lane, came))
+    }
+
+    /// Looks at what went on to the server and nobody has looked at: before anything that may follow from it.
+    pub(super) fn look_back(&self) {
+        self.unseen.see(|line, lane, came| self.look(line, lane, came));
+    }
+
+    fn look(&self, line: &[u8], lane: &mut Lane, came: Arrival) {
+        // What comes of it is for what is held.
+        let _ = self.observe((Seen::Message(line), false), Direction::ToServer, lane, came);
     }
 
     fn is_for_the_other_side(&self, direction: Direction, bytes: &[u8], messages: &[Message]) -> bool {

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::ahead::Ahead;
 use super::observe::Watch;
+use super::unseen;
 use crate::MAX_HOLD;
 use crate::conversation::{Arrival, Observed};
 use crate::framing::{Fate, Framing, Judgement, Part, Tap};
@@ -143,6 +144,12 @@ impl Pump<'_> {
         // No input: what is held has waited long enough for its end.
         let hold =
             probe.holds() || backlog.0 > 0 || watch.holds(direction) || (probe.propagates() && !chunk.is_empty());
+        if !hold && side.may_go_first(chunk) {
+            return self.relay_first(side, chunk, came);
+        }
+        if direction == Direction::ToClient {
+            watch.look_back();
+        }
         let mut messages = 0;
         let Side { tap, lane, .. } = side;
         let fate = tap.feed(chunk, hold, |seen, is_held| {
@@ -175,6 +182,26 @@ impl Pump<'_> {
         if departure.is_some() {
             queued.wrote(&departure);
         }
+        Ok(())
+    }
+
+    /// Passes on whole lines that nothing can hold back, and looks at them then: the server need not wait for that. What comes back
+    /// is looked at before it goes on, so that who has an answer finds it counted.
+    fn relay_first(&self, side: &mut Side<'_>, lines: &[u8], came: Arrival) -> io::Result<()> {
+        let (relay, direction) = (&side.watch.relay, side.direction);
+        let messages = memchr::memchr_iter(b'\n', lines).count();
+        let mut queued = relay.probe.queued(direction, messages, came.at);
+        relay.queue.set(direction, messages, lines.len());
+        side.mid_line = false;
+        side.watch.goes_unseen(lines, came, Instant::now());
+        let written = write_all(self.to, &mut [IoSlice::new(lines)]);
+        relay.queue.set(direction, 0, 0);
+        if written.is_ok() {
+            queued.all_wrote(Instant::now());
+        }
+        let departure = side.watch.has_gone();
+        written?;
+        departure.iter().for_each(|departure| queued.tell(departure));
         Ok(())
     }
 
@@ -281,6 +308,9 @@ impl Pump<'_> {
     fn last(&self, side: &mut Side<'_>) -> io::Result<()> {
         let at = Instant::now();
         let Side { watch, direction, tap, lane, .. } = side;
+        if *direction == Direction::ToClient {
+            watch.look_back();
+        }
         // Half of what may have to be left out is no use to anybody.
         if !(tap.is_holding() && watch.holds(*direction)) {
             let mut messages = 0;
@@ -389,6 +419,12 @@ impl<'a> Side<'a> {
         });
         let (lane, backlog, ahead) = (Lane::default(), Backlog::default(), Ahead::default());
         Self { watch, direction, tap, lane, backlog, bell, ahead, mid_line: false, remains: false }
+    }
+
+    /// Whether this is whole lines for the server, few enough to be looked at only when they have gone.
+    fn may_go_first(&self, chunk: &[u8]) -> bool {
+        let limit = unseen::MAX_BYTES.min(self.watch.relay.limits.max_message);
+        self.direction == Direction::ToServer && chunk.len() <= limit && chunk.ends_with(b"\n") && self.tap.is_between()
     }
 
     /// How long to wait for more of a message that is held to put trace context into it: nobody knows that it is one, or

@@ -175,6 +175,7 @@ impl StdioRelay {
         let Some(supervised) = &watch.supervised else { return };
         let message = format!("mcpscope: the server crashed before it answered ({status})");
         let spared = supervised.ledger.unanswered_greeting().filter(|_| !is_last);
+        watch.look_back();
         let lost = supervised.ledger.server_lost(is_last);
         let at = Instant::now();
         watch
